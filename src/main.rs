@@ -1,0 +1,2 @@
+//! rowbust.
+fn main() {}
