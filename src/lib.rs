@@ -1,1 +1,32 @@
-//! rowbust.
+//! rowbust keeps caches true: it follows the MySQL/MariaDB binlog as a replica does, turns every row change
+//! into the Redis keys that it makes wrong, and removes them.
+//!
+//! A map of the parts, in the order in which a row change meets them:
+//!
+//! - [`source`]: connects to the server, checks it, reads the binlog; hands on each event's bytes with its position
+//! - `rowbust-binlog` (own crate): bytes to events, table maps and row images, in place
+//! - [`route`]: row images to cache keys, by the mappings of the config
+//! - [`pipeline`]: duplicates dropped, keys to workers by hash, tickets, the frontier of what is done
+//! - [`invalidate`]: batches of removals to Redis, classes of its errors, the breaker
+//! - [`watermark`]: when a commit is visible at every read source, so that the second removal may run
+//! - [`retry`]: removals that failed, kept durably (disk or Kafka) and retried
+//! - [`checkpoint`]: where to resume, saved only up to what is done
+//!
+//! Around them: [`config`] (YAML to a `Config` that can't hold nonsense), [`cli`], [`supervisor`] (named tasks,
+//! drain), [`admin`] (HTTP), [`telemetry`] (metrics and logs).
+//!
+//! Who may depend on whom stands in ARCHITECTURE.md.
+
+pub mod admin;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod failpoint;
+pub mod invalidate;
+pub mod pipeline;
+pub mod retry;
+pub mod route;
+pub mod source;
+pub mod supervisor;
+pub mod telemetry;
+pub mod watermark;

@@ -1,0 +1,272 @@
+//! The validated configuration: what the rest of the daemon works with.
+//!
+//! Guarantees: a [`Config`] can't hold nonsense. It is made only by [`load`] and [`parse`], which report every
+//! mistake in one run with file, line, column, code, source line and help. Secrets are [`secrecy`] values and are
+//! never printed. May depend on `rowbust-protocol` (templates) and nothing else of ours.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use globset::GlobMatcher;
+use rowbust_protocol::template::Template;
+use secrecy::SecretString;
+
+/// Everything that `rowbust.yaml` says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The server whose binlog is followed.
+    pub source: Source,
+    /// Redis targets by name, in the order of the file. At least one.
+    pub redis: Vec<RedisTarget>,
+    /// Where failed removals are kept.
+    pub retry: Retry,
+    /// Where the position to resume from is kept.
+    pub checkpoint: Checkpoint,
+    /// The admin HTTP server.
+    pub admin: Admin,
+    /// Bounds.
+    pub limits: Limits,
+    /// Tables to keys, in the order of the file. At least one.
+    pub mappings: Vec<Mapping>,
+    /// Stable fingerprint of host name and config path: the default `server_id` is derived from it.
+    pub fingerprint: u64,
+}
+
+/// `source:`
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port. Default 3306.
+    pub port: u16,
+    /// User name.
+    pub user: String,
+    /// Password, from `password` or `password_file` (read again at each reconnect).
+    pub password: Password,
+    /// Servers that fills read from; empty: only the primary.
+    pub replicas: Vec<(String, u16)>,
+    /// TLS to the server. Default: verify_identity; `disabled` on a loopback address when nothing is said.
+    pub tls: Tls,
+    /// The replica's server id. `None`: derived from the fingerprint.
+    pub server_id: Option<u32>,
+    /// Where to begin when there is no checkpoint.
+    pub start: Start,
+    /// `schema.table` of the heartbeat row, for the visibility barrier.
+    pub heartbeat: Option<(String, String)>,
+}
+
+/// A secret, or the file that holds it.
+#[derive(Debug, Clone)]
+pub enum Password {
+    /// No password.
+    Empty,
+    /// Given by value (from the environment).
+    Value(SecretString),
+    /// A file; its last line break is cut off.
+    File(PathBuf),
+}
+
+/// TLS mode with what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// How much is verified.
+    pub mode: TlsMode,
+    /// PEM file of the certificate authority; `None`: the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The modes of the field; there is no "preferred".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Plain TCP.
+    Disabled,
+    /// Encrypted, nothing verified.
+    Required,
+    /// The certificate's chain is verified, its name is not.
+    VerifyCa,
+    /// Chain and host name are verified.
+    VerifyIdentity,
+}
+
+/// `source.start`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The newest position (default).
+    Latest,
+    /// The oldest that the server still has.
+    Earliest,
+    /// A GTID set (MySQL) or GTID position (MariaDB): the stream begins behind it. Its flavor is checked on connect.
+    Gtid(String),
+    /// A binlog file and a byte position in it.
+    Position {
+        /// File name as in `SHOW BINARY LOGS`.
+        file: String,
+        /// Byte offset, at least 4.
+        position: u64,
+    },
+}
+
+/// One Redis target (standalone; other modes come later).
+#[derive(Debug, Clone)]
+pub struct RedisTarget {
+    /// Name that `to:` refers to.
+    pub name: String,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port. Default 6379.
+    pub port: u16,
+    /// Database number. Default 0.
+    pub db: i64,
+    /// ACL user.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Password,
+    /// TLS (`rediss://`); `None`: plain TCP.
+    pub tls: Option<Tls>,
+}
+
+/// `retry:`
+#[derive(Debug, Clone)]
+pub enum Retry {
+    /// The local store, default without Kafka.
+    Disk {
+        /// Folder of the store. Default: `retry` beside the checkpoint.
+        path: PathBuf,
+        /// Tiers and attempts.
+        policy: RetryPolicy,
+    },
+    /// Kafka topics.
+    Kafka {
+        /// `host:port` of the brokers.
+        brokers: Vec<String>,
+        /// Prefix of the topics' names.
+        prefix: String,
+        /// More librdkafka properties.
+        properties: Vec<(String, String)>,
+        /// Tiers and attempts.
+        policy: RetryPolicy,
+    },
+}
+
+/// Delay and number of the attempts before a removal becomes a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Time between attempts. Default 10 s.
+    pub delay: Duration,
+    /// Attempts before the dead letter. Default 5.
+    pub attempts: u32,
+}
+
+/// `checkpoint:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The file; two generations and a temporary file stand beside it.
+    pub path: PathBuf,
+}
+
+/// `admin:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Address to listen at. Default 127.0.0.1:8321.
+    pub listen: SocketAddr,
+}
+
+/// `limits:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that keys in flight may take. Default 48 MiB for the whole process' queues.
+    pub memory: u64,
+}
+
+/// One entry of `mappings:`
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    /// As written: `schema.table`, parts may be globs.
+    pub table: String,
+    /// Matches the schema's name.
+    pub schema_glob: GlobMatcher,
+    /// Matches the table's name.
+    pub table_glob: GlobMatcher,
+    /// Updates that change none of these columns are ignored; `None`: no filter.
+    pub when_changed: Option<Vec<String>>,
+    /// Only rows whose column has one of these text forms.
+    pub when: Option<When>,
+    /// What to remove. At least one.
+    pub keys: Vec<KeyRule>,
+    /// When the second removal runs.
+    pub second_removal: SecondRemoval,
+    /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
+    pub fill_grace: Duration,
+    /// Index into [`Config::redis`].
+    pub target: usize,
+    /// Where it stands in the file, for messages: line of `table:`.
+    pub line: usize,
+}
+
+/// `when:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct When {
+    /// The column.
+    pub column: String,
+    /// Text forms that match.
+    pub any_of: Vec<String>,
+    /// Which image is looked at.
+    pub image: Image,
+}
+
+/// Which row image a condition looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// The row before the change.
+    Before,
+    /// The row after the change.
+    After,
+    /// Either of them (default).
+    Any,
+}
+
+/// One entry of `keys:`
+#[derive(Debug, Clone)]
+pub struct KeyRule {
+    /// The key's template.
+    pub key: Template,
+    /// What is done to it.
+    pub op: KeyOp,
+    /// Which kinds of change. Default: all.
+    pub events: Events,
+    /// Where it stands in the file, for messages.
+    pub line: usize,
+}
+
+/// What is done to a key.
+#[derive(Debug, Clone)]
+pub enum KeyOp {
+    /// `UNLINK key`
+    Unlink,
+    /// `HDEL key field`
+    Hdel {
+        /// The field's template.
+        field: Template,
+    },
+}
+
+/// `events:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Events {
+    /// INSERT
+    pub insert: bool,
+    /// UPDATE
+    pub update: bool,
+    /// DELETE
+    pub delete: bool,
+}
+
+/// `second_removal:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondRemoval {
+    /// Once the commit is visible at every read source, and the fill grace has passed (default).
+    WhenVisible,
+    /// A fixed time after the first.
+    After(Duration),
+    /// None.
+    Never,
+}
