@@ -68,7 +68,13 @@ impl<D> Default for Frontier<D> {
             tickets_released: 0,
             tickets_lost: 0,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), advanced: Notify::new(), lost: Notify::new() }) }
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                advanced: Notify::new(),
+                lost: Notify::new(),
+            }),
+        }
     }
 }
 
