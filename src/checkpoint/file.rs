@@ -188,7 +188,7 @@ impl CheckpointFile {
     }
 
     /// Saves durably. `saved.generation` is set here.
-    pub fn save(&mut self, mut saved: Saved) -> Result<(), CheckpointError> {
+    pub fn save(&mut self, mut saved: Saved) -> Result<Saved, CheckpointError> {
         saved.generation = self.generation + 1;
         self.write(&saved).map_err(|(action, source)| CheckpointError::Io {
             path: self.path.clone(),
@@ -196,7 +196,7 @@ impl CheckpointFile {
             source,
         })?;
         self.generation = saved.generation;
-        Ok(())
+        Ok(saved)
     }
 
     fn write(&self, saved: &Saved) -> Result<(), (&'static str, io::Error)> {

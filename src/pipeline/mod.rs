@@ -35,8 +35,8 @@ const SEGMENT_COMMITS: u32 = 2048;
 pub const WORKER_QUEUE: usize = 16;
 
 /// What a segment adds to the position when it is done: the transactions whose end was read in it; `last` is the end of the newest
-/// one. `None`: the segment lies within one transaction.
-pub type Done = Option<CommitSpan>;
+/// one. With the newest commit's time (Unix seconds, the server's clock). `None`: the segment lies within one transaction.
+pub type Done = Option<(CommitSpan, u32)>;
 
 /// One way of removing: a target and a policy. Mappings that agree in them share a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,11 +258,17 @@ impl Assembler {
     /// The running transaction ends at `end` (exclusive), committed or not. Without one (a standalone statement) only the
     /// coordinates move.
     pub fn commit(&mut self, end: Coordinates) {
-        let gtid = self.transaction.take().and_then(|transaction| transaction.gtid);
+        let transaction = self.transaction.take();
+        let gtid = transaction.as_ref().and_then(|transaction| transaction.gtid);
+        let time = transaction.map_or(0, |transaction| transaction.commit_micros / 1_000_000);
+        let time = u32::try_from(time).unwrap_or(u32::MAX);
         self.transaction_in_segment = false;
         match &mut self.done {
-            Some(span) => span.add(gtid, end),
-            None => self.done = Some(CommitSpan::new(gtid, end)),
+            Some((span, newest)) => {
+                span.add(gtid, end);
+                *newest = time;
+            }
+            None => self.done = Some((CommitSpan::new(gtid, end), time)),
         }
         self.commits += 1;
         self.full |= self.commits >= SEGMENT_COMMITS;
