@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use rowbust_binlog::{Projection, RowKind, TableMap};
 use rowbust_protocol::template::{ImageRef, Template};
 
-use super::{
-    RouteError, RouteErrorKind,
-    error::Place,
-};
+use super::{RouteError, RouteErrorKind, error::Place};
 use crate::config::{Events, Image, KeyOp, Mapping};
 
 /// A mapping, compiled.
@@ -110,7 +107,11 @@ pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
 pub(super) fn compile(index: usize, mapping: &Mapping, slot_of: &dyn Fn(&str) -> usize) -> PlanMapping {
     let template = |template: &Template| PlanTemplate {
         template: template.clone(),
-        slots: template.columns().iter().map(|c| PlanSlot { slot: slot_of(&c.name), image: c.image }).collect(),
+        slots: template
+            .columns()
+            .iter()
+            .map(|c| PlanSlot { slot: slot_of(&c.name), image: c.image })
+            .collect(),
     };
     let rules = mapping.keys.iter().map(|rule| {
         let key = template(&rule.key);
@@ -142,8 +143,8 @@ pub(super) fn compile(index: usize, mapping: &Mapping, slot_of: &dyn Fn(&str) ->
     }
 }
 
-/// The table's columns that the mappings use: ascending indices, each once.
-pub(super) fn used_columns(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<Vec<usize>, RouteError> {
+/// Takes the columns that the mappings use out of the table's rows.
+pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<Projection, RouteError> {
     let table = || format!("{}.{}", map.schema, map.table);
     let mut indices = BTreeSet::new();
     for &(mapping, config) in mappings {
@@ -154,7 +155,11 @@ pub(super) fn used_columns(mappings: &[(usize, &Mapping)], map: &TableMap) -> Re
             };
             let Some(index) = map.column_index(used.name) else {
                 if map.columns.iter().any(|c| c.name.is_none()) {
-                    return Err(RouteError { table: table(), place: None, kind: RouteErrorKind::NeedsSchema });
+                    return Err(RouteError {
+                        table: table(),
+                        place: None,
+                        kind: RouteErrorKind::NeedsSchema,
+                    });
                 }
                 return fail(RouteErrorKind::UnknownColumn {
                     column: used.name.to_owned(),
@@ -172,13 +177,11 @@ pub(super) fn used_columns(mappings: &[(usize, &Mapping)], map: &TableMap) -> Re
         }
     }
     let indices: Vec<usize> = indices.into_iter().collect();
-    // Refuses, before the first row, what the decoder can't take out of a row.
-    match Projection::new(map, &indices) {
-        Ok(_) => Ok(indices),
-        Err(error) => {
-            Err(RouteError { table: table(), place: None, kind: RouteErrorKind::Projection(error) })
-        }
-    }
+    Projection::new(map, &indices).map_err(|error| RouteError {
+        table: table(),
+        place: None,
+        kind: RouteErrorKind::Projection(error),
+    })
 }
 
 fn has_text(column_type: rowbust_binlog::ColumnType) -> bool {
@@ -187,7 +190,8 @@ fn has_text(column_type: rowbust_binlog::ColumnType) -> bool {
 }
 
 fn similar(name: &str, map: &TableMap) -> Option<String> {
-    let distance = |candidate: &String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
+    let distance =
+        |candidate: &String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
     let names = map.columns.iter().filter_map(|column| column.name.as_ref());
     names.map(|n| (distance(n), n)).filter(|(d, _)| *d <= 2).min().map(|(_, n)| n.clone())
 }

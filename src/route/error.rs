@@ -73,7 +73,8 @@ impl RouteError {
     pub fn help(&self) -> String {
         match &self.kind {
             RouteErrorKind::NeedsSchema => {
-                "set binlog_row_metadata=FULL, or grant SELECT on the table so that its columns can be read".into()
+                "set binlog_row_metadata=FULL, or grant SELECT on the table so that its columns can be read"
+                    .into()
             }
             RouteErrorKind::UnknownColumn { similar: Some(similar), .. } => {
                 format!("write `{similar}`, or narrow the mapping's `table`")
@@ -96,7 +97,9 @@ impl fmt::Display for RouteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.table)?;
         match &self.kind {
-            RouteErrorKind::NeedsSchema => f.write_str("the binlog does not tell the columns' names or types")?,
+            RouteErrorKind::NeedsSchema => {
+                f.write_str("the binlog does not tell the columns' names or types")?
+            }
             RouteErrorKind::UnknownColumn { column, .. } => write!(f, "the table has no column `{column}`")?,
             RouteErrorKind::NoText { column, column_type } => {
                 write!(f, "column `{column}` is {column_type}, which has no text form")?;

@@ -126,7 +126,9 @@ impl CommitSpan {
     pub fn apply(&self, state: &mut GtidState) {
         for range in &self.gtids {
             match (state as &mut GtidState, *range) {
-                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => set.add_range(uuid, first, last),
+                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => {
+                    set.add_range(uuid, first, last)
+                }
                 (GtidState::MariaDb(pos), GtidRange::MariaDb(gtid)) => pos.update(gtid),
                 _ => {}
             }

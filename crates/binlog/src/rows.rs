@@ -37,7 +37,11 @@ impl<'a> Rows<'a> {
     pub const STMT_END: u16 = 1;
 
     /// Starts the walk over the rows. `map` is that of this event's slot, `projection` made for it.
-    pub fn cursor<'p>(&self, map: &TableMap, projection: &'p Projection) -> Result<RowCursor<'p, 'a>, DecodeError> {
+    pub fn cursor<'p>(
+        &self,
+        map: &TableMap,
+        projection: &'p Projection,
+    ) -> Result<RowCursor<'p, 'a>, DecodeError> {
         let _ = map;
         Ok(RowCursor { projection, rows: self.rows })
     }
