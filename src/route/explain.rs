@@ -214,7 +214,7 @@ impl JsonRow {
         before: Option<&Map<String, Value>>,
         after: Option<&Map<String, Value>>,
     ) -> Result<Self, ExplainError> {
-        let image = |row: Option<&Map<String, Value>>| {
+        let image = |row: Option<&Map<String, Value>>| -> Result<Vec<_>, ExplainError> {
             let value =
                 |name: &String| row.and_then(|r| r.iter().find(|(column, _)| same_name(column, name)));
             names.iter().map(|name| value(name).map(|(_, v)| text(name, v)).transpose()).collect()
