@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Where to resume from.
+
+pub mod file;
