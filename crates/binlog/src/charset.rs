@@ -1,0 +1,1 @@
+//! Character sets of collations, and conversion to UTF-8.

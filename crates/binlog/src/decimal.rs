@@ -1,0 +1,1 @@
+//! DECIMAL's binary form.

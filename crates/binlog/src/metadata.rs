@@ -1,0 +1,1 @@
+//! The optional metadata behind a table map.
