@@ -126,7 +126,9 @@ impl CommitSpan {
     pub fn apply(&self, state: &mut GtidState) {
         for range in &self.gtids {
             match (state as &mut GtidState, *range) {
-                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => set.add_range(uuid, first, last),
+                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => {
+                    set.add_range(uuid, first, last)
+                }
                 (GtidState::MariaDb(pos), GtidRange::MariaDb(gtid)) => pos.update(gtid),
                 _ => {}
             }
@@ -140,8 +142,12 @@ impl CommitSpan {
             return Some(span);
         }
         if let Ok(set) = gtids.parse::<GtidSet>() {
-            for (uuid, first, last) in set.intervals() {
-                span.gtids.push(GtidRange::MySql { uuid, first, last });
+            for (uuid, intervals) in set.iter() {
+                span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
+                    uuid,
+                    first: i.start,
+                    last: i.end,
+                }));
             }
             return Some(span);
         }
