@@ -51,7 +51,8 @@ pub enum Verdict {
 /// What the queue hands due records to. Implemented by the invalidate part.
 pub trait Handler: Send + Sync + 'static {
     /// Removes the records' keys; one verdict per record, in order.
-    fn remove<'a>(&'a self, records: &'a [Record]) -> Pin<Box<dyn Future<Output = Vec<Verdict>> + Send + 'a>>;
+    fn remove<'a>(&'a self, records: &'a [Record])
+    -> Pin<Box<dyn Future<Output = Vec<Verdict>> + Send + 'a>>;
 
     /// Completes when every target takes removals (no breaker is open). Consumption pauses until then.
     fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
