@@ -55,7 +55,13 @@ pub fn hash_key(key: &[u8]) -> u64 {
 impl KeyBatch {
     /// Adds a removal unless it is there already; says whether it was added. `seen` belongs to this batch.
     /// `hash` is [`hash_key`] of the key.
-    pub fn push(&mut self, seen: &mut HashTable<u32>, hash: u64, removal: Removal<'_>, place: RowPlace) -> bool {
+    pub fn push(
+        &mut self,
+        seen: &mut HashTable<u32>,
+        hash: u64,
+        removal: Removal<'_>,
+        place: RowPlace,
+    ) -> bool {
         if seen.find(hash, |at| self.get(*at as usize) == Some(removal)).is_some() {
             return false;
         }
@@ -75,7 +81,8 @@ impl KeyBatch {
             key_end: end - low32(field_len),
             end,
             // Segments are far shorter than 4 GiB; a huge row saturates to a place near its own.
-            position_delta: u32::try_from(place.position.saturating_sub(self.base_position)).unwrap_or(u32::MAX),
+            position_delta: u32::try_from(place.position.saturating_sub(self.base_position))
+                .unwrap_or(u32::MAX),
             row: place.row,
             has_field: removal.field.is_some(),
         });
@@ -137,7 +144,8 @@ fn low32(n: usize) -> u32 {
 }
 
 fn key_of<'a>(bytes: &'a [u8], entries: &[Entry], at: usize) -> &'a [u8] {
-    let start = at.checked_sub(1).and_then(|before| entries.get(before)).map_or(0, |entry| entry.end as usize);
+    let start =
+        at.checked_sub(1).and_then(|before| entries.get(before)).map_or(0, |entry| entry.end as usize);
     let end = entries.get(at).map_or(start, |entry| entry.key_end as usize);
     &bytes[start..end]
 }

@@ -68,7 +68,13 @@ impl<D> Default for Frontier<D> {
             tickets_released: 0,
             tickets_lost: 0,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), advanced: Notify::new(), lost: Notify::new() }) }
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                advanced: Notify::new(),
+                lost: Notify::new(),
+            }),
+        }
     }
 }
 
@@ -196,10 +202,10 @@ mod tests {
         let frontier = Frontier::default();
         let first = frontier.open(2, 'a');
         assert!(frontier.open(0, 'b').is_empty());
-        assert_eq!(frontier.drain_done(), []);
+        assert!(frontier.drain_done().is_empty());
         let mut first = first.into_iter();
         first.next().unwrap().settle();
-        assert_eq!(frontier.drain_done(), []);
+        assert!(frontier.drain_done().is_empty());
         first.next().unwrap().settle();
         assert_eq!(frontier.drain_done(), ['a', 'b']);
     }
@@ -210,7 +216,7 @@ mod tests {
         drop(frontier.open(1, 1));
         let second = frontier.open(1, 2);
         second.into_iter().for_each(Ticket::settle);
-        assert_eq!(frontier.drain_done(), []);
+        assert!(frontier.drain_done().is_empty());
         assert_eq!(frontier.stats(), FrontierStats { open: 2, lost: 1 });
     }
 

@@ -35,8 +35,8 @@ const SEGMENT_COMMITS: u32 = 2048;
 pub const WORKER_QUEUE: usize = 16;
 
 /// What a segment adds to the position when it is done: the transactions whose end was read in it; `last` is the end of the newest
-/// one. `None`: the segment lies within one transaction.
-pub type Done = Option<CommitSpan>;
+/// one. With the newest commit's time (Unix seconds, the server's clock). `None`: the segment lies within one transaction.
+pub type Done = Option<(CommitSpan, u32)>;
 
 /// One way of removing: a target and a policy. Mappings that agree in them share a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +64,11 @@ impl Lanes {
             .mappings
             .iter()
             .map(|mapping| {
-                let lane =
-                    Lane { target: mapping.target, second: mapping.second_removal, fill_grace: mapping.fill_grace };
+                let lane = Lane {
+                    target: mapping.target,
+                    second: mapping.second_removal,
+                    fill_grace: mapping.fill_grace,
+                };
                 lanes.iter().position(|known| **known == lane).unwrap_or_else(|| {
                     lanes.push(Arc::new(lane));
                     lanes.len() - 1
@@ -85,8 +88,8 @@ pub struct Segment {
     pub file: Arc<str>,
     /// When the first key of it was read.
     pub received: Instant,
-    /// Unix time in seconds of its oldest transaction, by the server's clock.
-    pub commit_time: u32,
+    /// Unix time in microseconds of its oldest transaction's commit, by the server's clock.
+    pub commit_micros: u64,
     /// Frees the bytes when the last batch is settled.
     _budget: OwnedSemaphorePermit,
 }
@@ -111,8 +114,8 @@ pub struct Transaction {
     pub gtid: Option<rowbust_binlog::Gtid>,
     /// The *end* of its GTID event.
     pub at: Coordinates,
-    /// Unix time in seconds, by the server's clock.
-    pub timestamp: u32,
+    /// Unix time in microseconds of the commit, by the server's clock. MariaDB only logs whole seconds.
+    pub commit_micros: u64,
 }
 
 /// The bytes that keys in flight may take.
@@ -169,7 +172,7 @@ pub struct Assembler {
     commits: u32,
     full: bool,
     received: Option<Instant>,
-    commit_time: u32,
+    commit_micros: u64,
 }
 
 #[derive(Debug, Default)]
@@ -180,7 +183,12 @@ struct OpenBatch {
 
 impl Assembler {
     /// `workers`: by target, by worker; each target has at least one.
-    pub fn new(lanes: Lanes, workers: Vec<Vec<mpsc::Sender<Batch>>>, frontier: Frontier<Done>, budget: Budget) -> Self {
+    pub fn new(
+        lanes: Lanes,
+        workers: Vec<Vec<mpsc::Sender<Batch>>>,
+        frontier: Frontier<Done>,
+        budget: Budget,
+    ) -> Self {
         let open = lanes
             .lanes
             .iter()
@@ -199,13 +207,14 @@ impl Assembler {
             commits: 0,
             full: false,
             received: None,
-            commit_time: 0,
+            commit_micros: 0,
         }
     }
 
     /// A transaction begins. One that was cut off before its end is forgotten: it will be read again as a whole.
     pub fn begin(&mut self, transaction: Transaction) {
-        let rotated = |span: &Option<CommitSpan>| span.as_ref().is_some_and(|s| s.last.file != transaction.at.file);
+        let rotated =
+            |span: &Option<CommitSpan>| span.as_ref().is_some_and(|s| s.last.file != transaction.at.file);
         // A segment's places are offsets into one file.
         self.full |= rotated(&self.visible) || rotated(&self.done);
         self.transaction = Some(transaction);
@@ -238,7 +247,7 @@ impl Assembler {
         };
         self.received.get_or_insert_with(Instant::now);
         if self.visible.is_none() {
-            self.commit_time = transaction.timestamp;
+            self.commit_micros = transaction.commit_micros;
         }
         match &mut self.visible {
             Some(span) => span.add(transaction.gtid, transaction.at.clone()),
@@ -249,11 +258,17 @@ impl Assembler {
     /// The running transaction ends at `end` (exclusive), committed or not. Without one (a standalone statement) only the
     /// coordinates move.
     pub fn commit(&mut self, end: Coordinates) {
-        let gtid = self.transaction.take().and_then(|transaction| transaction.gtid);
+        let transaction = self.transaction.take();
+        let gtid = transaction.as_ref().and_then(|transaction| transaction.gtid);
+        let time = transaction.map_or(0, |transaction| transaction.commit_micros / 1_000_000);
+        let time = u32::try_from(time).unwrap_or(u32::MAX);
         self.transaction_in_segment = false;
         match &mut self.done {
-            Some(span) => span.add(gtid, end),
-            None => self.done = Some(CommitSpan::new(gtid, end)),
+            Some((span, newest)) => {
+                span.add(gtid, end);
+                *newest = time;
+            }
+            None => self.done = Some((CommitSpan::new(gtid, end), time)),
         }
         self.commits += 1;
         self.full |= self.commits >= SEGMENT_COMMITS;
@@ -274,8 +289,7 @@ impl Assembler {
     pub async fn flush(&mut self) -> Result<(), Closed> {
         self.full = false;
         self.commits = 0;
-        let batches: usize =
-            self.open.iter().flatten().map(|open| usize::from(!open.keys.is_empty())).sum();
+        let batches: usize = self.open.iter().flatten().map(|open| usize::from(!open.keys.is_empty())).sum();
         let done = self.done.take();
         self.transaction_in_segment = false;
         let Some(span) = self.visible.take().filter(|_| batches > 0) else {
@@ -290,8 +304,11 @@ impl Assembler {
             file: Arc::clone(&span.last.file),
             span,
             received: self.received.take().unwrap_or_else(Instant::now),
-            commit_time: self.commit_time,
-            _budget: self.budget.take(footprint + size_of::<Segment>() + batches * size_of::<Batch>()).await?,
+            commit_micros: self.commit_micros,
+            _budget: self
+                .budget
+                .take(footprint + size_of::<Segment>() + batches * size_of::<Batch>())
+                .await?,
         });
         let tickets = self.frontier.open(u32::try_from(batches).map_err(|_| Closed)?, done);
         let mut tickets = tickets.into_iter();

@@ -142,8 +142,12 @@ impl CommitSpan {
             return Some(span);
         }
         if let Ok(set) = gtids.parse::<GtidSet>() {
-            for (uuid, first, last) in set.intervals() {
-                span.gtids.push(GtidRange::MySql { uuid, first, last });
+            for (uuid, intervals) in set.iter() {
+                span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
+                    uuid,
+                    first: i.start,
+                    last: i.end,
+                }));
             }
             return Some(span);
         }

@@ -101,6 +101,12 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0]))
     }
 
+    /// A table id: 6 bytes, or 4 in very old formats.
+    #[inline]
+    pub(crate) fn table_id(&mut self, len: usize) -> Result<u64, DecodeError> {
+        if len == 4 { self.u32("table id").map(u64::from) } else { self.u48("table id") }
+    }
+
     #[inline]
     pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         self.array(what).map(u64::from_le_bytes)

@@ -128,9 +128,7 @@ impl GtidSet {
             }
         }
         if !r.is_empty() {
-            return Err(
-                r.error(DecodeErrorKind::Invalid { what: "bytes behind the set", got: r.left() as u64 })
-            );
+            return Err(r.error(DecodeErrorKind::Invalid { what: "bytes behind the set", got: r.left() as u64 }));
         }
         Ok(set)
     }

@@ -1,1 +1,0 @@
-//! Character sets of collations, and conversion to UTF-8.
