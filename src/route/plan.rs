@@ -61,7 +61,7 @@ pub struct Skipped {
 /// See [`Skipped`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The update changed none of `when_changed`.
+    /// The update surely changed none of `when_changed`.
     WhenChanged,
     /// No image that `when` looks at has one of its values.
     When,
@@ -181,24 +181,33 @@ fn has(kind: RowKind, image: RowImage) -> bool {
     }
 }
 
-/// What an image says of a slot, and the image in which the value stands. An update's after image leaves out columns
-/// that keep their value (`binlog_row_image` MINIMAL, NOBLOB, FULL_NODUP): then it stands in the before image. The
-/// reverse doesn't hold: MINIMAL's before image has the primary key alone.
+/// Where the value stands that a key needs. An update's after image leaves out columns that the statement didn't set
+/// (`binlog_row_image` MINIMAL, NOBLOB, FULL_NODUP): then it stands in the before image. The reverse doesn't hold:
+/// MINIMAL's before image has the primary key alone.
 fn look_up(kind: RowKind, values: &impl ImageValues, image: RowImage, slot: usize) -> (Presence, RowImage) {
-    let presence = if has(kind, image) { values.presence(image, slot) } else { Presence::Absent };
+    let presence = presence(kind, values, image, slot);
     if presence == Presence::Absent && image == RowImage::After && kind == RowKind::Update {
         return (values.presence(RowImage::Before, slot), RowImage::Before);
     }
     (presence, image)
 }
 
-/// Whether an update may have changed the slot: yes, unless both images hold the same value or the after image
-/// leaves the column out.
-fn may_have_changed(values: &impl ImageValues, slot: usize) -> bool {
-    if values.presence(RowImage::After, slot) == Presence::Absent {
-        return false;
-    }
-    values.presence(RowImage::Before, slot) == Presence::Absent || !values.same(slot)
+fn presence(kind: RowKind, values: &impl ImageValues, image: RowImage, slot: usize) -> Presence {
+    if has(kind, image) { values.presence(image, slot) } else { Presence::Absent }
+}
+
+/// Whether the after image of an update surely gives the same text as the before image.
+fn gives_same(values: &impl ImageValues, slot: usize) -> bool {
+    values.presence(RowImage::After, slot) == Presence::Absent || is_unchanged(values, slot)
+}
+
+/// Whether an update surely left the slot as it was: both images hold it, with the same value. A column that the
+/// after image leaves out may well have changed: seen with MINIMAL on MariaDB 10.11 for virtual columns, for what
+/// REPLACE sets to its default, and for what a trigger sets in INSERT ... ON DUPLICATE KEY UPDATE.
+fn is_unchanged(values: &impl ImageValues, slot: usize) -> bool {
+    values.presence(RowImage::After, slot) != Presence::Absent
+        && values.presence(RowImage::Before, slot) != Presence::Absent
+        && values.same(slot)
 }
 
 /// Why a template gave no key.
@@ -238,7 +247,7 @@ impl Rules {
     ) -> Result<Option<SkipReason>, RouteError> {
         if let Some(slots) = &mapping.when_changed
             && kind == RowKind::Update
-            && !slots.iter().any(|&slot| may_have_changed(values, slot))
+            && slots.iter().all(|&slot| is_unchanged(values, slot))
         {
             return Ok(Some(SkipReason::WhenChanged));
         }
@@ -265,12 +274,12 @@ impl Rules {
         values: &impl ImageValues,
         scratch: &mut Scratch,
     ) -> Result<bool, RouteError> {
-        match look_up(kind, values, image, when.slot) {
-            (Presence::Absent, _) => Ok(true),
-            (Presence::Null, _) => Ok(false),
-            (Presence::Value, found) => {
+        match presence(kind, values, image, when.slot) {
+            Presence::Absent => Ok(true),
+            Presence::Null => Ok(false),
+            Presence::Value => {
                 scratch.work.clear();
-                values.write_text(found, when.slot, &mut scratch.work).map_err(|source| {
+                values.write_text(image, when.slot, &mut scratch.work).map_err(|source| {
                     self.error(mapping, mapping.line, "when", Failure::Text { slot: when.slot, source })
                 })?;
                 Ok(when.any_of.iter().any(|text| *text == scratch.work))
@@ -313,7 +322,7 @@ impl Rules {
             }
             // Saves making the same key twice, the usual case of an update.
             let second = image == RowImage::After && kind == RowKind::Update;
-            if second && !rule.plain.iter().any(|&slot| may_have_changed(values, slot)) {
+            if second && rule.plain.iter().all(|&slot| gives_same(values, slot)) {
                 sink.skipped(Skipped {
                     mapping: mapping.index,
                     rule: Some(index),
