@@ -166,7 +166,7 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
                     similar: similar(used.name, map),
                 });
             };
-            if !map.is_complete(index) {
+            if !map.columns.get(index).is_some_and(rowbust_binlog::Column::is_complete) {
                 return Err(RouteError { table: table(), place: None, kind: RouteErrorKind::NeedsSchema });
             }
             let column_type = map.columns[index].column_type;
