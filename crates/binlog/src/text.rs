@@ -44,8 +44,8 @@ pub enum TextError {
 }
 
 impl Value<'_> {
-    /// Appends the text that `SELECT CONCAT(column)` gives on a utf8mb4 connection with `time_zone='+00:00'`, as
-    /// UTF-8. Two exceptions: ZEROFILL is not applied (the binlog doesn't tell it), and binary strings and BIT
+    /// Appends the text that `SELECT column` gives on a utf8mb4 connection with `time_zone='+00:00'`, as UTF-8
+    /// (`CONCAT(column)` too, but for FLOAT on MySQL, which shortens it to 12 characters). Two exceptions: ZEROFILL is not applied (the binlog doesn't tell it), and binary strings and BIT
     /// give their bytes as they are, BINARY(n) filled up with zero bytes as the server does.
     ///
     /// # Errors
