@@ -87,17 +87,15 @@ fn apply(fixture: &Fixture) -> BTreeMap<String, BTreeMap<String, Row>> {
     for raw in FileEvents::new(fixture.binlog).unwrap() {
         let raw = raw.unwrap();
         match decoder.decode(&raw).unwrap() {
-            Event::TableMap { slot, fresh } => {
-                if fresh {
-                    let map = decoder.table_mut(slot);
-                    if !fixture.has_metadata {
-                        assert!(map.columns.iter().all(|c| !c.is_complete()));
-                    }
-                    map.complete(&schema_of(fixture, map)).unwrap();
-                    assert!(map.columns.iter().all(|c| c.is_complete()), "{map:?}");
-                    projections.resize(projections.len().max(slot + 1), None);
-                    projections[slot] = Some(project(map));
+            Event::TableMap { slot, fresh: true } => {
+                let map = decoder.table_mut(slot);
+                if !fixture.has_metadata {
+                    assert!(map.columns.iter().all(|c| !c.is_complete()));
                 }
+                map.complete(&schema_of(fixture, map)).unwrap();
+                assert!(map.columns.iter().all(|c| c.is_complete()), "{map:?}");
+                projections.resize(projections.len().max(slot + 1), None);
+                projections[slot] = Some(project(map));
             }
             Event::Rows(rows) => {
                 let map = decoder.table(rows.slot);
@@ -122,7 +120,8 @@ fn schema_of(fixture: &Fixture, map: &TableMap) -> Vec<SchemaColumn> {
         .schema
         .lines()
         .filter_map(|line| {
-            let [table, name, data_type, column_type, charset] = line.split('\t').collect::<Vec<_>>()[..] else {
+            let [table, name, data_type, column_type, charset] = line.split('\t').collect::<Vec<_>>()[..]
+            else {
                 panic!("{line}")
             };
             let charset = (charset != "NULL").then_some(charset);
@@ -137,12 +136,18 @@ fn schema_of(fixture: &Fixture, map: &TableMap) -> Vec<SchemaColumn> {
 
 /// All columns of `t_` tables; of the others (no text form yet) all but the value: the walk must pass over it.
 fn project(map: &TableMap) -> Projection {
-    let columns: Vec<usize> =
-        (0..map.columns.len()).filter(|&i| map.table.starts_with("t_") || i != map.column_index("v").unwrap()).collect();
+    let columns: Vec<usize> = (0..map.columns.len())
+        .filter(|&i| map.table.starts_with("t_") || i != map.column_index("v").unwrap())
+        .collect();
     Projection::new(map, &columns).unwrap()
 }
 
-fn apply_row(map: &TableMap, projection: &Projection, slots: &RowSlots<'_>, table: &mut BTreeMap<String, Row>) {
+fn apply_row(
+    map: &TableMap,
+    projection: &Projection,
+    slots: &RowSlots<'_>,
+    table: &mut BTreeMap<String, Row>,
+) {
     let image = |values: &[Value<'_>]| -> Row {
         let mut row = Row::new();
         for (value, &index) in values.iter().zip(projection.columns()) {
@@ -152,7 +157,9 @@ fn apply_row(map: &TableMap, projection: &Projection, slots: &RowSlots<'_>, tabl
                 Value::Null => None,
                 value => {
                     let mut text = Vec::new();
-                    value.write_text(column, &mut text).unwrap_or_else(|e| panic!("{} {column:?}: {e}", map.table));
+                    value
+                        .write_text(column, &mut text)
+                        .unwrap_or_else(|e| panic!("{} {column:?}: {e}", map.table));
                     Some(text)
                 }
             };
@@ -186,7 +193,10 @@ fn apply_row(map: &TableMap, projection: &Projection, slots: &RowSlots<'_>, tabl
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
-    hex.as_bytes().chunks(2).map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap()).collect()
+    hex.as_bytes()
+        .chunks(2)
+        .map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap())
+        .collect()
 }
 
 fn show(text: &Text) -> String {
