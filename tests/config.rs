@@ -166,7 +166,7 @@ source:
 redis:
   main: { url: "rediss://app@cache/3", password_file: pw, tls: { mode: verify_ca, ca_file: "${CERTS}/ca.pem" } }
   other: redis://localhost:6380
-retry: { attempts: 3, delay: 100ms, disk: { path: ${NOWHERE:-/data}/retry } }
+retry: { attempts: 3, delay: 100ms, disk: { path: "${NOWHERE:-/data}/retry" } }
 checkpoint: { path: /var/lib/rowbust/checkpoint }
 mappings:
   - table: "shop_*.products"

@@ -96,8 +96,6 @@ impl Walk<'_> {
                 self.report(Code::BadUrl, span, format!("the URL's scheme isn't {}", schemes.join(" or ")), help);
             }
             Ok(url) if url.has_password => {
-                // The whole value: where the password ends is a guess.
-                self.secrets.push(node.span.clone());
                 let help = "remove `:PASSWORD` from the URL and write `password_file: PATH` or `password: ${VARIABLE}`";
                 self.report(Code::PasswordInUrl, span, "the URL holds a password", help);
             }
@@ -109,9 +107,6 @@ impl Walk<'_> {
     fn password(&mut self, object: &Object<'_>) -> Option<Password> {
         let value = object.get("password");
         let file = object.get("password_file");
-        if let Some(node) = value {
-            self.secrets.push(node.span.clone());
-        }
         if value.is_some() && file.is_some() {
             let span = object.key_span("password_file");
             self.report(Code::Conflict, span, "both `password` and `password_file`", "keep one of them");

@@ -94,6 +94,7 @@ impl Report {
                 Style::Plain => self.plain(&mut out, d),
                 Style::Graphical { color } => self.graphical(&mut out, d, color),
             }
+            out.push('\n');
         }
         let n = self.diagnostics.len();
         let _ = writeln!(out, "{n} mistake{} in {}", if n == 1 { "" } else { "s" }, self.file.display());
@@ -131,7 +132,6 @@ impl Report {
         for (i, line) in d.help.lines().enumerate() {
             let _ = writeln!(out, "  {} {line}", if i == 0 { "= help:" } else { "       " });
         }
-        out.push('\n');
     }
 
     fn graphical(&self, out: &mut String, d: &Diagnostic, color: bool) {
@@ -158,7 +158,10 @@ impl Error for Report {}
 /// secret.
 pub(super) fn of_yaml(error: &serde_saphyr::Error, text: &str) -> Mistake {
     use serde_saphyr::Error as E;
-    let error = error.without_snippet();
+    let error = match error.without_snippet() {
+        E::AliasError { error, .. } => error.without_snippet(),
+        error => error,
+    };
     let at = error.location().map_or(0..0, |l| super::node::range(l, text));
     let line_start = text[..at.start].rfind('\n').map_or(0, |i| i + 1);
     let line = text[line_start..].lines().next().unwrap_or("");
@@ -185,12 +188,33 @@ pub(super) fn of_yaml(error: &serde_saphyr::Error, text: &str) -> Mistake {
             (Code::Syntax, "`*` refers to an anchor that isn't there".into(), "quote the text if `*` is meant literally")
         }
         E::UnsupportedTag { .. } => (Code::Syntax, "unknown tag".into(), "quote the text if `!` is meant literally"),
-        E::Message { msg, .. } => {
+        _ if unquoted_variable(line) => (
+            Code::Syntax,
+            "not YAML: an unquoted `${…}` inside `{ }` or `[ ]`".into(),
+            "quote the whole text: \"${NAME}\"",
+        ),
+        E::Message { msg, .. } | E::ExternalMessage { msg, .. } => {
             (Code::Syntax, format!("not YAML: {msg}"), "look at indentation, quotes and brackets here and just before")
         }
         _ => (Code::Syntax, "not YAML".into(), "look at indentation, quotes and brackets here and just before"),
     };
     Mistake { code, message, span: at, help: help.into() }
+}
+
+/// Whether a flow collection holds an unquoted `${`.
+fn unquoted_variable(line: &str) -> bool {
+    let mut quote = None;
+    let mut flow = false;
+    for (i, c) in line.char_indices() {
+        match quote {
+            Some(q) if c == q => quote = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            None if flow && line[i..].starts_with("${") => return true,
+            None => flow |= matches!(c, '{' | '['),
+        }
+    }
+    false
 }
 
 /// Finds `{name}` outside of quotes, directly behind other text or doubled, as in `{ key: product:{id} }`.

@@ -70,7 +70,7 @@ pub const SECTIONS: &[&Section] = &[
 ];
 
 /// The file itself.
-pub static ROOT: Section = Section {
+pub(super) static ROOT: Section = Section {
     path: "",
     about: "The file.",
     fields: &[
@@ -92,7 +92,7 @@ pub static ROOT: Section = Section {
 };
 
 /// `source`
-pub static SOURCE: Section = Section {
+pub(super) static SOURCE: Section = Section {
     path: "source",
     about: "The server whose binlog is followed, and how.",
     fields: &[
@@ -119,7 +119,7 @@ pub static SOURCE: Section = Section {
 };
 
 /// `source.start` as a mapping
-pub static START: Section = Section {
+pub(super) static START: Section = Section {
     path: "source.start",
     about: "As a mapping: either `gtid`, or `file` and `position`. Only used without a checkpoint.",
     fields: &[
@@ -131,7 +131,7 @@ pub static START: Section = Section {
 };
 
 /// `tls` as a mapping
-pub static TLS: Section = Section {
+pub(super) static TLS: Section = Section {
     path: "source.tls, redis.NAME.tls",
     about: "As a mapping, where a certificate authority of your own is needed.",
     fields: &[
@@ -142,7 +142,7 @@ pub static TLS: Section = Section {
 };
 
 /// `redis`
-pub static REDIS: Section = Section {
+pub(super) static REDIS: Section = Section {
     path: "redis",
     about: "Targets by name, e.g. `main`. A target is a mapping, or only its URL.",
     fields: &[required("NAME", "URL or mapping, at least one", "A target; letters, digits, `_` and `-`. Mappings name it in `to`.")],
@@ -150,7 +150,7 @@ pub static REDIS: Section = Section {
 };
 
 /// `redis.NAME`
-pub static TARGET: Section = Section {
+pub(super) static TARGET: Section = Section {
     path: "redis.NAME",
     about: "One Redis target.",
     fields: &[
@@ -173,7 +173,7 @@ pub static TARGET: Section = Section {
 };
 
 /// `retry`
-pub static RETRY: Section = Section {
+pub(super) static RETRY: Section = Section {
     path: "retry",
     about: "Where removals that failed are kept: `kafka` or `disk`, not both.",
     fields: &[
@@ -190,7 +190,7 @@ pub static RETRY: Section = Section {
 };
 
 /// `retry.kafka`
-pub static KAFKA: Section = Section {
+pub(super) static KAFKA: Section = Section {
     path: "retry.kafka",
     about: "Topics `<prefix>.retry.10s` and `<prefix>.dead`.",
     fields: &[
@@ -202,7 +202,7 @@ pub static KAFKA: Section = Section {
 };
 
 /// `retry.disk`
-pub static DISK: Section = Section {
+pub(super) static DISK: Section = Section {
     path: "retry.disk",
     about: "The local store. Back it by a disk that survives the process.",
     fields: &[field("path", "path", "`retry` beside the checkpoint", "Folder of the store.")],
@@ -210,7 +210,7 @@ pub static DISK: Section = Section {
 };
 
 /// `checkpoint`
-pub static CHECKPOINT: Section = Section {
+pub(super) static CHECKPOINT: Section = Section {
     path: "checkpoint",
     about: "Where the position to resume from is kept.",
     fields: &[
@@ -222,7 +222,7 @@ pub static CHECKPOINT: Section = Section {
 };
 
 /// `admin`
-pub static ADMIN: Section = Section {
+pub(super) static ADMIN: Section = Section {
     path: "admin",
     about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`.",
     fields: &[field("listen", "`address:port`", "`127.0.0.1:8321`", "Where to listen; port 0 takes a free one.")],
@@ -230,7 +230,7 @@ pub static ADMIN: Section = Section {
 };
 
 /// `limits`
-pub static LIMITS: Section = Section {
+pub(super) static LIMITS: Section = Section {
     path: "limits",
     about: "Bounds.",
     fields: &[
@@ -242,7 +242,7 @@ pub static LIMITS: Section = Section {
 };
 
 /// `mappings[]`
-pub static MAPPING: Section = Section {
+pub(super) static MAPPING: Section = Section {
     path: "mappings[]",
     about: "One table, or several by a glob, and the keys that its rows make wrong. A row may match several mappings: all apply.",
     fields: &[
@@ -267,7 +267,7 @@ pub static MAPPING: Section = Section {
 };
 
 /// `mappings[].when`
-pub static WHEN: Section = Section {
+pub(super) static WHEN: Section = Section {
     path: "mappings[].when",
     about: "A condition on one column.",
     fields: &[
@@ -279,7 +279,7 @@ pub static WHEN: Section = Section {
 };
 
 /// `mappings[].keys[]` as a mapping
-pub static KEY: Section = Section {
+pub(super) static KEY: Section = Section {
     path: "mappings[].keys[]",
     about: "A key: a template, or a mapping with one of `key`, `prefix`, `members_of`.",
     fields: &[
@@ -295,7 +295,7 @@ pub static KEY: Section = Section {
 };
 
 /// `mappings[].second_removal` as a mapping
-pub static SECOND_REMOVAL: Section = Section {
+pub(super) static SECOND_REMOVAL: Section = Section {
     path: "mappings[].second_removal",
     about: "As a mapping: a fixed time.",
     fields: &[required("after", "duration, at most 24h", "Time after the first removal.")],

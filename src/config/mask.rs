@@ -1,8 +1,8 @@
 //! Secrets taken out of text that is shown.
 //!
-//! Guarantees: what [`Masked`] holds has `****` in place of every given range and of everything that looks like
-//! the value of a password field or a password in a URL, even where the file isn't YAML. A value that is only
-//! `${NAME}` stays: it is no secret.
+//! Guarantees: what [`Masked`] holds has `****` in place of every given range. Where the file isn't YAML, [`guess`]
+//! finds what looks like the value of a password field or a password in a URL; it rather takes too much than too
+//! little. A value that is only `${NAME}` stays: it is no secret.
 
 use std::ops::Range;
 
@@ -30,7 +30,6 @@ impl Masked {
                 at += line.len();
             }
         }
-        guess(original, &mut ranges);
         ranges.sort_by_key(|r| (r.start, r.end));
         let mut replaced: Vec<Range<usize>> = Vec::new();
         for r in ranges {
@@ -79,11 +78,27 @@ pub(super) fn is_secret_field(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let about_a_file = ["_file", "file", ".location", "path"].iter().any(|end| name.ends_with(end));
     let secret = ["password", "passwd", "passphrase", "secret", "token", "jaas", "credential"];
-    !about_a_file && (secret.iter().any(|s| name.contains(s)) || name.ends_with(".pem") || name.ends_with(".key"))
+    // Names that were meant to be `password`.
+    let misspelt = strsim::damerau_levenshtein(&name, "password") <= 2 || matches!(name.as_str(), "pass" | "pw" | "pwd");
+    let key = name.ends_with(".pem") || name.ends_with(".key");
+    !about_a_file && (key || misspelt || secret.iter().any(|s| name.contains(s)))
+}
+
+/// Adds the password of the URL that begins in `span`, if there is one. A password may hold any character: the last
+/// `@` counts.
+pub(super) fn password_in_url(text: &str, span: Range<usize>, ranges: &mut Vec<Range<usize>>) {
+    let Some(body) = text.get(span.clone()) else { return };
+    let Some(start) = body.find("://").map(|i| i + 3) else { return };
+    let Some(at) = body[start..].rfind('@').map(|i| start + i) else { return };
+    let Some(colon) = body[start..at].find(':').map(|i| start + i + 1) else { return };
+    if !body[colon..at].is_empty() && !is_reference(&body[colon..at]) {
+        ranges.push(span.start + colon..span.start + at);
+    }
 }
 
 /// Finds secrets by their look, line by line: works on text that isn't YAML too.
-fn guess(text: &str, ranges: &mut Vec<Range<usize>>) {
+pub(super) fn guess(text: &str) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
     let mut at = 0;
     // Indentation of a password field whose value follows on deeper lines.
     let mut block: Option<usize> = None;
@@ -121,21 +136,15 @@ fn guess(text: &str, ranges: &mut Vec<Range<usize>>) {
                 ranges.push(at + start..at + start + len);
             }
         }
-        for (i, _) in body.match_indices("://") {
-            let authority = &body[i + 3..];
-            let end = authority.find(['/', ' ', '"', '\'', ',']).unwrap_or(authority.len());
-            // A password may hold any of these itself: the last `@` of the word counts.
-            let word = authority.find([' ', '"', '\'']).unwrap_or(authority.len());
-            let last_at = authority[..word].rfind('@').or_else(|| authority[..end].rfind('@'));
-            if let Some((colon, last_at)) = last_at.and_then(|e| authority[..e].find(':').map(|c| (c, e))) {
-                let password = &authority[colon + 1..last_at];
-                if !password.is_empty() && !is_reference(password) {
-                    ranges.push(at + i + 3 + colon + 1..at + i + 3 + last_at);
-                }
-            }
+        // One URL at a time where a line holds several.
+        let starts: Vec<usize> = body.match_indices("://").map(|(i, _)| i).collect();
+        for (n, start) in starts.iter().enumerate() {
+            let end = starts.get(n + 1).copied().unwrap_or(body.len());
+            password_in_url(text, at + start..at + end, &mut ranges);
         }
         at += line.len();
     }
+    ranges
 }
 
 /// Length of a scalar's text at the start of `value`: to its closing quote, or to what ends a plain one.
@@ -149,7 +158,7 @@ fn value_len(value: &str) -> usize {
     {
         return close + 1;
     }
-    // Not at `,` or `}`: they may be part of a password. Too much is masked rather than too little.
+    // Not to `,` or `}`: they may be part of a password. Too much is masked rather than too little.
     value.find(" #").unwrap_or(value.len())
 }
 
@@ -172,7 +181,7 @@ mod tests {
     use super::*;
 
     fn masked(text: &str) -> String {
-        Masked::new(text, &[]).text
+        Masked::new(text, &guess(text)).text
     }
 
     #[test]
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn places_move_with_the_text() {
-        let m = Masked::new("password: hunter2 # x\nb: 1", &[]);
+        let m = Masked::new("password: hunter2 # x\nb: 1", std::slice::from_ref(&(10..17)));
         assert_eq!(&m.text[m.map(22)..], "b: 1");
         assert_eq!(m.map(12), 10);
         assert_eq!(m.map(0), 0);

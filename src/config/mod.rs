@@ -338,9 +338,11 @@ pub fn parse(text: &str, file: &Path, env: &Env<'_>) -> Result<Config, Report> {
     let root = match node::parse(text) {
         Ok(Some(root)) => root,
         Ok(None) => Node { span: 0..0, value: Value::Map(Vec::new()) },
-        Err(e) => return Err(Report::new(file, text, vec![diag::of_yaml(&e, text)], &[])),
+        Err(e) => return Err(Report::new(file, text, vec![diag::of_yaml(&e, text)], &mask::guess(text))),
     };
-    let mut walk = Walk { text, env, base, mistakes: Vec::new(), secrets: Vec::new() };
+    let mut secrets = Vec::new();
+    root.secrets(text, &mut secrets);
+    let mut walk = Walk { text, env, base, mistakes: Vec::new(), secrets };
     let config = walk.root(&root, fingerprint(&absolute));
     match config {
         Some(config) if walk.mistakes.is_empty() => Ok(config),

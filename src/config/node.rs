@@ -8,6 +8,8 @@ use std::{fmt, ops::Range};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Spanned};
 
+use super::mask;
+
 /// A value and where it stands.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -35,6 +37,35 @@ pub(super) struct Scalar {
 }
 
 impl Node {
+    /// Adds the places of everything below that looks like a secret: values of password fields, passwords in URLs.
+    pub(super) fn secrets(&self, text: &str, out: &mut Vec<Range<usize>>) {
+        match &self.value {
+            Value::Null => {}
+            Value::Scalar(_) => mask::password_in_url(text, self.span.clone(), out),
+            Value::Seq(items) => items.iter().for_each(|n| n.secrets(text, out)),
+            Value::Map(entries) => {
+                for (key, value) in entries {
+                    match &key.value {
+                        Value::Scalar(s) if mask::is_secret_field(&s.text) => value.scalars(out),
+                        _ => value.secrets(text, out),
+                    }
+                }
+            }
+        }
+    }
+
+    fn scalars(&self, out: &mut Vec<Range<usize>>) {
+        match &self.value {
+            Value::Null => {}
+            Value::Scalar(_) => out.push(self.span.clone()),
+            Value::Seq(items) => items.iter().for_each(|n| n.scalars(out)),
+            Value::Map(entries) => entries.iter().for_each(|(k, v)| {
+                k.scalars(out);
+                v.scalars(out);
+            }),
+        }
+    }
+
     /// What it is, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self.value {
@@ -63,8 +94,7 @@ fn options() -> serde_saphyr::Options {
             max_events: 400_000,
             max_nodes: 200_000,
             max_depth: 24,
-            flow_nesting_limit: 24,
-            max_documents: 1,
+            max_documents: 2,
             max_anchors: 1_000,
             max_aliases: 1_000,
             max_recorded_anchor_events: 50_000,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 use super::{
     Admin, Checkpoint, Limits, Retry, RetryPolicy,
     codes::Code,
-    fields, mask,
+    fields,
     node::{Node, Value},
     units,
     walk::Walk,
@@ -132,9 +132,6 @@ impl Walk<'_> {
         let mut out = Vec::new();
         let mut ok = true;
         for (name, key, value) in self.entries(node, "`properties`")? {
-            if mask::is_secret_field(name) {
-                self.secrets.push(value.span.clone());
-            }
             if RESERVED_PROPERTIES.contains(&name) {
                 let message = format!("rowbust sets `{name}` itself");
                 self.report(Code::ReservedProperty, key.span.clone(), message, "remove it");

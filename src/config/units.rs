@@ -8,7 +8,7 @@ pub(super) type UnitError = (&'static str, String);
 /// A whole number directly followed by a unit: `ms`, `s`, `m` or `h`.
 pub(super) fn duration(text: &str) -> Result<Duration, UnitError> {
     let (number, unit) = split(text);
-    let shown = if number.is_empty() { "1" } else { number };
+    let shown = if number.is_empty() || number.len() > 6 { "1" } else { number };
     let help = format!("write a whole number with a unit: `{shown}ms`, `{shown}s`, `{shown}m` or `{shown}h`");
     if number.is_empty() {
         return Err(("not a duration", help));
@@ -28,7 +28,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, UnitError> {
 /// A whole number directly followed by a unit: `B`, `KiB`, `MiB` or `GiB`. Result in bytes.
 pub(super) fn size(text: &str) -> Result<u64, UnitError> {
     let (number, unit) = split(text);
-    let shown = if number.is_empty() { "48" } else { number };
+    let shown = if number.is_empty() || number.len() > 6 { "48" } else { number };
     let help = format!("write a whole number with a unit: `{shown}KiB`, `{shown}MiB` or `{shown}GiB`");
     if number.is_empty() {
         return Err(("not a size", help));

@@ -69,7 +69,9 @@ impl<'a> Walk<'a> {
         }
         let masked = mask::Masked::new(self.text, &self.secrets);
         let (start, end) = (masked.map(span.start), masked.map(span.end));
-        let text = mask::printable(masked.text.get(start..end).unwrap_or("").trim()).replace('\n', " ");
+        let text = masked.text.get(start..end).unwrap_or("").trim();
+        let quoted = ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q));
+        let text = mask::printable(quoted.unwrap_or(text)).replace('\n', " ");
         if text.chars().count() > 60 { text.chars().take(57).chain("...".chars()).collect() } else { text }
     }
 
@@ -90,7 +92,7 @@ impl<'a> Walk<'a> {
         let mut object = Object { span: at, fields: HashMap::new() };
         for (key, value) in entries {
             let Value::Scalar(Scalar { text: name, .. }) = &key.value else {
-                self.report(Code::WrongType, key.span.clone(), "a field's name is a single word", "");
+                self.report(Code::WrongType, key.span.clone(), "a field's name is a single word", "write `name: value`");
                 continue;
             };
             let Some(field) = section.fields.iter().find(|f| f.name == name) else {
@@ -129,13 +131,14 @@ impl<'a> Walk<'a> {
     pub(super) fn entries<'n>(&mut self, node: &'n Node, what: &str) -> Option<Vec<(&'n str, &'n Node, &'n Node)>> {
         let Value::Map(entries) = &node.value else {
             let span = first_line(self.text, &node.span);
-            self.report(Code::WrongType, span, format!("{what} is a mapping, but here is {}", node.kind()), "");
+            let message = format!("{what} is a mapping, but here is {}", node.kind());
+            self.report(Code::WrongType, span, message, "write `NAME: VALUE` entries, one per line");
             return None;
         };
         let mut out: Vec<(&str, &Node, &Node)> = Vec::new();
         for (key, value) in entries {
             let Value::Scalar(Scalar { text: name, .. }) = &key.value else {
-                self.report(Code::WrongType, key.span.clone(), "a name is a single word", "");
+                self.report(Code::WrongType, key.span.clone(), "a name is a single word", "write `name: value`");
                 continue;
             };
             match out.iter().find(|(n, ..)| n == name).map(|(_, k, _)| k.span.clone()) {
@@ -211,7 +214,8 @@ impl<'a> Walk<'a> {
             }
             _ => {
                 let message = format!("expected {what}, found {}", node.kind());
-                self.report(Code::WrongType, first_line(self.text, &node.span), message, "");
+                let help = format!("write {what} directly behind the field's name");
+                self.report(Code::WrongType, first_line(self.text, &node.span), message, help);
                 return None;
             }
         };
