@@ -40,7 +40,6 @@ pub fn assert_named(point: &str) {
 #[macro_export]
 macro_rules! kill_point {
     ($name:literal) => {
-        #[cfg(feature = "failpoints")]
-        fail::fail_point!($name, |_| $crate::failpoint::die($name));
+        fail::fail_point!($name, |_| $crate::failpoint::die($name))
     };
 }

@@ -1,1 +1,305 @@
-//! Placeholder.
+//! The binlog of one server, from connecting to the end of each transaction.
+//!
+//! Guarantees: every row event of a mapped table is handed to the [`Sink`] between its transaction's begin and commit, in
+//! the binlog's order, or the daemon stops with the event's coordinates; the position moves only at a transaction's end. A
+//! transaction may be handed on again in full after [`Sink::abandon`], never in part.
+//! May depend on `config`, `rowbust-binlog`, and a MySQL driver (only here and in `watermark`).
+//!
+//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
+//! [`stream`] (bytes of events), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters).
+
+pub mod connect;
+pub mod error;
+pub mod follow;
+pub mod position;
+pub mod preflight;
+pub mod schema;
+pub mod start;
+pub mod statement;
+pub mod stats;
+pub mod stream;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use rowbust_binlog::{Gtid, Header, Rows, TableMap};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use error::{Halt, Refusal, SourceError};
+pub use preflight::Preflight;
+pub use stats::SourceStats;
+
+use crate::config::Config;
+use connect::Connector;
+use follow::{Ended, Follower};
+use position::{Coordinates, Position};
+use schema::SchemaCache;
+use stream::EventStream;
+
+/// A transaction that begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Transaction<'a> {
+    /// Its GTID; `None` where the server has none (MariaDB and MySQL files from before GTIDs).
+    pub gtid: Option<Gtid>,
+    /// The end of its GTID event: see [`position::CommitSpan::last`].
+    pub at: &'a Coordinates,
+    /// Seconds since 1970, by the server's clock, when its first statement began.
+    pub timestamp: u32,
+}
+
+/// What row changes are handed to.
+///
+/// The order of calls: `started` once, then per transaction `begin`, any number of `table` and `rows`, and `commit` or
+/// `abandon`. `flush` comes in between at any event, also within a transaction (it may be larger than memory).
+pub trait Sink: Send {
+    /// Why nothing more can be handed on.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Where the stream begins: everything before is done, or not asked for.
+    fn started(&mut self, position: &Position);
+
+    /// A transaction begins.
+    fn begin(&mut self, transaction: Transaction<'_>);
+
+    /// Whether a mapping names this table. Asked once per new table map, and for statements that wipe tables.
+    fn is_mapped(&self, schema: &str, table: &str) -> bool;
+
+    /// Whether a mapping may name a table of this schema.
+    fn is_schema_mapped(&self, schema: &str) -> bool;
+
+    /// The table in `slot` is a new one, or another version; only for mapped tables. What was kept for the slot is void.
+    ///
+    /// # Errors
+    /// The table doesn't fit the mappings: the daemon stops at the event.
+    fn table(&mut self, slot: usize, table: &TableMap) -> Result<(), Refusal>;
+
+    /// A mapped table's row event. `end`: the event's end in the file of the transaction.
+    ///
+    /// # Errors
+    /// A row can't be turned into keys: the daemon stops at the event.
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, header: &Header, end: u64) -> Result<(), Refusal>;
+
+    /// The transaction is read to its end, which is a place to resume from. Rollbacks of what engines can't roll back, DDL
+    /// and empty transactions come here too.
+    fn commit(&mut self, end: &Coordinates);
+
+    /// The transaction was cut off: it comes again in full. Keys that were already handed on may stay (a removal too many).
+    fn abandon(&mut self);
+
+    /// Whether so much has gathered that `flush` should run before more is read.
+    fn wants_flush(&self) -> bool;
+
+    /// Hands on what has gathered. Also called whenever nothing is ready to be read. May wait: then reading waits too.
+    ///
+    /// # Errors
+    /// Ends the following.
+    fn flush(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// Where to go on after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The checkpoint's position.
+    pub position: Position,
+    /// The server that it was written for: [`Preflight::identity`].
+    pub identity: String,
+}
+
+/// The most decode errors at one place before the daemon stops: the bytes won't get better.
+const MAX_DECODE_ERRORS: u32 = 3;
+
+/// This many clashes of server ids within [`CLASH_WINDOW`] end the daemon: both replicas would kick each other for ever.
+const MAX_CLASHES: usize = 5;
+const CLASH_WINDOW: Duration = Duration::from_secs(120);
+
+/// Follows one server.
+#[derive(Debug)]
+pub struct Source {
+    config: Arc<Config>,
+    connector: Connector,
+    stats: Arc<SourceStats>,
+}
+
+impl Source {
+    /// For `source:` of the config; connects to nothing yet.
+    pub fn new(config: Arc<Config>) -> Self {
+        let connector = Connector::new(&config.source);
+        Self { config, connector, stats: Arc::default() }
+    }
+
+    /// The follower's counters.
+    pub fn stats(&self) -> Arc<SourceStats> {
+        self.stats.clone()
+    }
+
+    /// Connects and checks the server; nothing is read. For `check --live`, and for what must be known before the start.
+    ///
+    /// # Errors
+    /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
+    pub async fn preflight(&self) -> Result<Preflight, SourceError> {
+        let mut conn = self.connector.primary().await?;
+        let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
+        conn.disconnect().await.ok();
+        Ok(found)
+    }
+
+    /// Follows the binlog until `shutdown`, which is the only end that is no error. After a lost connection it goes on
+    /// behind the last transaction that was *read* to its end, not behind the checkpoint: the keys of what was read are in
+    /// the pipeline, and only a crash loses them. A transaction that was cut off is read again from its begin, because its
+    /// table maps went with the connection.
+    ///
+    /// `on_ready` is called with what the server is, after each successful connect.
+    ///
+    /// # Errors
+    /// See [`SourceError`]. A first connection that fails ends it; later it tries again for ever.
+    pub async fn run<S: Sink>(
+        &self,
+        resume: Option<Resume>,
+        sink: &mut S,
+        shutdown: &CancellationToken,
+        mut on_ready: impl FnMut(&Preflight) + Send,
+    ) -> Result<(), SourceError> {
+        let mut known_identity = resume.as_ref().map(|r| r.identity.clone());
+        let mut from = resume.map(|r| r.position);
+        let schema = SchemaCache::new(self.connector.clone());
+        let mut follower = Follower::new(schema, self.stats.clone());
+        let mut backoff = backoff();
+        let mut connected_once = false;
+        let mut decode_errors = (0, None);
+        let mut clashes: VecDeque<Instant> = VecDeque::new();
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                opened = self.open(known_identity.as_deref(), from.as_ref()) => opened,
+            };
+            let error = match opened {
+                Ok((server, begin, stream)) => {
+                    if !connected_once {
+                        for warning in &server.warnings {
+                            warn!(warning, "source");
+                        }
+                    }
+                    info!(
+                        server = %self.connector.primary_address(), version = %server.version, tls = server.tls,
+                        server_id = server.server_id, position = %begin.position, "following binlog"
+                    );
+                    on_ready(&server);
+                    known_identity = Some(server.identity.clone());
+                    connected_once = true;
+                    self.stats.connected(true);
+                    let before = self.stats.transactions();
+                    let ended = follower.follow(&begin, stream, sink, shutdown).await;
+                    self.stats.connected(false);
+                    from = follower.position().cloned().or(from);
+                    if self.stats.transactions() != before {
+                        backoff = self::backoff();
+                    }
+                    match ended {
+                        Ended::Shutdown => return Ok(()),
+                        Ended::Error(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            match error {
+                SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
+                    warn!(%error, "source lost, reconnecting");
+                }
+                SourceError::Clash(_) => {
+                    self.stats.clash();
+                    let now = Instant::now();
+                    clashes.push_back(now);
+                    while clashes.front().is_some_and(|&at| now.duration_since(at) > CLASH_WINDOW) {
+                        clashes.pop_front();
+                    }
+                    warn!(%error, count = clashes.len(), "server_id clash");
+                    if clashes.len() >= MAX_CLASHES {
+                        return Err(error);
+                    }
+                }
+                SourceError::Decode { ref at, .. } => {
+                    self.stats.decode_error();
+                    if decode_errors.1.as_ref() == Some(at) {
+                        decode_errors.0 += 1;
+                    } else {
+                        decode_errors = (1, Some(at.clone()));
+                    }
+                    if decode_errors.0 >= MAX_DECODE_ERRORS {
+                        return Err(error);
+                    }
+                    warn!(%error, "event can't be decoded, reading it again");
+                }
+                fatal => return Err(fatal),
+            }
+            self.stats.reconnect();
+            let pause = backoff.next().unwrap_or(MAX_PAUSE);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        identity: Option<&str>,
+        from: Option<&Position>,
+    ) -> Result<(Preflight, start::Begin, EventStream), SourceError> {
+        let mut conn = self.connector.primary().await?;
+        let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
+        if let Some(identity) = identity
+            && identity != server.identity
+        {
+            return Err(Refusal::new(
+                "source.identity",
+                format!(
+                    "another server answers at {}: it is {}, the position was read from {identity}",
+                    self.connector.primary_address(),
+                    server.identity
+                ),
+                "following a failover isn't there yet: if this server has everything, remove the checkpoint and start at a GTID",
+            )
+            .into());
+        }
+        let begin = match from {
+            Some(position) => start::resume(&mut conn, &server, position).await?,
+            None => start::first_start(&mut conn, &server, &self.config.source.start).await?,
+        };
+        let stream = EventStream::open(conn, server.flavor, server.server_id, &begin.request).await;
+        match stream {
+            Ok(stream) => Ok((server, begin, stream)),
+            Err(error) => Err(self.explain(error, &server).await),
+        }
+    }
+
+    /// The dump itself tells that the account may not (MariaDB with roles): say which GRANT is missing.
+    async fn explain(&self, error: stream::StreamError, server: &Preflight) -> SourceError {
+        if let stream::StreamError::Server { code: 1227 | 1045, .. } = error
+            && let Ok(mut conn) = self.connector.primary().await
+            && let Ok(refusal) = preflight::grants_refusal(&mut conn, server.flavor).await
+        {
+            return refusal.into();
+        }
+        follow::stream_error(error, start::nowhere())
+    }
+}
+
+/// The longest pause between two attempts to connect.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+fn backoff() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(MAX_PAUSE)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}

@@ -1,1 +1,50 @@
-//! Placeholder.
+//! MySQL and MariaDB binlog bytes → events, table maps, row images, GTID sets.
+//!
+//! Guarantees: no I/O, no panic on any input, and no allocation whose size the input dictates (lengths are
+//! checked against the bytes at hand first). Whatever can't be decoded exactly is an error with its offset, or
+//! an [`Event::Unsupported`]; nothing is skipped in silence. Depends on nothing else of this project.
+//!
+//! The parts, in the order in which an event passes them:
+//! - [`file`]: the events of a binlog file image; over the network the source frames them itself.
+//! - [`header`]: the common header, event types, the CRC32 ([`RawEvent`]).
+//! - [`decoder`]: the format description, table ids and their maps; one [`Event`] per raw event.
+//! - [`table_map`] and [`schema`]: columns as the binlog describes them, completed from `information_schema`.
+//! - [`projection`] and [`rows`]: a precompiled walk over row images that decodes only the columns asked for.
+//! - [`value`] and [`text`]: decoded values, and the server's own text form of each.
+//! - [`gtid`]: GTIDs, GTID sets and positions of both flavours.
+
+pub mod charset;
+pub mod column_type;
+pub mod decoder;
+pub mod error;
+pub mod event;
+pub mod file;
+pub mod flavor;
+pub mod gtid;
+pub mod header;
+pub mod projection;
+pub mod rows;
+pub mod schema;
+pub mod table_map;
+pub mod text;
+pub mod value;
+
+mod decimal;
+mod metadata;
+mod reader;
+mod temporal;
+
+pub use column_type::ColumnType;
+pub use decoder::Decoder;
+pub use error::{DecodeError, DecodeErrorKind};
+pub use event::{Event, FormatDescription, GtidEvent, Query};
+pub use file::FileEvents;
+pub use flavor::Flavor;
+pub use gtid::{Gtid, GtidParseError, GtidSet, GtidState, MariaGtid, MariaGtidPos, Uuid};
+pub use header::{Header, RawEvent, event_name, event_type};
+pub use projection::{Projection, ProjectionError};
+pub use rows::{RowCursor, RowKind, RowSlots, Rows};
+pub use schema::{SchemaColumn, SchemaMismatch};
+pub use table_map::{Column, TableMap};
+pub use text::TextError;
+pub use value::Value;

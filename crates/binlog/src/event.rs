@@ -1,0 +1,115 @@
+//! Decoded events. They borrow from the raw event's bytes, never from the decoder.
+
+use crate::gtid::{Gtid, GtidSet, MariaGtidPos};
+use crate::rows::Rows;
+use crate::Flavor;
+
+/// What a stream or a file starts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FormatDescription<'a> {
+    /// As `SELECT VERSION()`.
+    pub server_version: &'a str,
+    /// The dialect, by the version.
+    pub flavor: Flavor,
+    /// The events that follow end in a CRC32.
+    pub checksum: bool,
+    /// Unix seconds of the server's start if this is the first file since then, otherwise 0.
+    pub created: u32,
+}
+
+/// The event that opens a transaction or a group of either flavour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GtidEvent {
+    /// The transaction's GTID.
+    pub gtid: Gtid,
+    /// MariaDB `FL_STANDALONE`: the one event that follows is the whole group, no COMMIT or XID ends it. Always
+    /// false on MySQL, where the kind of the next Query event tells.
+    pub standalone: bool,
+    /// The flags byte as it is: MySQL's bit 0 "may have statement-based events"; MariaDB's `flags2`.
+    pub flags: u8,
+    /// MariaDB: an XA PREPARE group, or the commit or rollback of a prepared one.
+    pub xa: bool,
+    /// MySQL 8.0.2 and later: bytes of the transaction, this event included.
+    pub transaction_length: Option<u64>,
+}
+
+/// A statement: BEGIN, COMMIT, DDL, or DML in statement format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Query<'a> {
+    /// Connection that ran it.
+    pub thread_id: u32,
+    /// 0, or the error that the statement ended with.
+    pub error_code: u16,
+    /// The default schema; empty if none.
+    pub schema: &'a [u8],
+    /// The statement, in the client's character set (see `client_collation`).
+    pub sql: &'a [u8],
+    /// `character_set_client` as a collation id, if the event tells.
+    pub client_collation: Option<u16>,
+    /// `@@sql_mode`, if the event tells.
+    pub sql_mode: Option<u64>,
+}
+
+/// One event.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Start of a stream or file.
+    FormatDescription(FormatDescription<'a>),
+    /// Another file follows.
+    Rotate {
+        /// Where in it to go on.
+        position: u64,
+        /// Its name.
+        file: &'a [u8],
+        /// Sent by the dump thread to say where it starts; not in the file.
+        artificial: bool,
+    },
+    /// Start of a transaction with a GTID.
+    Gtid(GtidEvent),
+    /// Start of a transaction without one (MySQL with `gtid_mode` below ON).
+    AnonymousGtid,
+    /// MySQL, near the start of a file: all that the files before hold.
+    PreviousGtids(GtidSet),
+    /// MariaDB, near the start of a file: the last GTID of each domain before it.
+    GtidList(MariaGtidPos),
+    /// A statement.
+    Query(Query<'a>),
+    /// COMMIT of a transaction in a transactional engine.
+    Xid(u64),
+    /// The rows that follow may use this table id.
+    TableMap {
+        /// Index for [`crate::Decoder::table`].
+        slot: usize,
+        /// Newly parsed: whatever the consumer keeps for this slot is of another table or version.
+        fresh: bool,
+    },
+    /// Row images.
+    Rows(Rows<'a>),
+    /// The statement's text beside its rows (`binlog_rows_query_log_events`, `binlog_annotate_row_events`).
+    RowsQuery(&'a [u8]),
+    /// Sign of life of a quiet server.
+    Heartbeat {
+        /// File in which the server stands.
+        file: &'a [u8],
+        /// Position in it.
+        position: u64,
+    },
+    /// The server shut down in order.
+    Stop,
+    /// Known and harmless to whoever follows rows: it carries none. INTVAR, RAND and USER_VAR are among them:
+    /// the Query event behind them is the one that matters.
+    Ignored(u8),
+    /// Not decoded.
+    Unsupported {
+        /// See [`crate::event_type`].
+        event_type: u8,
+        /// Its name.
+        name: &'static str,
+        /// False only where it is known to hold no row change, or says itself that it may be ignored.
+        may_carry_rows: bool,
+    },
+}

@@ -1,0 +1,64 @@
+//! The events of a binlog file image in memory.
+
+use crate::error::{DecodeError, DecodeErrorKind};
+use crate::header::{Header, RawEvent, event_type};
+
+/// What every binlog file starts with.
+pub const MAGIC: [u8; 4] = *b"\xfebin";
+
+/// Iterates over the events of a whole file, or of its beginning. Ends behind an error.
+#[derive(Debug, Clone)]
+pub struct FileEvents<'a> {
+    rest: &'a [u8],
+    checksummed: bool,
+}
+
+impl<'a> FileEvents<'a> {
+    /// Checks the magic number of `file`.
+    pub fn new(file: &'a [u8]) -> Result<Self, DecodeError> {
+        match file.split_first_chunk::<4>() {
+            Some((magic, rest)) if *magic == MAGIC => Ok(Self { rest, checksummed: false }),
+            _ => Err(DecodeError::new(
+                0,
+                0,
+                DecodeErrorKind::Invalid {
+                    what: "magic number",
+                    got: file.first_chunk::<4>().map_or(0, |m| u32::from_be_bytes(*m).into()),
+                },
+            )),
+        }
+    }
+
+    fn event(&mut self) -> Result<RawEvent<'a>, DecodeError> {
+        let header = Header::parse(self.rest)?;
+        let len = header.event_size as usize;
+        let Some((bytes, rest)) = self.rest.split_at_checked(len).filter(|_| len >= Header::LEN) else {
+            return Err(DecodeError::new(
+                header.event_type,
+                0,
+                DecodeErrorKind::Truncated { what: "event", needed: len as u64, left: self.rest.len() },
+            ));
+        };
+        let event = RawEvent::parse(bytes, self.checksummed)?;
+        if header.event_type == event_type::FORMAT_DESCRIPTION {
+            self.checksummed = crate::decoder::fde_enables_checksums(event.body);
+        }
+        self.rest = rest;
+        Ok(event)
+    }
+}
+
+impl<'a> Iterator for FileEvents<'a> {
+    type Item = Result<RawEvent<'a>, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let event = self.event();
+        if event.is_err() {
+            self.rest = &[];
+        }
+        Some(event)
+    }
+}

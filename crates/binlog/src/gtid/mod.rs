@@ -1,0 +1,159 @@
+//! GTIDs and sets of them, of both flavours.
+
+mod maria;
+mod set;
+mod uuid;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use maria::{MariaGtid, MariaGtidPos};
+pub use set::{GtidSet, Interval};
+pub use uuid::Uuid;
+
+use crate::Flavor;
+
+/// Text that is no GTID, GTID set or position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GtidParseError {
+    /// Not of the form that the flavour prints.
+    #[error("`{text}` is not {expected}")]
+    Malformed {
+        /// The part that doesn't fit.
+        text: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// MySQL 8.3's tagged GTIDs (`uuid:tag:1-5`).
+    #[error("`{0}` is a tagged GTID: not supported yet")]
+    Tagged(String),
+}
+
+impl GtidParseError {
+    fn malformed(text: &str, expected: &'static str) -> Self {
+        Self::Malformed { text: text.to_owned(), expected }
+    }
+}
+
+/// The GTID of one transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gtid {
+    /// MySQL: `uuid:gno`.
+    MySql {
+        /// The server on which the transaction was first committed (its `server_uuid`).
+        uuid: Uuid,
+        /// Its number there, from 1.
+        gno: u64,
+    },
+    /// MariaDB: `domain-server-sequence`.
+    MariaDb(MariaGtid),
+}
+
+impl fmt::Display for Gtid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MySql { uuid, gno } => write!(f, "{uuid}:{gno}"),
+            Self::MariaDb(gtid) => gtid.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Gtid {
+    type Err = GtidParseError;
+
+    /// Either flavour, told apart by MySQL's colon.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let Some((uuid, gno)) = text.split_once(':') else {
+            return text.parse().map(Self::MariaDb);
+        };
+        let uuid = uuid.parse()?;
+        if gno.contains(|c: char| c.is_ascii_alphabetic() || c == '_') {
+            return Err(GtidParseError::Tagged(text.to_owned()));
+        }
+        Ok(Self::MySql { uuid, gno: set::parse_gno(gno, text)? })
+    }
+}
+
+/// What has been done so far, in GTIDs: what a replica sends to say where to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GtidState {
+    /// MySQL: the set of all transactions.
+    MySql(GtidSet),
+    /// MariaDB: the last one of each domain.
+    MariaDb(MariaGtidPos),
+}
+
+impl GtidState {
+    /// Nothing done yet.
+    pub fn empty(flavor: Flavor) -> Self {
+        match flavor {
+            Flavor::MySql => Self::MySql(GtidSet::new()),
+            Flavor::MariaDb => Self::MariaDb(MariaGtidPos::new()),
+        }
+    }
+
+    /// Reads `@@gtid_executed` or `@@gtid_binlog_pos`; whitespace is allowed around its parts.
+    pub fn parse(flavor: Flavor, text: &str) -> Result<Self, GtidParseError> {
+        match flavor {
+            Flavor::MySql => text.parse().map(Self::MySql),
+            Flavor::MariaDb => text.parse().map(Self::MariaDb),
+        }
+    }
+
+    /// The flavour of these GTIDs.
+    pub fn flavor(&self) -> Flavor {
+        match self {
+            Self::MySql(_) => Flavor::MySql,
+            Self::MariaDb(_) => Flavor::MariaDb,
+        }
+    }
+
+    /// Adds a finished transaction. False, and nothing changes, if it is of the other flavour.
+    pub fn add(&mut self, gtid: Gtid) -> bool {
+        match (self, gtid) {
+            (Self::MySql(set), Gtid::MySql { uuid, gno }) => set.add(uuid, gno),
+            (Self::MariaDb(pos), Gtid::MariaDb(gtid)) => pos.update(gtid),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Is this transaction done? On MariaDB: has its domain reached its sequence number?
+    pub fn contains(&self, gtid: Gtid) -> bool {
+        match (self, gtid) {
+            (Self::MySql(set), Gtid::MySql { uuid, gno }) => set.contains(uuid, gno),
+            (Self::MariaDb(pos), Gtid::MariaDb(gtid)) => {
+                pos.get(gtid.domain).is_some_and(|last| last.seq >= gtid.seq)
+            }
+            _ => false,
+        }
+    }
+
+    /// Is all of `other` done here? False for the other flavour.
+    pub fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::MySql(a), Self::MySql(b)) => b.is_subset_of(a),
+            (Self::MariaDb(a), Self::MariaDb(b)) => a.is_at_or_past(b),
+            _ => false,
+        }
+    }
+
+    /// Nothing done yet.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::MySql(set) => set.is_empty(),
+            Self::MariaDb(pos) => pos.is_empty(),
+        }
+    }
+}
+
+impl fmt::Display for GtidState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MySql(set) => set.fmt(f),
+            Self::MariaDb(pos) => pos.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The server's own text form of a value.
+
+use std::io::Write as _;
+
+use crate::charset::{BINARY_COLLATION, Charset};
+use crate::column_type::ColumnType;
+use crate::table_map::Column;
+use crate::value::Value;
+use crate::{decimal, temporal};
+
+/// A value that has no text form here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// The binlog doesn't say enough about the column.
+    #[error("{what} of the column is not known: set binlog_row_metadata=FULL, or let its schema be read")]
+    Unknown {
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The value isn't in the row image.
+    #[error("the column is not in the row image: set binlog_row_image=FULL")]
+    Absent,
+    /// NULL has no text.
+    #[error("the value is NULL")]
+    Null,
+    /// No text form yet.
+    #[error("no text form of {0} yet")]
+    NotYet(&'static str),
+    /// No conversion from this character set.
+    #[error("character set {0} is not supported yet")]
+    Charset(String),
+    /// The bytes are not text in the column's character set.
+    #[error("the value is not valid {0}")]
+    Malformed(&'static str),
+    /// The value contradicts the column.
+    #[error("{what} {value} is out of range")]
+    OutOfRange {
+        /// What.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+}
+
+impl Value<'_> {
+    /// Appends the text that `SELECT CONCAT(column)` gives on a utf8mb4 connection with `time_zone='+00:00'`, as
+    /// UTF-8. Two exceptions: ZEROFILL is not applied (the binlog doesn't tell it), and binary strings and BIT
+    /// give their bytes as they are, BINARY(n) filled up with zero bytes as the server does.
+    ///
+    /// # Errors
+    /// NULL and absent values have no text; nothing is appended on an error.
+    pub fn write_text(&self, column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
+        let at = out.len();
+        let result = self.append(column, out);
+        if result.is_err() {
+            out.truncate(at);
+        }
+        result
+    }
+
+    fn append(&self, column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
+        match *self {
+            Self::Absent => return Err(TextError::Absent),
+            Self::Null => return Err(TextError::Null),
+            Self::Int(n) => {
+                if column.unsigned.is_none() && n < 0 {
+                    return Err(TextError::Unknown { what: "the sign" });
+                }
+                put(out, format_args!("{n}"));
+            }
+            Self::UInt(n) => put(out, format_args!("{n}")),
+            Self::Float(n) => match column.float_decimals {
+                Some(decimals) => fixed(f64::from(n), decimals, out),
+                None => float(n, out),
+            },
+            Self::Double(n) => match column.float_decimals {
+                Some(decimals) => fixed(n, decimals, out),
+                None => double(n, out),
+            },
+            Self::Decimal { bytes, precision, scale } => {
+                if !decimal::write(bytes, precision, scale, out) {
+                    return Err(TextError::Malformed("DECIMAL"));
+                }
+            }
+            Self::Str(bytes) => string(bytes, column, out)?,
+            Self::Bytes(bytes) => binary(bytes, column, out)?,
+            Self::Date { year, month, day } => put(out, format_args!("{year:04}-{month:02}-{day:02}")),
+            Self::Time { negative, hours, minutes, seconds, micros, decimals } => {
+                let sign = if negative { "-" } else { "" };
+                put(out, format_args!("{sign}{hours:02}:{minutes:02}:{seconds:02}"));
+                fraction(micros, decimals, out);
+            }
+            Self::DateTime { year, month, day, hour, minute, second, micros, decimals } => {
+                put(out, format_args!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"));
+                fraction(micros, decimals, out);
+            }
+            Self::Timestamp { seconds, micros, decimals } => {
+                if seconds == 0 && micros == 0 {
+                    out.extend_from_slice(b"0000-00-00 00:00:00");
+                } else {
+                    let ((year, month, day), of_day) = (temporal::civil(seconds), seconds % 86_400);
+                    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+                    put(out, format_args!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"));
+                }
+                fraction(micros, decimals, out);
+            }
+            Self::Year(year) => put(out, format_args!("{year:04}")),
+            Self::Enum(index) => label(column, index, out)?,
+            Self::Set(bits) => labels(column, bits, out)?,
+            Self::Bit(bytes) => out.extend_from_slice(bytes),
+            Self::Json(_) => return Err(TextError::NotYet("JSON")),
+            Self::Geometry(_) => return Err(TextError::NotYet("GEOMETRY")),
+            Self::Vector(_) => return Err(TextError::NotYet("VECTOR")),
+        }
+        Ok(())
+    }
+}
+
+/// Writing to a vector can't fail.
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text);
+}
+
+/// Digits behind the second's point.
+fn fraction(micros: u32, decimals: u8, out: &mut Vec<u8>) {
+    if decimals > 0 {
+        let digits = u32::from(decimals.min(6));
+        put(out, format_args!(".{:0width$}", micros / 10_u32.pow(6 - digits), width = digits as usize));
+    }
+}
+
+/// FLOAT: six significant digits at most (`FLT_DIG`), as `Field_float::val_str` prints it.
+fn float(n: f32, out: &mut Vec<u8>) {
+    let text = format!("{:.5e}", f64::from(n));
+    scientific(&text, out);
+}
+
+/// DOUBLE: the shortest digits that give the same number.
+fn double(n: f64, out: &mut Vec<u8>) {
+    scientific(&format!("{n:e}"), out);
+}
+
+/// Digits and exponent → the servers' choice of form (`my_gcvt` in `strings/dtoa.c`): the point stands among or
+/// near the digits as long as it is at most `DBL_DIG` places away from the first, else there is an exponent.
+fn scientific(text: &str, out: &mut Vec<u8>) {
+    let (sign, text) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        // The servers store neither infinity nor NaN.
+        out.extend_from_slice(text.as_bytes());
+        return;
+    };
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let rest = rest.trim_end_matches('0');
+    let digits = format!("{first}{rest}");
+    if digits == "0" {
+        // Keeps the sign: the servers print -0 for it.
+        put(out, format_args!("{sign}0"));
+        return;
+    }
+    let point = exponent + 1;
+    match point {
+        -14..=0 => put(out, format_args!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs() as usize))),
+        1..=15 => {
+            let point = point.unsigned_abs() as usize;
+            match digits.split_at_checked(point) {
+                Some((whole, "")) => put(out, format_args!("{sign}{whole}")),
+                Some((whole, part)) => put(out, format_args!("{sign}{whole}.{part}")),
+                None => put(out, format_args!("{sign}{digits:0<point$}")),
+            }
+        }
+        _ if rest.is_empty() => put(out, format_args!("{sign}{first}e{exponent}")),
+        _ => put(out, format_args!("{sign}{first}.{rest}e{exponent}")),
+    }
+}
+
+/// `FLOAT(M,D)`, `DOUBLE(M,D)`: D decimals (`my_fcvt`).
+fn fixed(n: f64, decimals: u8, out: &mut Vec<u8>) {
+    put(out, format_args!("{n:.*}", usize::from(decimals)));
+}
+
+fn string(bytes: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
+    let Some(collation) = column.collation else {
+        return Err(TextError::Unknown { what: "the character set" });
+    };
+    if collation == BINARY_COLLATION {
+        return binary(bytes, column, out);
+    }
+    let charset = Charset::from_collation(collation)
+        .ok_or_else(|| TextError::Charset(format!("of collation {collation}")))?;
+    out.extend_from_slice(&charset.decode(bytes)?);
+    Ok(())
+}
+
+fn binary(bytes: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
+    out.extend_from_slice(bytes);
+    if column.column_type == ColumnType::String {
+        match column.data_type.as_deref() {
+            Some("uuid") => return Err(TextError::NotYet("UUID")),
+            Some("inet4") => return Err(TextError::NotYet("INET4")),
+            Some("inet6") => return Err(TextError::NotYet("INET6")),
+            _ => {}
+        }
+        // The binlog has it without its trailing zero bytes: `Field_string::pack`.
+        out.extend(std::iter::repeat_n(0, usize::from(column.meta).saturating_sub(bytes.len())));
+    }
+    Ok(())
+}
+
+fn label(column: &Column, index: u16, out: &mut Vec<u8>) -> Result<(), TextError> {
+    if index == 0 {
+        return Ok(());
+    }
+    if column.labels.is_empty() {
+        return Err(TextError::Unknown { what: "the labels" });
+    }
+    match column.labels.get(usize::from(index) - 1) {
+        Some(label) => out.extend_from_slice(label.as_bytes()),
+        None => return Err(TextError::OutOfRange { what: "ENUM index", value: index.into() }),
+    }
+    Ok(())
+}
+
+fn labels(column: &Column, bits: u64, out: &mut Vec<u8>) -> Result<(), TextError> {
+    if bits == 0 {
+        return Ok(());
+    }
+    if column.labels.is_empty() {
+        return Err(TextError::Unknown { what: "the labels" });
+    }
+    let mut first = true;
+    for i in (0..64).filter(|i| bits >> i & 1 != 0) {
+        let Some(label) = column.labels.get(i) else {
+            return Err(TextError::OutOfRange { what: "SET bits", value: bits });
+        };
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        out.extend_from_slice(label.as_bytes());
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! One removal that is still owed, as the queue keeps it: operation and origin, never row data.
+//!
+//! May depend on nothing of ours.
+
+/// A removal that failed, or that a breaker sent straight to the queue. It stands for *all* removals that the change
+/// still owes to the key: the queue is done with it only when a removal succeeded after the commit was visible at every
+/// read source and the fill grace had passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Name of the Redis target in the config.
+    pub target: String,
+    /// The cache key.
+    pub key: Vec<u8>,
+    /// `Some`: `HDEL key field`; `None`: `UNLINK key`.
+    pub field: Option<Vec<u8>>,
+    /// Where the change came from.
+    pub origin: Origin,
+    /// Whether the removal must wait for visibility (`second_removal: when_visible`).
+    pub when_visible: bool,
+    /// Fill grace behind visibility, in milliseconds.
+    pub fill_grace_ms: u64,
+    /// Attempts that were used up. Errors of the target use none.
+    pub attempt: u32,
+    /// Unix time in milliseconds before which no attempt is made.
+    pub not_before_ms: u64,
+    /// Unix time in milliseconds of the first failure.
+    pub first_failed_ms: u64,
+    /// Code of the newest error, as Redis spells it (`READONLY`, `WRONGTYPE`), or ours (`IO`, `TIMEOUT`, `BREAKER`).
+    pub error_code: String,
+}
+
+/// The place of a change in the binlog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// `@@server_uuid` on MySQL, `server_id` as text on MariaDB.
+    pub source: String,
+    /// The GTIDs that must be visible, as text; empty: anonymous.
+    pub gtid: String,
+    /// Binlog file of the rows event.
+    pub file: String,
+    /// Offset of the rows event's end.
+    pub position: u64,
+    /// Number of the row within its event, from 0; 65535 stands for all beyond.
+    pub row: u16,
+    /// Unix time in seconds of the commit, by the server's clock.
+    pub commit_time: u32,
+    /// Epoch of the checkpoint: changes with each gap.
+    pub epoch: u64,
+    /// What the witness by position asks for: file of the newest transaction that the batch of this key came from.
+    pub visible_file: String,
+    /// And its position.
+    pub visible_position: u64,
+}

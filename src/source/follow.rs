@@ -1,0 +1,636 @@
+//! From events to transactions.
+//!
+//! Guarantees: the position moves only at XID, COMMIT, ROLLBACK or a standalone statement; an event that may carry rows
+//! and isn't understood is a [`Halt`], never passed over. Positions are counted in 64 bits, whatever the header has.
+//! May depend on the other parts of `source`.
+
+use std::sync::Arc;
+
+use rowbust_binlog::{Decoder, Event, Gtid, GtidEvent, GtidState, Header, Query, event_name, event_type};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Sink, SourceStats, Transaction,
+    error::{Halt, Refusal, SourceError},
+    position::{Coordinates, Position},
+    schema::SchemaCache,
+    start::{Begin, Request},
+    statement::{Statement, Targets, classify},
+    stream::{EventStream, StreamError},
+};
+use crate::kill_point;
+
+/// Why [`Follower::follow`] returned.
+#[derive(Debug)]
+pub enum Ended {
+    /// As asked.
+    Shutdown,
+    /// By this.
+    Error(SourceError),
+}
+
+/// What a stream's error means; `at`: the event that was to be read.
+pub(super) fn stream_error(error: StreamError, at: Coordinates) -> SourceError {
+    match error {
+        StreamError::Lost(reason) => SourceError::Lost(reason),
+        StreamError::Server { code, message } => SourceError::from_server(code, &message),
+        StreamError::Malformed(reason) => SourceError::Decode { at, reason },
+    }
+}
+
+/// A transaction that is being read.
+#[derive(Debug)]
+struct Open {
+    gtid: Option<Gtid>,
+    /// A COMMIT or XID will end it; otherwise the next statement does.
+    block: bool,
+    /// It had table maps or rows.
+    rows: bool,
+}
+
+/// What an event needs that can't be done on the spot.
+enum Then {
+    Nothing,
+    /// The slot's columns aren't known well enough.
+    Complete(usize),
+}
+
+/// Reads streams of one server, one after the other, and remembers how far it came.
+#[derive(Debug)]
+pub struct Follower {
+    decoder: Decoder,
+    schema: SchemaCache,
+    stats: Arc<SourceStats>,
+    /// The end of the last transaction, once the stream has begun.
+    position: Option<Position>,
+    /// Where the GTIDs are counted while a file is read up to the place to begin at; afterwards `None`.
+    skip: Option<Skip>,
+    /// End of the last event in the file.
+    here: Coordinates,
+    open: Option<Open>,
+    /// Slots whose table a mapping names.
+    mapped: Vec<bool>,
+}
+
+#[derive(Debug)]
+struct Skip {
+    to: u64,
+    gtids: GtidState,
+    /// The file's head has told which transactions lie before it.
+    head: bool,
+}
+
+impl Follower {
+    /// Before the first stream.
+    pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
+        Self {
+            decoder: Decoder::new(),
+            schema,
+            stats,
+            position: None,
+            skip: None,
+            here: super::start::nowhere(),
+            open: None,
+            mapped: Vec::new(),
+        }
+    }
+
+    /// The end of the last transaction that was read to its end; `None` while the stream hasn't begun.
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    /// Reads a stream to its end.
+    pub async fn follow<S: Sink>(
+        &mut self,
+        begin: &Begin,
+        mut stream: EventStream,
+        sink: &mut S,
+        shutdown: &CancellationToken,
+    ) -> Ended {
+        self.decoder.reset();
+        self.mapped.clear();
+        self.here = begin.position.at.clone();
+        self.skip = match &begin.request {
+            Request::Gtid(_) => None,
+            Request::File { skip_to, .. } => {
+                Some(Skip { to: *skip_to, gtids: begin.position.gtids.clone(), head: false })
+            }
+        };
+        if self.skip.is_none() && self.position.is_none() {
+            self.start(begin.position.clone(), sink);
+        }
+        let ended = self.events(&mut stream, sink, shutdown).await;
+        if self.open.take().is_some() && self.skip.is_none() {
+            sink.abandon();
+        }
+        ended
+    }
+
+    fn start<S: Sink>(&mut self, position: Position, sink: &mut S) {
+        info!(%position, "stream begins");
+        sink.started(&position);
+        self.position = Some(position);
+    }
+
+    async fn events<S: Sink>(
+        &mut self,
+        stream: &mut EventStream,
+        sink: &mut S,
+        shutdown: &CancellationToken,
+    ) -> Ended {
+        loop {
+            match stream.try_advance() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.stats.alive();
+                    if let Err(e) = sink.flush().await {
+                        return Ended::Error(SourceError::Sink(Box::new(e)));
+                    }
+                    let waited = tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return Ended::Shutdown,
+                        waited = stream.advance() => waited,
+                    };
+                    self.stats.alive();
+                    if let Err(e) = waited {
+                        return Ended::Error(stream_error(e, self.here.clone()));
+                    }
+                }
+                Err(e) => return Ended::Error(stream_error(e, self.here.clone())),
+            }
+            let then = match self.event(stream, sink) {
+                Ok(then) => then,
+                Err(e) => return Ended::Error(e),
+            };
+            if let Then::Complete(slot) = then
+                && let Err(e) = self.complete(slot, stream.current().header, sink).await
+            {
+                return Ended::Error(e);
+            }
+            if sink.wants_flush() {
+                self.stats.alive();
+                let flushed = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ended::Shutdown,
+                    flushed = sink.flush() => flushed,
+                };
+                if let Err(e) = flushed {
+                    return Ended::Error(SourceError::Sink(Box::new(e)));
+                }
+            }
+        }
+    }
+
+    /// One event.
+    fn event<S: Sink>(&mut self, stream: &EventStream, sink: &mut S) -> Result<Then, SourceError> {
+        let raw = stream.current();
+        let header = raw.header;
+        self.stats.event(header.event_size, header.timestamp);
+        let begins_at = self.here.position;
+        // Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
+        let skipped =
+            self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(header.event_type);
+        let decoded = (!skipped).then(|| {
+            self.decoder
+                .decode(&raw)
+                .map_err(|e| SourceError::Decode { at: self.here.clone(), reason: e.to_string() })
+        });
+        self.here.position = end_of(begins_at, &header);
+        if let Some(skip) = &self.skip
+            && skip.head
+            && self.open.is_none()
+            && begins_at >= skip.to
+            && !header.is_artificial()
+        {
+            self.skipped(begins_at, sink);
+        }
+        let event = match decoded {
+            Some(event) => event?,
+            None => return Ok(Then::Nothing),
+        };
+        match event {
+            Event::Rotate { position, file, artificial } => self.rotate(position, file, artificial, sink),
+            Event::FormatDescription(fd) => {
+                // The server crashed in the middle of a transaction: what it logged of it is rolled back.
+                if fd.created != 0 {
+                    self.cut_off(sink);
+                }
+            }
+            Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
+            Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),
+            Event::Gtid(gtid) => self.gtid(&gtid, &header, sink)?,
+            Event::AnonymousGtid => self.begin(None, false, &header, sink)?,
+            Event::Query(query) => self.query(&query, &header, sink)?,
+            Event::Xid(_) => self.end(sink)?,
+            Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, &header, sink),
+            Event::Rows(rows) => {
+                self.stats.row_event();
+                kill_point!("after_read");
+                let Some(open) = &mut self.open else {
+                    return Err(self
+                        .halt(&header, "source.no_transaction", "rows outside a transaction", BUG)
+                        .into());
+                };
+                open.rows = true;
+                if self.skip.is_none() && self.mapped.get(rows.slot).is_some_and(|&mapped| mapped) {
+                    let table = self.decoder.table(rows.slot);
+                    if let Err(refusal) = sink.rows(&rows, table, &header, self.here.position) {
+                        return Err(self.refused(&header, refusal).into());
+                    }
+                }
+            }
+            Event::Heartbeat { .. } => self.stats.heartbeat(),
+            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
+                return Err(self.unsupported(&header, event_type, name).into());
+            }
+            Event::PreviousGtids(_)
+            | Event::GtidList(_)
+            | Event::RowsQuery(_)
+            | Event::Stop
+            | Event::Ignored(_)
+            | Event::Unsupported { .. } => {}
+            _ => {
+                return Err(self
+                    .unsupported(&header, header.event_type, event_name(header.event_type))
+                    .into());
+            }
+        }
+        Ok(Then::Nothing)
+    }
+
+    fn rotate<S: Sink>(&mut self, position: u64, file: &[u8], artificial: bool, sink: &mut S) {
+        let name = String::from_utf8_lossy(file);
+        // MariaDB sends the name with four bytes of checksum behind it before the stream has told that it has checksums.
+        let name = name.as_ref();
+        if !artificial && self.open.is_some() {
+            self.cut_off(sink);
+        }
+        if !artificial && self.skip.is_some() {
+            // The place to begin at was the end of the file.
+            let end = self.here.position;
+            self.skipped(end, sink);
+        }
+        if *self.here.file != *name {
+            self.here.file = name.into();
+        }
+        self.here.position = position;
+        if let Some(known) = &mut self.position
+            && known.at.file.is_empty()
+        {
+            known.at = self.here.clone();
+        }
+    }
+
+    /// The file's head tells what lies before it.
+    fn head(&mut self, before: &GtidState) {
+        let Some(skip) = &mut self.skip else { return };
+        match (&mut skip.gtids, before) {
+            (GtidState::MySql(set), GtidState::MySql(before)) => set.union(before),
+            (GtidState::MariaDb(pos), GtidState::MariaDb(before)) => {
+                before.iter().for_each(|g| pos.update(g))
+            }
+            _ => {}
+        }
+        skip.head = true;
+    }
+
+    /// The place to begin at is reached.
+    fn skipped<S: Sink>(&mut self, at: u64, sink: &mut S) {
+        let Some(skip) = self.skip.take() else { return };
+        if self.position.is_none() {
+            let at = Coordinates { file: self.here.file.clone(), position: at };
+            self.start(Position { gtids: skip.gtids, at }, sink);
+        }
+    }
+
+    fn gtid<S: Sink>(&mut self, gtid: &GtidEvent, header: &Header, sink: &mut S) -> Result<(), SourceError> {
+        if gtid.xa && self.skip.is_none() {
+            return Err(self
+                .halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP)
+                .into());
+        }
+        // MySQL's GTID event doesn't tell what follows, its BEGIN does.
+        let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
+        self.begin(Some(gtid.gtid), block, header, sink)
+    }
+
+    fn begin<S: Sink>(
+        &mut self,
+        gtid: Option<Gtid>,
+        block: bool,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        if let Some(open) = &self.open {
+            if open.rows && self.skip.is_none() {
+                return Err(self
+                    .halt(header, "source.no_end", "a transaction without an end before the next", BUG)
+                    .into());
+            }
+            // Only events without effect stood in it.
+            self.end_at(self.here.position.saturating_sub(u64::from(header.event_size)), sink)?;
+        }
+        if let Some(skip) = &mut self.skip {
+            skip.head = true;
+            let begins_at = self.here.position.saturating_sub(u64::from(header.event_size));
+            if begins_at >= skip.to {
+                self.skipped(begins_at, sink);
+            }
+        }
+        self.open = Some(Open { gtid, block, rows: false });
+        if self.skip.is_none() {
+            sink.begin(Transaction { gtid, at: &self.here, timestamp: header.timestamp });
+        }
+        Ok(())
+    }
+
+    fn query<S: Sink>(
+        &mut self,
+        query: &Query<'_>,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        // The usual one, without looking at its words.
+        let statement = if query.sql == b"BEGIN" { Statement::Begin } else { classify(query.sql) };
+        match statement {
+            Statement::Begin => {
+                match &mut self.open {
+                    Some(open) => open.block = true,
+                    None => self.begin(None, true, header, sink)?,
+                }
+                return Ok(());
+            }
+            Statement::Commit | Statement::Rollback => return self.end(sink),
+            Statement::Savepoint | Statement::Comment => return Ok(()),
+            _ if self.skip.is_some() => {}
+            Statement::Xa => {
+                return Err(self
+                    .halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP)
+                    .into());
+            }
+            Statement::Dml => {
+                let what = format!("a change logged as a statement: {}", excerpt(query.sql));
+                return Err(self.halt(header, "source.statement_format", &what, FORMAT_HELP).into());
+            }
+            Statement::Unknown => {
+                let what = format!("a statement that isn't understood: {}", excerpt(query.sql));
+                return Err(self.halt(header, "source.unknown_statement", &what, PASS_HELP).into());
+            }
+            Statement::Wipe(targets) => {
+                self.schema.forget();
+                if wipes_mapped(&targets, query.schema, sink) {
+                    let what = format!("a table that a mapping names loses its rows: {}", excerpt(query.sql));
+                    return Err(self.halt(header, "source.wipe", &what, WIPE_HELP).into());
+                }
+            }
+            Statement::Ddl => self.schema.forget(),
+        }
+        match &self.open {
+            Some(open) if open.block => Ok(()),
+            Some(_) => self.end(sink),
+            // No GTID event before it: files from before GTIDs.
+            None => {
+                self.begin(None, false, header, sink)?;
+                self.end(sink)
+            }
+        }
+    }
+
+    fn table_map<S: Sink>(
+        &mut self,
+        slot: usize,
+        fresh: bool,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        if let Some(open) = &mut self.open {
+            open.rows = true;
+        }
+        if !fresh {
+            return Ok(Then::Nothing);
+        }
+        if self.mapped.len() <= slot {
+            self.mapped.resize(slot + 1, false);
+        }
+        let table = self.decoder.table(slot);
+        let mapped = sink.is_mapped(&table.schema, &table.table);
+        if let Some(m) = self.mapped.get_mut(slot) {
+            *m = mapped;
+        }
+        if !mapped {
+            return Ok(Then::Nothing);
+        }
+        if (0..table.columns.len()).any(|i| !table.is_complete(i)) {
+            return Ok(Then::Complete(slot));
+        }
+        sink.table(slot, self.decoder.table(slot))
+            .map_err(|refusal| self.refused(header, refusal).into())
+            .map(|()| Then::Nothing)
+    }
+
+    /// Adds to a table map what the binlog leaves out.
+    async fn complete<S: Sink>(
+        &mut self,
+        slot: usize,
+        header: Header,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        let table = self.decoder.table_mut(slot);
+        let columns = self.schema.columns(&table.schema, &table.table).await?;
+        let name = format!("{}.{}", table.schema, table.table);
+        if columns.is_empty() {
+            let what = format!(
+                "the columns of {name} aren't known: the table is gone, or the account may not see it"
+            );
+            let help = format!("GRANT SELECT ON {name} to the account, or {METADATA_HELP}");
+            return Err(self.halt(&header, "source.schema", &what, &help).into());
+        }
+        if let Err(mismatch) = table.complete(columns) {
+            return Err(self.halt(&header, "source.schema", &mismatch.to_string(), METADATA_HELP).into());
+        }
+        sink.table(slot, self.decoder.table(slot)).map_err(|refusal| self.refused(&header, refusal).into())
+    }
+
+    fn end<S: Sink>(&mut self, sink: &mut S) -> Result<(), SourceError> {
+        self.end_at(self.here.position, sink)
+    }
+
+    fn end_at<S: Sink>(&mut self, end: u64, sink: &mut S) -> Result<(), SourceError> {
+        self.decoder.end_transaction();
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if let Some(skip) = &mut self.skip {
+            if let Some(gtid) = open.gtid {
+                skip.gtids.add(gtid);
+            }
+            if end > skip.to {
+                return Err(Refusal::new(
+                    "source.start_position",
+                    format!("{}:{} is within a transaction that ends at {end}", self.here.file, skip.to),
+                    "choose the end of a transaction, as SHOW BINLOG EVENTS shows it",
+                )
+                .into());
+            }
+            if end == skip.to && skip.head {
+                self.skipped(end, sink);
+            }
+            return Ok(());
+        }
+        self.stats.transaction();
+        if let Some(position) = &mut self.position {
+            if let Some(gtid) = open.gtid {
+                position.gtids.add(gtid);
+            }
+            if position.at.file != self.here.file {
+                position.at.file = self.here.file.clone();
+            }
+            position.at.position = end;
+            sink.commit(&position.at);
+        }
+        Ok(())
+    }
+
+    /// The rest of an open transaction won't come.
+    fn cut_off<S: Sink>(&mut self, sink: &mut S) {
+        self.decoder.end_transaction();
+        if let Some(open) = self.open.take() {
+            if open.rows {
+                warn!(at = %self.here, "transaction without an end, server crashed there");
+            }
+            if self.skip.is_none() {
+                sink.abandon();
+            }
+        }
+    }
+
+    /// `header`: of the event at hand, whose end is `here`.
+    #[cold]
+    fn halt(&self, header: &Header, code: &'static str, what: &str, help: &str) -> Halt {
+        let position = self.here.position.saturating_sub(u64::from(header.event_size));
+        Halt {
+            code,
+            at: Coordinates { file: self.here.file.clone(), position },
+            gtid: self.open.as_ref().and_then(|open| open.gtid),
+            what: what.to_owned(),
+            help: help.to_owned(),
+        }
+    }
+
+    #[cold]
+    fn refused(&self, header: &Header, refusal: Refusal) -> Halt {
+        self.halt(header, refusal.code, &refusal.what, &refusal.help)
+    }
+
+    #[cold]
+    fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
+        use rowbust_binlog::event_type as t;
+        let help = match event_type {
+            t::TRANSACTION_PAYLOAD => "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs)",
+            t::PARTIAL_UPDATE_ROWS => "SET GLOBAL binlog_row_value_options='' (sessions keep theirs)",
+            t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2 => {
+                "SET GLOBAL log_bin_compress=OFF"
+            }
+            t::GTID_TAGGED => "commit without a tag: SET gtid_next='AUTOMATIC'",
+            t::XA_PREPARE => XA_HELP,
+            t::MARIA_START_ENCRYPTION => "the server should decrypt what it sends",
+            t::INCIDENT => "the server lost events: flush the mapped keys and start at the newest position",
+            _ => PASS_HELP,
+        };
+        self.halt(
+            header,
+            "source.unsupported_event",
+            &format!("an event that can't be read yet, {name} (type {event_type}),"),
+            help,
+        )
+    }
+}
+
+const BUG: &str = "this shouldn't happen: please report it with the output of SHOW BINLOG EVENTS around it";
+const XA_HELP: &str =
+    "pass it by hand: remove the keys that it changed, then start behind it with `start: {gtid: …}`";
+const FORMAT_HELP: &str = "use binlog_format=ROW in every session; then remove the keys that it changed, and start behind it \
+                           with `start: {gtid: …}`";
+const WIPE_HELP: &str = "flushing a table's keys isn't there yet: remove them by hand, and start behind it with `start: {gtid: …}`";
+const PASS_HELP: &str = "if it changes no mapped table, start behind it with `start: {gtid: …}`";
+const METADATA_HELP: &str =
+    "SET GLOBAL binlog_row_metadata=FULL, so that the binlog itself describes its tables";
+
+/// Where the event ends. The header has 32 bits of it, which may be zero or wrapped.
+fn end_of(begins_at: u64, header: &Header) -> u64 {
+    if header.is_artificial() || matches!(header.event_type, event_type::HEARTBEAT | event_type::HEARTBEAT_V2)
+    {
+        return begins_at;
+    }
+    if header.log_pos == 0 {
+        // The dump thread's copy of a file's description, when the stream begins further on, has no place of its own.
+        let copy = header.event_type == event_type::FORMAT_DESCRIPTION;
+        return begins_at + if copy { 0 } else { u64::from(header.event_size) };
+    }
+    let end = (begins_at & !u64::from(u32::MAX)) | u64::from(header.log_pos);
+    if end < begins_at && header.event_type != event_type::FORMAT_DESCRIPTION {
+        end + (1 << 32)
+    } else {
+        end.max(begins_at)
+    }
+}
+
+fn is_about_rows(event_type: u8) -> bool {
+    use rowbust_binlog::event_type as t;
+    matches!(
+        event_type,
+        t::TABLE_MAP..=t::DELETE_ROWS_V1
+            | t::WRITE_ROWS_V2..=t::DELETE_ROWS_V2
+            | t::PARTIAL_UPDATE_ROWS
+            | t::TRANSACTION_PAYLOAD
+            | t::MARIA_WRITE_ROWS_COMPRESSED_V1..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
+    )
+}
+
+/// Whether the statement may touch a table that a mapping names. What can't be read may.
+fn wipes_mapped<S: Sink>(targets: &Targets, default_schema: &[u8], sink: &S) -> bool {
+    match targets {
+        Targets::Unknown => true,
+        Targets::Schema(schema) => sink.is_schema_mapped(schema),
+        Targets::Tables(tables) => tables.iter().any(|(schema, table)| match schema {
+            Some(schema) => sink.is_mapped(schema, table),
+            None => match std::str::from_utf8(default_schema) {
+                Ok(schema) if !schema.is_empty() => sink.is_mapped(schema, table),
+                _ => true,
+            },
+        }),
+    }
+}
+
+/// The beginning of a statement, for a message. Values may be secrets: not more than a name's worth.
+fn excerpt(sql: &[u8]) -> String {
+    let text = String::from_utf8_lossy(sql);
+    let words: Vec<&str> = text.split_whitespace().take(4).collect();
+    words.join(" ").chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(event_type: u8, size: u32, log_pos: u32, flags: u16) -> Header {
+        Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos, flags }
+    }
+
+    #[test]
+    fn positions_have_64_bits() {
+        let rows = event_type::WRITE_ROWS_V2;
+        assert_eq!(end_of(100, &header(rows, 50, 150, 0)), 150);
+        assert_eq!(end_of(100, &header(rows, 50, 0, 0)), 150);
+        // A gap of what the server skipped.
+        assert_eq!(end_of(100, &header(rows, 50, 9_000, 0)), 9_000);
+        // Wrapped at 4 GiB, and beyond.
+        assert_eq!(end_of(u64::from(u32::MAX) - 9, &header(rows, 50, 40, 0)), (1 << 32) + 40);
+        assert_eq!(end_of((1 << 32) + 40, &header(rows, 50, 90, 0)), (1 << 32) + 90);
+        // Not in the file.
+        assert_eq!(end_of(100, &header(rows, 50, 150, rowbust_binlog::header::FLAG_ARTIFICIAL)), 100);
+        assert_eq!(end_of(100, &header(event_type::HEARTBEAT, 50, 150, 0)), 100);
+        assert_eq!(end_of(900, &header(event_type::FORMAT_DESCRIPTION, 120, 0, 0)), 900);
+        assert_eq!(end_of(4, &header(event_type::FORMAT_DESCRIPTION, 120, 124, 0)), 124);
+    }
+}

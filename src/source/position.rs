@@ -1,0 +1,158 @@
+//! Places in a binlog, and what a group of commits needs to be told visible.
+//!
+//! Guarantees: coordinates of different files are never compared as "less"; a [`CommitSpan`] names every commit that
+//! was added to it. May depend on `rowbust-binlog` only.
+
+use std::{fmt, sync::Arc};
+
+use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, Uuid};
+use smallvec::SmallVec;
+
+/// A binlog file and a byte offset in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Coordinates {
+    /// File name as in `SHOW BINARY LOGS`.
+    pub file: Arc<str>,
+    /// Byte offset, 64 bits also where the event header only has 32.
+    pub position: u64,
+}
+
+impl fmt::Display for Coordinates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.position)
+    }
+}
+
+/// Where a stream may begin: everything in `gtids` is done, and `at` is the end of the newest transaction of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Executed set (MySQL) or last GTID of each domain (MariaDB).
+    pub gtids: GtidState,
+    /// The end of the transaction, in the files of the server that it was read from.
+    pub at: Coordinates,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.gtids, self.at)
+    }
+}
+
+/// The commits whose rows a segment of keys came from: what must be visible before their second removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitSpan {
+    gtids: SmallVec<[GtidRange; 1]>,
+    /// End of the newest transaction's GTID event: the witness by position asks for a snapshot at or past it. Snapshots lie on
+    /// transaction boundaries, so one that is past the beginning of a transaction is past its end.
+    pub last: Coordinates,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GtidRange {
+    MySql { uuid: Uuid, first: u64, last: u64 },
+    MariaDb(rowbust_binlog::MariaGtid),
+}
+
+impl CommitSpan {
+    /// A span of one transaction. `at`: the end of its GTID event.
+    pub fn new(gtid: Option<Gtid>, at: Coordinates) -> Self {
+        let mut span = Self { gtids: SmallVec::new(), last: at };
+        if let Some(gtid) = gtid {
+            span.push(gtid);
+        }
+        span
+    }
+
+    /// Adds a transaction that came after the ones before.
+    pub fn add(&mut self, gtid: Option<Gtid>, at: Coordinates) {
+        if let Some(gtid) = gtid {
+            self.push(gtid);
+        }
+        self.last = at;
+    }
+
+    fn push(&mut self, gtid: Gtid) {
+        match (gtid, self.gtids.last_mut()) {
+            (Gtid::MySql { uuid, gno }, Some(GtidRange::MySql { uuid: u, last, .. }))
+                if *u == uuid && last.checked_add(1) == Some(gno) =>
+            {
+                *last = gno;
+            }
+            (Gtid::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => *old = new,
+            (Gtid::MySql { uuid, gno }, _) => {
+                self.gtids.push(GtidRange::MySql { uuid, first: gno, last: gno });
+            }
+            (Gtid::MariaDb(new), _) => self.gtids.push(GtidRange::MariaDb(new)),
+        }
+    }
+
+    /// The commits as a MySQL GTID set; empty on MariaDB.
+    pub fn gtid_set(&self) -> GtidSet {
+        let mut set = GtidSet::default();
+        for range in &self.gtids {
+            if let GtidRange::MySql { uuid, first, last } = *range {
+                set.add_range(uuid, first, last);
+            }
+        }
+        set
+    }
+
+    /// The newest GTID of each domain; empty on MySQL.
+    pub fn maria_pos(&self) -> MariaGtidPos {
+        let mut pos = MariaGtidPos::default();
+        for range in &self.gtids {
+            if let GtidRange::MariaDb(gtid) = *range {
+                pos.update(gtid);
+            }
+        }
+        pos
+    }
+
+    /// The GTIDs as text: a set on MySQL, the newest of each domain on MariaDB, empty where there are none.
+    pub fn gtid_text(&self) -> String {
+        if matches!(self.gtids.first(), Some(GtidRange::MySql { .. })) {
+            self.gtid_set().to_string()
+        } else {
+            self.maria_pos().to_string()
+        }
+    }
+
+    /// Whether no GTID is known (anonymous transactions).
+    pub fn is_anonymous(&self) -> bool {
+        self.gtids.is_empty()
+    }
+
+    /// Marks every commit of this span as done in `state`. GTIDs of the other flavor are ignored.
+    pub fn apply(&self, state: &mut GtidState) {
+        for range in &self.gtids {
+            match (state as &mut GtidState, *range) {
+                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => {
+                    set.add_range(uuid, first, last)
+                }
+                (GtidState::MariaDb(pos), GtidRange::MariaDb(gtid)) => pos.update(gtid),
+                _ => {}
+            }
+        }
+    }
+
+    /// The inverse of [`CommitSpan::gtid_text`], for records that were stored. `None` when the text is neither form.
+    pub fn parse(gtids: &str, last: Coordinates) -> Option<Self> {
+        let mut span = Self { gtids: SmallVec::new(), last };
+        if gtids.is_empty() {
+            return Some(span);
+        }
+        if let Ok(set) = gtids.parse::<GtidSet>() {
+            for (uuid, intervals) in set.iter() {
+                span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
+                    uuid,
+                    first: i.start,
+                    last: i.end,
+                }));
+            }
+            return Some(span);
+        }
+        let pos = gtids.parse::<MariaGtidPos>().ok()?;
+        span.gtids.extend(pos.iter().map(GtidRange::MariaDb));
+        Some(span)
+    }
+}

@@ -1,0 +1,236 @@
+//! Where a stream begins, and how the server is asked for it.
+//!
+//! Guarantees: what is asked for reaches back to everything that isn't done, or the answer is a [`SourceError::Gap`].
+//! May depend on `preflight` and `position`.
+
+use std::sync::Arc;
+
+use mysql_async::{Conn, prelude::Queryable};
+use rowbust_binlog::{Flavor, GtidSet, GtidState, MariaGtidPos};
+
+use super::{
+    error::{Refusal, SourceError},
+    position::{Coordinates, Position},
+    preflight::{Preflight, latest_statement},
+};
+use crate::config::Start;
+
+/// The first byte behind a file's magic number.
+pub const FIRST_EVENT: u64 = 4;
+
+/// What the dump thread is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Everything that these GTIDs lack.
+    Gtid(GtidState),
+    /// A file from its first event. Nothing before `skip_to` is handed on, but its GTIDs are counted: only the file's
+    /// head tells which transactions lie before it. (And `COM_BINLOG_DUMP` has no more than 32 bits for a position.)
+    File {
+        /// The file.
+        file: Arc<str>,
+        /// The first byte that counts.
+        skip_to: u64,
+    },
+}
+
+/// A place to begin at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// What is asked for.
+    pub request: Request,
+    /// Where that is. In a [`Request::File`] the GTIDs are only known once the stream is there.
+    pub position: Position,
+}
+
+impl Begin {
+    fn gtid(gtids: GtidState, at: Coordinates) -> Self {
+        Self { request: Request::Gtid(gtids.clone()), position: Position { gtids, at } }
+    }
+
+    fn file(flavor: Flavor, file: Arc<str>, skip_to: u64) -> Self {
+        let at = Coordinates { file: file.clone(), position: skip_to };
+        Self {
+            request: Request::File { file, skip_to },
+            position: Position { gtids: GtidState::empty(flavor), at },
+        }
+    }
+}
+
+/// Before anything is known of the files.
+pub(crate) fn nowhere() -> Coordinates {
+    Coordinates { file: "".into(), position: FIRST_EVENT }
+}
+
+/// Where `source.start` points to.
+pub async fn first_start(conn: &mut Conn, server: &Preflight, start: &Start) -> Result<Begin, SourceError> {
+    match start {
+        Start::Latest => latest(conn, server).await,
+        Start::Earliest => earliest(conn, server).await,
+        Start::Gtid(text) => {
+            let gtids = GtidState::parse(server.flavor, text).map_err(|e| {
+                Refusal::new(
+                    "source.start_gtid",
+                    format!("`source.start.gtid`: {e}"),
+                    format!("the server is {}", server.flavor),
+                )
+            })?;
+            resume(conn, server, &Position { gtids, at: nowhere() }).await
+        }
+        Start::Position { file, position } => at_position(conn, server, file, *position).await,
+    }
+}
+
+/// Behind a position that was reached before.
+pub async fn resume(conn: &mut Conn, server: &Preflight, position: &Position) -> Result<Begin, SourceError> {
+    match (&position.gtids, server.flavor) {
+        (GtidState::MySql(done), Flavor::MySql) => {
+            check_mysql(conn, done).await?;
+            Ok(Begin::gtid(position.gtids.clone(), position.at.clone()))
+        }
+        (GtidState::MariaDb(done), Flavor::MariaDb) if !done.is_empty() => {
+            Ok(Begin::gtid(position.gtids.clone(), position.at.clone()))
+        }
+        (GtidState::MariaDb(_), Flavor::MariaDb) => {
+            let logs = binary_logs(conn).await?;
+            let Some(&(_, size)) = logs.iter().find(|(name, _)| **name == *position.at.file) else {
+                return Err(SourceError::gap(format!("the file {} is gone", position.at.file)));
+            };
+            if position.at.position > size {
+                return Err(SourceError::gap(format!(
+                    "{} ends at {size}, before {}",
+                    position.at.file, position.at
+                )));
+            }
+            Ok(Begin::file(server.flavor, position.at.file.clone(), position.at.position))
+        }
+        (gtids, flavor) => Err(Refusal::new(
+            "source.flavor",
+            format!("the position {gtids} is of {}, the server is {flavor}", gtids.flavor()),
+            "another server answers at `source.url`; if that is meant, remove the checkpoint",
+        )
+        .into()),
+    }
+}
+
+/// purged ⊆ done ⊆ executed, or something is lost.
+async fn check_mysql(conn: &mut Conn, done: &GtidSet) -> Result<(), SourceError> {
+    let (purged, executed) = mysql_sets(conn).await?;
+    if !purged.is_subset_of(done) {
+        return Err(SourceError::gap(format!("the server has purged {purged}, done is {done}")));
+    }
+    if !done.is_subset_of(&executed) {
+        return Err(SourceError::gap(format!(
+            "done is {done}, but the server has only executed {executed}: it has lost transactions, or is another one"
+        )));
+    }
+    Ok(())
+}
+
+async fn mysql_sets(conn: &mut Conn) -> Result<(GtidSet, GtidSet), SourceError> {
+    let row: Option<(String, String)> =
+        conn.query_first("SELECT @@global.gtid_purged, @@global.gtid_executed").await?;
+    let (purged, executed) = row.unwrap_or_default();
+    Ok((parse_set(&purged)?, parse_set(&executed)?))
+}
+
+fn parse_set(text: &str) -> Result<GtidSet, SourceError> {
+    text.parse().map_err(|e| {
+        Refusal::new(
+            "source.gtid_set",
+            format!("the server's GTID set: {e}"),
+            "tagged GTIDs can't be followed yet",
+        )
+        .into()
+    })
+}
+
+async fn latest(conn: &mut Conn, server: &Preflight) -> Result<Begin, SourceError> {
+    let row: Option<mysql_async::Row> =
+        conn.query_first(latest_statement(server.flavor, &server.version)).await?;
+    let (file, position) = row
+        .as_ref()
+        .and_then(|row| Some((row.get_opt::<String, _>(0)?.ok()?, row.get_opt::<u64, _>(1)?.ok()?)))
+        .ok_or_else(|| {
+            Refusal::new("source.binlog_off", "the server shows no binlog position", "set `log_bin`")
+        })?;
+    let at = Coordinates { file: file.as_str().into(), position };
+    match server.flavor {
+        Flavor::MySql => {
+            let text = row.and_then(|row| row.get_opt::<String, _>(4)?.ok()).unwrap_or_default();
+            Ok(Begin::gtid(GtidState::MySql(parse_set(&text)?), at))
+        }
+        Flavor::MariaDb => maria_at(conn, at).await,
+    }
+}
+
+async fn earliest(conn: &mut Conn, server: &Preflight) -> Result<Begin, SourceError> {
+    let logs = binary_logs(conn).await?;
+    let Some((first, _)) = logs.into_iter().next() else {
+        return Err(
+            Refusal::new("source.binlog_off", "the server lists no binlog file", "set `log_bin`").into()
+        );
+    };
+    match server.flavor {
+        Flavor::MySql => {
+            let (purged, _) = mysql_sets(conn).await?;
+            Ok(Begin::gtid(
+                GtidState::MySql(purged),
+                Coordinates { file: first.into(), position: FIRST_EVENT },
+            ))
+        }
+        Flavor::MariaDb => Ok(Begin::file(server.flavor, first.into(), FIRST_EVENT)),
+    }
+}
+
+async fn at_position(
+    conn: &mut Conn,
+    server: &Preflight,
+    file: &str,
+    position: u64,
+) -> Result<Begin, SourceError> {
+    let logs = binary_logs(conn).await?;
+    let Some(&(_, size)) = logs.iter().find(|(name, _)| name == file) else {
+        return Err(Refusal::new(
+            "source.start_file",
+            format!("the server has no binlog file `{file}`"),
+            "SHOW BINARY LOGS lists what it has",
+        )
+        .into());
+    };
+    if position > size {
+        return Err(Refusal::new(
+            "source.start_position",
+            format!("`{file}` ends at {size}, before `source.start.position` {position}"),
+            "choose the end of a transaction, as SHOW BINLOG EVENTS shows it",
+        )
+        .into());
+    }
+    match server.flavor {
+        Flavor::MySql => Ok(Begin::file(server.flavor, file.into(), position)),
+        Flavor::MariaDb => maria_at(conn, Coordinates { file: file.into(), position }).await,
+    }
+}
+
+/// MariaDB tells the GTIDs of a position, which saves reading the file up to it.
+async fn maria_at(conn: &mut Conn, at: Coordinates) -> Result<Begin, SourceError> {
+    let text: Option<Option<String>> =
+        conn.query_first(format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position)).await?;
+    let gtids: Option<MariaGtidPos> = text.flatten().and_then(|text| text.parse().ok());
+    match gtids {
+        Some(gtids) if !gtids.is_empty() => Ok(Begin::gtid(GtidState::MariaDb(gtids), at)),
+        _ => Ok(Begin::file(Flavor::MariaDb, at.file, at.position)),
+    }
+}
+
+async fn binary_logs(conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
+    let rows: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await?;
+    Ok(rows
+        .iter()
+        .filter_map(|row| Some((row.get_opt::<String, _>(0)?.ok()?, row.get_opt::<u64, _>(1)?.ok()?)))
+        .collect())
+}
+
+/// A string literal for any `sql_mode` but NO_BACKSLASH_ESCAPES, in which it holds no backslash anyway.
+pub(crate) fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}

@@ -1,0 +1,130 @@
+//! Counters of the follower, for metrics and status.
+//!
+//! Guarantees: one writer, so each is a plain store. May depend on nothing of ours.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// What was read. All counts are since the process started.
+#[derive(Debug)]
+pub struct SourceStats {
+    started: Instant,
+    events: AtomicU64,
+    bytes: AtomicU64,
+    transactions: AtomicU64,
+    row_events: AtomicU64,
+    heartbeats: AtomicU64,
+    reconnects: AtomicU64,
+    clashes: AtomicU64,
+    decode_errors: AtomicU64,
+    last_timestamp: AtomicU64,
+    last_event_micros: AtomicU64,
+    connected: AtomicU64,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        $($(#[$doc])* pub fn $name(&self) -> u64 { self.$name.load(Relaxed) })*
+    };
+}
+
+impl Default for SourceStats {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            row_events: AtomicU64::new(0),
+            heartbeats: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
+            clashes: AtomicU64::new(0),
+            decode_errors: AtomicU64::new(0),
+            last_timestamp: AtomicU64::new(0),
+            last_event_micros: AtomicU64::new(0),
+            connected: AtomicU64::new(0),
+        }
+    }
+}
+
+impl SourceStats {
+    counters! {
+        /// Events read, heartbeats and artificial ones included.
+        events;
+        /// Bytes of those events.
+        bytes;
+        /// Transactions read to their end, empty and standalone ones included.
+        transactions;
+        /// Row events read, of mapped tables or not.
+        row_events;
+        /// Heartbeats of a quiet server.
+        heartbeats;
+        /// Connections lost and to be made again.
+        reconnects;
+        /// Times that another replica with the same id took the server's place.
+        clashes;
+        /// Events whose bytes contradicted the format.
+        decode_errors;
+        /// Newest timestamp of a real event: seconds since 1970, by the server's clock. 0: none yet.
+        last_timestamp;
+    }
+
+    /// Time since anything was read, heartbeats included; `None` before the first event.
+    pub fn event_age(&self) -> Option<Duration> {
+        let at = self.last_event_micros.load(Relaxed);
+        (at != 0).then(|| self.started.elapsed().saturating_sub(Duration::from_micros(at)))
+    }
+
+    /// Whether a stream is open.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Relaxed) != 0
+    }
+
+    fn bump(counter: &AtomicU64, by: u64) {
+        counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+    }
+
+    pub(super) fn event(&self, bytes: u32, timestamp: u32) {
+        Self::bump(&self.events, 1);
+        Self::bump(&self.bytes, u64::from(bytes));
+        if timestamp != 0 {
+            self.last_timestamp.store(u64::from(timestamp), Relaxed);
+        }
+    }
+
+    /// Called at the pauses of the stream: a clock reading per event would cost more than the rest.
+    pub(super) fn alive(&self) {
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last_event_micros.store(micros.max(1), Relaxed);
+    }
+
+    pub(super) fn transaction(&self) {
+        Self::bump(&self.transactions, 1);
+    }
+
+    pub(super) fn row_event(&self) {
+        Self::bump(&self.row_events, 1);
+    }
+
+    pub(super) fn heartbeat(&self) {
+        Self::bump(&self.heartbeats, 1);
+    }
+
+    pub(super) fn reconnect(&self) {
+        Self::bump(&self.reconnects, 1);
+    }
+
+    pub(super) fn clash(&self) {
+        Self::bump(&self.clashes, 1);
+    }
+
+    pub(super) fn decode_error(&self) {
+        Self::bump(&self.decode_errors, 1);
+    }
+
+    pub(super) fn connected(&self, yes: bool) {
+        self.connected.store(u64::from(yes), Relaxed);
+    }
+}
