@@ -422,7 +422,7 @@ impl Follower {
         if !mapped {
             return Ok(Then::Nothing);
         }
-        if (0..table.columns.len()).any(|i| !table.is_complete(i)) {
+        if table.columns.iter().any(|column| !column.is_complete()) {
             return Ok(Then::Complete(slot));
         }
         sink.table(slot, self.decoder.table(slot))
