@@ -172,13 +172,16 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
     let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
-    let mut sink = RouteSink::new(Router::new(&config), assembler, route_stats, saved, started);
+    let mut sink = RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await.map_err(anyhow::Error::from)
     });
     let (sampler, stop) = (watermark.clone(), shutdown.all.clone());
-    supervisor.spawn("watermark", async move { sampler.run(stop).await.map_err(anyhow::Error::from) });
+    supervisor.spawn("watermark", async move {
+        sampler.run(stop).await;
+        Ok(())
+    });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
     let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });

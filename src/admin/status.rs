@@ -16,7 +16,7 @@ use crate::{
     retry::Queue,
     source::{Preflight, SourceStats},
     telemetry::{self as t, set_counter, set_gauge, target_counter, target_gauge},
-    watermark::Watermark,
+    watermark::{Watermark, Witness},
 };
 
 /// A stream that has had nothing ready for so long is taken for caught up: events in transit come sooner.
@@ -169,6 +169,6 @@ impl Status {
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
         set_gauge(t::DEAD_LETTERS, f(queue.dead));
         set_counter(t::POISON, queue.poison);
-        set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness().is_delay()));
+        set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
 }

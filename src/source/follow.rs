@@ -420,7 +420,7 @@ impl Follower {
         if !mapped {
             return Ok(Then::Nothing);
         }
-        if !table.columns.iter().all(rowbust_binlog::Column::is_complete) {
+        if table.columns.iter().any(|column| !column.is_complete()) {
             return Ok(Then::Complete(slot));
         }
         sink.table(slot, self.decoder.table(slot))
