@@ -285,7 +285,7 @@ impl Rules {
                 values.write_text(image, when.slot, &mut scratch.work).map_err(|source| {
                     self.error(mapping, mapping.line, "when", Failure::Text { slot: when.slot, source })
                 })?;
-                Ok(when.any_of.iter().any(|text| *text == scratch.work))
+                Ok(when.any_of.contains(&scratch.work))
             }
         }
     }
