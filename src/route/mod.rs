@@ -50,6 +50,11 @@ impl Router {
         self.mappings.iter().any(|m| matches(m, schema, table))
     }
 
+    /// Whether a mapping may name a table of this schema.
+    pub fn is_schema_mapped(&self, schema: &str) -> bool {
+        self.mappings.iter().any(|m| m.schema_glob.is_match(schema))
+    }
+
     /// Compiles the mappings of a table; `None` if there are none. Meant to be kept for as long as the table map
     /// is.
     ///
