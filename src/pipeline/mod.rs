@@ -280,6 +280,11 @@ impl Assembler {
         self.full
     }
 
+    /// The newest commit whose keys the next flush hands on.
+    pub fn newest(&self) -> Option<&Coordinates> {
+        self.visible.as_ref().map(|span| &span.last)
+    }
+
     /// Forgets a transaction that was cut off before its end: the stream begins anew. Its keys that were pushed are kept (they cost a miss).
     pub fn abort(&mut self) {
         self.transaction = None;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     checkpoint,
     route::{Plan, Router, Scratch},
+    watermark::Watermark,
     source::{self, Refusal, position::{Coordinates, Position}},
 };
 
@@ -42,6 +43,7 @@ pub struct RouteStats {
 pub struct RouteSink {
     router: Router,
     assembler: Assembler,
+    watermark: Watermark,
     /// By the decoder's slots.
     plans: Vec<Option<Plan>>,
     slots: RowSlots<'static>,
@@ -58,6 +60,7 @@ impl RouteSink {
     pub fn new(
         router: Router,
         assembler: Assembler,
+        watermark: Watermark,
         stats: Arc<RouteStats>,
         checkpoint: checkpoint::Watch,
         started: oneshot::Sender<Position>,
@@ -65,6 +68,7 @@ impl RouteSink {
         Self {
             router,
             assembler,
+            watermark,
             plans: Vec::new(),
             slots: RowSlots::new(),
             scratch: Scratch::new(),
@@ -167,6 +171,9 @@ impl source::Sink for RouteSink {
         if !self.saved_once {
             self.checkpoint.saved_once().await;
             self.saved_once = true;
+        }
+        if let Some(newest) = self.assembler.newest() {
+            self.watermark.received(newest);
         }
         self.assembler.flush().await
     }
