@@ -305,9 +305,10 @@ impl Follower {
 
     fn gtid<S: Sink>(&mut self, gtid: &GtidEvent, header: &Header, sink: &mut S) -> Result<(), SourceError> {
         if gtid.xa && self.skip.is_none() {
-            return Err(self
-                .halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP)
-                .into());
+            let mut halt =
+                self.halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP);
+            halt.gtid = Some(gtid.gtid);
+            return Err(halt.into());
         }
         // MySQL's GTID event doesn't tell what follows, its BEGIN does.
         let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
