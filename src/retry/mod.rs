@@ -14,6 +14,7 @@ pub mod disk;
 pub mod kafka;
 mod policy;
 pub mod record;
+pub mod show;
 mod store;
 
 use std::{
