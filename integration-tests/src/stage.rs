@@ -236,7 +236,8 @@ impl Stage {
             let key = String::from_utf8_lossy(key).into_owned();
             field.map_or(key.clone(), |f| monitor::field(&key, &String::from_utf8_lossy(f)))
         };
-        Ok(listed.iter().map(|l| name(&l.record.key, l.record.field.as_deref())).collect())
+        let records = listed.iter().filter_map(|l| l.record.as_ref());
+        Ok(records.map(|r| name(&r.key, r.field.as_deref())).collect())
     }
 
     /// `SHUTDOWN SAVE`, as seen by the daemon too.
