@@ -26,7 +26,8 @@ use crate::{
         frontier::Frontier,
         sink::{RouteSink, RouteStats},
     },
-    retry::Queue,
+    cli::Exit,
+    retry::{Queue, RetryError},
     route::Router,
     source::{Resume, Source, SourceError},
     supervisor::{Shutdown, Supervisor, signals},
@@ -65,25 +66,25 @@ pub enum RunError {
     Checkpoint(#[from] checkpoint::file::CheckpointError),
     /// The retry queue.
     #[error("{0}")]
-    Retry(#[from] crate::retry::RetryError),
+    Retry(#[from] RetryError),
     /// Anything else; the text says what to do.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
 impl RunError {
-    /// The exit code of the CLI contract.
-    pub fn exit_code(&self) -> u8 {
+    /// What the command line exits with.
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Source(error) => error.exit_code(),
-            Self::Redis(ConnectError::File { .. }) => 78,
-            Self::Redis(ConnectError::Redis { failure, .. }) => match failure.code.as_str() {
-                "IO" | "TIMEOUT" => 69,
-                _ => 78,
+            Self::Source(error) => match error.exit_code() {
+                69 => Exit::Unavailable,
+                78 => Exit::Config,
+                _ => Exit::Failure,
             },
-            Self::Retry(crate::retry::RetryError::Unreachable { .. }) => 69,
-            Self::Retry(crate::retry::RetryError::Refused(_)) => 78,
-            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => 1,
+            // An outage doesn't keep the daemon from starting: this is the login.
+            Self::Redis(_) | Self::Retry(RetryError::Refused(_)) => Exit::Config,
+            Self::Retry(RetryError::Unreachable { .. }) => Exit::Unavailable,
+            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
         }
     }
 }
