@@ -5,6 +5,7 @@
 //! May depend on `store`, `policy`, [`super::record`].
 
 use std::{
+    collections::HashSet,
     future::Future,
     path::{Path, PathBuf},
     sync::{
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::HashSet;
+
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 

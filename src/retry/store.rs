@@ -5,6 +5,7 @@
 //! Memory: redb's cache ([`CACHE_BYTES`]) and one page of records. May depend on [`super::codec`], [`super::record`].
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -247,7 +248,7 @@ impl Store {
         now_ms: u64,
         delay: Duration,
         limit: usize,
-        skip: &hashbrown::HashSet<Place>,
+        skip: &HashSet<Place>,
     ) -> Result<(Page, Level), StoreError> {
         self.clamp(now_ms, delay)?;
         self.with(|db, _| {

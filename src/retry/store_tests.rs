@@ -64,7 +64,7 @@ impl StorageBackend for Faulty {
 }
 
 fn due(store: &mut Store, now_ms: u64) -> Page {
-    store.due(now_ms, POLICY.delay, 512, &hashbrown::HashSet::new()).unwrap().0
+    store.due(now_ms, POLICY.delay, 512, &HashSet::new()).unwrap().0
 }
 
 fn keys(page: &Page) -> Vec<String> {
