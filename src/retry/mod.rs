@@ -9,12 +9,13 @@
 
 mod codec;
 pub mod disk;
-#[cfg(any())]
-#[cfg(any())]
+#[cfg(feature = "kafka")]
 pub mod kafka;
 mod policy;
 pub mod record;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::{
     future::Future,
@@ -81,7 +82,9 @@ pub enum RetryError {
         detail: String,
     },
     /// Written by a newer version.
-    #[error("the retry queue {path} has schema version {found}, this version knows {known}: run the newer version again")]
+    #[error(
+        "the retry queue {path} has schema version {found}, this version knows {known}: run the newer version again"
+    )]
     Schema {
         /// The file.
         path: PathBuf,
@@ -204,7 +207,7 @@ pub enum Queue {
     /// One file of this machine.
     Disk(disk::DiskQueue),
     /// Kafka topics.
-    #[cfg(any())]
+    #[cfg(feature = "kafka")]
     Kafka(kafka::KafkaQueue),
 }
 
@@ -218,11 +221,11 @@ impl Queue {
             crate::config::Retry::Disk { path, policy } => {
                 Ok(Self::Disk(disk::DiskQueue::open(path, *policy, Clock::system()).await?))
             }
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             crate::config::Retry::Kafka { brokers, prefix, properties, policy } => Ok(Self::Kafka(
                 kafka::KafkaQueue::open(brokers, prefix, properties, *policy, Clock::system()).await?,
             )),
-            #[cfg(all())]
+            #[cfg(not(feature = "kafka"))]
             crate::config::Retry::Kafka { .. } => {
                 Err(RetryError::Refused("this build has no Kafka: build with the feature `kafka`".into()))
             }
@@ -240,7 +243,7 @@ impl Queue {
     pub async fn enqueue(&self, records: Vec<Record>) -> Result<(), EnqueueError> {
         match self {
             Self::Disk(queue) => queue.enqueue(records).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.enqueue(records).await,
         }
     }
@@ -249,10 +252,14 @@ impl Queue {
     ///
     /// # Errors
     /// Only what can't heal: a damaged file, a second consumer in this process, a refused client configuration.
-    pub async fn run(&self, handler: Arc<dyn Handler>, shutdown: CancellationToken) -> Result<(), RetryError> {
+    pub async fn run(
+        &self,
+        handler: Arc<dyn Handler>,
+        shutdown: CancellationToken,
+    ) -> Result<(), RetryError> {
         match self {
             Self::Disk(queue) => queue.run(handler, shutdown).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.run(handler, shutdown).await,
         }
     }
@@ -261,7 +268,7 @@ impl Queue {
     pub fn stats(&self) -> Stats {
         match self {
             Self::Disk(queue) => queue.stats(),
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.stats(),
         }
     }
@@ -273,7 +280,7 @@ impl Queue {
     pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
         match self {
             Self::Disk(queue) => queue.list(which, limit).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.list(which, limit).await,
         }
     }
@@ -286,7 +293,7 @@ impl Queue {
     pub async fn requeue(&self, filter: Filter) -> Result<u64, RetryError> {
         match self {
             Self::Disk(queue) => queue.requeue(filter).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.requeue(filter).await,
         }
     }
@@ -295,7 +302,7 @@ impl Queue {
     pub async fn close(self) {
         match self {
             Self::Disk(queue) => queue.close().await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.close().await,
         }
     }

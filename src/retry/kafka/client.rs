@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -96,7 +96,11 @@ impl Settings {
             .set("statistics.interval.ms", "1000");
         self.with_properties(
             config,
-            &[("group.id", &self.group), ("enable.auto.commit", "true"), ("enable.auto.offset.store", "false")],
+            &[
+                ("group.id", &self.group),
+                ("enable.auto.commit", "true"),
+                ("enable.auto.offset.store", "false"),
+            ],
         )
     }
 
@@ -117,11 +121,14 @@ impl Settings {
     }
 }
 
-/// What librdkafka tells outside of calls.
+/// What librdkafka tells outside of calls. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Context(Arc<Told>);
+
 #[derive(Debug, Default)]
-pub(super) struct Context {
+struct Told {
     last_error: Mutex<String>,
-    pub(super) lag: AtomicU64,
+    lag: AtomicU64,
     rebalances: Mutex<Vec<Moved>>,
 }
 
@@ -134,11 +141,16 @@ pub(super) enum Moved {
 
 impl Context {
     pub(super) fn last_error(&self) -> String {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that the partitions of this consumer still owe.
+    pub(super) fn lag(&self) -> u64 {
+        self.0.lag.load(Ordering::Relaxed)
     }
 
     pub(super) fn moved(&self) -> Vec<Moved> {
-        std::mem::take(&mut *self.rebalances.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.rebalances.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -158,31 +170,39 @@ impl ClientContext for Context {
         let mut lag = 0;
         for partition in statistics.topics.values().flat_map(|topic| topic.partitions.values()) {
             // With nothing stored or committed yet, everything is owed.
-            let owed = [partition.consumer_lag_stored, partition.consumer_lag, partition.hi_offset - partition.lo_offset];
+            let owed = [
+                partition.consumer_lag_stored,
+                partition.consumer_lag,
+                partition.hi_offset - partition.lo_offset,
+            ];
             let known = partition.hi_offset >= 0 && partition.lo_offset >= 0;
             lag += owed.into_iter().find(|lag| *lag >= 0).filter(|_| known).unwrap_or(0);
         }
-        self.lag.store(u64::try_from(lag).unwrap_or(0), Ordering::Relaxed);
+        self.0.lag.store(u64::try_from(lag).unwrap_or(0), Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client reports");
-        reason.clone_into(&mut self.last_error.lock().unwrap_or_else(PoisonError::into_inner));
+        reason.clone_into(&mut self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl ConsumerContext for Context {
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let moved = match rebalance {
-            Rebalance::Assign(list) => Moved::Assigned(list.elements().iter().map(|e| e.partition()).collect()),
-            Rebalance::Revoke(list) => Moved::Revoked(list.elements().iter().map(|e| e.partition()).collect()),
+            Rebalance::Assign(list) => {
+                Moved::Assigned(list.elements().iter().map(|e| e.partition()).collect())
+            }
+            Rebalance::Revoke(list) => {
+                Moved::Revoked(list.elements().iter().map(|e| e.partition()).collect())
+            }
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "kafka rebalance failed");
                 return;
             }
         };
         tracing::debug!(?moved, "kafka partitions");
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
+        self.0.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
     }
 }
 
@@ -209,13 +229,19 @@ pub(super) fn refused(error: &KafkaError) -> bool {
 }
 
 pub(super) fn enqueue_error(error: &KafkaError) -> EnqueueError {
-    if refused(error) { EnqueueError::Refused(error.to_string()) } else { EnqueueError::Unavailable(error.to_string()) }
+    if refused(error) {
+        EnqueueError::Refused(error.to_string())
+    } else {
+        EnqueueError::Unavailable(error.to_string())
+    }
 }
 
 impl Settings {
     pub(super) fn error(&self, error: &KafkaError) -> RetryError {
         match error {
-            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => RetryError::Refused(error.to_string()),
+            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
+                RetryError::Refused(error.to_string())
+            }
             _ if refused(error) => RetryError::Refused(error.to_string()),
             _ => RetryError::Unreachable { brokers: self.brokers.clone(), detail: error.to_string() },
         }
@@ -228,15 +254,16 @@ impl Settings {
 /// The brokers can't be reached. A refusal is logged, with what to create, and is no error: somebody may create them later.
 pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
     let admin: AdminClient<DefaultClientContext> = settings.with_properties(settings.base(), &[]).create()?;
-    let admin = std::sync::Arc::new(admin);
+    let admin = Arc::new(admin);
     let names = [&settings.retry, &settings.dead];
     let (brokers, missing) = {
-        let (admin, names) = (std::sync::Arc::clone(&admin), names.map(String::clone));
+        let (admin, names) = (Arc::clone(&admin), names.map(String::clone));
         off_runtime(move || {
             let metadata = admin.inner().fetch_metadata(None, ANSWER)?;
             let there: Vec<&str> =
                 metadata.topics().iter().filter(|t| !t.partitions().is_empty()).map(|t| t.name()).collect();
-            let missing: Vec<String> = names.into_iter().filter(|name| !there.contains(&name.as_str())).collect();
+            let missing: Vec<String> =
+                names.into_iter().filter(|name| !there.contains(&name.as_str())).collect();
             Ok((metadata.brokers().len(), missing))
         })
         .await?

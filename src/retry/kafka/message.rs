@@ -147,7 +147,10 @@ pub(super) fn decode<M: Message>(message: &M) -> Result<Record, MessageError> {
         return Err(MessageError::Schema(schema.chars().take(20).collect()));
     }
     let target = get(H_TARGET)?.to_owned();
-    let key = message.key().and_then(|key| key.strip_prefix(target.as_bytes())).and_then(|key| key.strip_prefix(b":"));
+    let key = message
+        .key()
+        .and_then(|key| key.strip_prefix(target.as_bytes()))
+        .and_then(|key| key.strip_prefix(b":"));
     let key = key.ok_or(MessageError::Key)?.to_vec();
     let value = message.payload().ok_or_else(|| MessageError::Value("empty".into()))?;
     let field = match serde_json::from_slice(value).map_err(|error| MessageError::Value(error.to_string()))? {
