@@ -12,7 +12,7 @@ use std::{
 };
 
 use rowbust_binlog::{Flavor, GtidState};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::file::{CheckpointError, CheckpointFile, Saved};
@@ -79,6 +79,7 @@ impl Watch {
 pub struct Writer {
     file: CheckpointFile,
     identity: Identity,
+    started: Option<oneshot::Receiver<Position>>,
     position: Position,
     commit_time: u32,
     frontier: Frontier<Done>,
@@ -87,18 +88,21 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// `position`: where reading begins. It is saved at once by [`Writer::run`].
+    /// `started`: where reading begins. That is saved at once.
     pub fn new(
         file: CheckpointFile,
         identity: Identity,
-        position: Position,
+        started: oneshot::Receiver<Position>,
         frontier: Frontier<Done>,
     ) -> (Self, Watch) {
         let snapshot =
             Arc::new(Mutex::new(Snapshot { saved: None, at: None, behind: true, saves: 0, failures: 0 }));
         let first_save = watch::Sender::new(false);
         let watch = Watch { snapshot: Arc::clone(&snapshot), first_save: first_save.subscribe() };
-        (Self { file, identity, position, commit_time: 0, frontier, snapshot, first_save }, watch)
+        let nowhere = Coordinates { file: "".into(), position: 0 };
+        let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
+        let started = Some(started);
+        (Self { file, identity, started, position, commit_time: 0, frontier, snapshot, first_save }, watch)
     }
 
     /// Saves until `shutdown`, then once more.
@@ -106,6 +110,16 @@ impl Writer {
     /// # Errors
     /// When the last save fails.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), CheckpointError> {
+        if let Some(started) = self.started.take() {
+            tokio::select! {
+                // Not started: nothing was read, and there is nothing to save.
+                () = shutdown.cancelled() => return Ok(()),
+                position = started => match position {
+                    Ok(position) => self.position = position,
+                    Err(_) => return Ok(()),
+                },
+            }
+        }
         let mut ending = false;
         let mut dirty = true;
         loop {

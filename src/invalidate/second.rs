@@ -30,9 +30,10 @@ impl Due {
 }
 
 /// Batches that wait for their second removal, in the order of their first within each lane.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SecondQueue {
     lanes: Vec<(Arc<Lane>, VecDeque<Waiting>)>,
+    watermark: Watermark,
 }
 
 #[derive(Debug)]
@@ -43,6 +44,11 @@ struct Waiting {
 }
 
 impl SecondQueue {
+    /// An empty queue.
+    pub fn new(watermark: Watermark) -> Self {
+        Self { lanes: Vec::new(), watermark }
+    }
+
     /// Whether a batch whose keys are not removed yet needs only one removal: its commits were seen visible a grace ago, so no late
     /// fill is left.
     pub fn one_is_enough(batch: &Batch, watermark: &Watermark, now: Instant) -> bool {
@@ -72,10 +78,9 @@ impl SecondQueue {
     }
 
     /// Completes when a batch is due. Safe to cancel. Never completes while none waits.
-    pub async fn ready(&mut self, watermark: &Watermark) {
+    pub async fn ready(&mut self) {
         loop {
-            // Before the look: a sample that comes in between wakes us.
-            let changed = watermark.changed();
+            let watermark = &self.watermark;
             let due =
                 self.lanes.iter_mut().fold(Due::Never, |due, lane| due.sooner(front_due(lane, watermark)));
             match due {
@@ -83,20 +88,20 @@ impl SecondQueue {
                 Due::At(at) if at <= Instant::now() => return,
                 Due::At(at) => tokio::time::sleep_until(at.into()).await,
                 Due::WithSample => {
-                    watermark.demand();
-                    changed.await;
+                    self.watermark.demand();
+                    self.watermark.changed().await;
                 }
             }
         }
     }
 
     /// Takes what is due, up to one command's worth of keys.
-    pub fn take_due(&mut self, watermark: &Watermark) -> Vec<Batch> {
+    pub fn take_due(&mut self) -> Vec<Batch> {
         let now = Instant::now();
         let mut taken = Vec::new();
         let mut keys = 0;
         for lane in &mut self.lanes {
-            while keys < BATCH_KEYS && matches!(front_due(lane, watermark), Due::At(at) if at <= now) {
+            while keys < BATCH_KEYS && matches!(front_due(lane, &self.watermark), Due::At(at) if at <= now) {
                 if let Some(waiting) = lane.1.pop_front() {
                     keys += waiting.batch.keys.len();
                     taken.push(waiting.batch);

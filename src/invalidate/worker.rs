@@ -60,7 +60,7 @@ type Owed = Vec<(Batch, Instant)>;
 /// Removes what `batches` brings until it is closed and everything is settled.
 pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
     let mut in_flight = FuturesUnordered::new();
-    let mut second = SecondQueue::default();
+    let mut second = SecondQueue::new(shared.watermark.clone());
     let mut open = true;
     while open || !in_flight.is_empty() || !second.is_empty() {
         let free = in_flight.len() < IN_FLIGHT;
@@ -72,8 +72,8 @@ pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Re
                     second.push(batch, first_done);
                 }
             }
-            () = second.ready(&shared.watermark), if free && !second.is_empty() => {
-                let due = second.take_due(&shared.watermark);
+            () = second.ready(), if free && !second.is_empty() => {
+                let due = second.take_due();
                 in_flight.push(remove(Arc::clone(&target), Arc::clone(&shared), due, Stage::Second));
             }
             batch = batches.recv(), if free && open => {

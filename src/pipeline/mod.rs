@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod frontier;
+pub mod sink;
 
 use std::{
     sync::Arc,
@@ -213,10 +214,10 @@ impl Assembler {
 
     /// A transaction begins. One that was cut off before its end is forgotten: it will be read again as a whole.
     pub fn begin(&mut self, transaction: Transaction) {
-        let rotated =
-            |span: &Option<CommitSpan>| span.as_ref().is_some_and(|s| s.last.file != transaction.at.file);
+        let rotated = |span: &CommitSpan| span.last.file != transaction.at.file;
         // A segment's places are offsets into one file.
-        self.full |= rotated(&self.visible) || rotated(&self.done);
+        self.full |= self.visible.as_ref().is_some_and(rotated)
+            || self.done.as_ref().is_some_and(|(span, _)| rotated(span));
         self.transaction = Some(transaction);
         self.transaction_in_segment = false;
     }
@@ -277,6 +278,11 @@ impl Assembler {
     /// Whether [`Assembler::flush`] should be called before more is pushed.
     pub fn wants_flush(&self) -> bool {
         self.full
+    }
+
+    /// The newest commit whose keys the next flush hands on.
+    pub fn newest(&self) -> Option<&Coordinates> {
+        self.visible.as_ref().map(|span| &span.last)
     }
 
     /// Forgets a transaction that was cut off before its end: the stream begins anew. Its keys that were pushed are kept (they cost a miss).

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod kafka;
 mod policy;
 pub mod record;
+pub mod show;
 mod store;
 #[cfg(test)]
 mod testing;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rowbust_binlog::{Projection, RowKind, TableMap};
+use rowbust_binlog::{Column, Projection, RowKind, TableMap};
 use rowbust_protocol::template::{ImageRef, Template};
 
 use super::{RouteError, RouteErrorKind, error::Place};
@@ -166,11 +166,12 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
                     similar: similar(used.name, map),
                 });
             };
-            if !map.is_complete(index) {
+            let column = &map.columns[index];
+            if used.text && !column.is_complete() {
                 return Err(RouteError { table: table(), place: None, kind: RouteErrorKind::NeedsSchema });
             }
-            let column_type = map.columns[index].column_type;
-            if used.text && !has_text(column_type) {
+            if used.text && !has_text(column) {
+                let column_type = column.column_type;
                 return fail(RouteErrorKind::NoText { column: used.name.to_owned(), column_type });
             }
             indices.insert(index);
@@ -184,9 +185,14 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
     })
 }
 
-fn has_text(column_type: rowbust_binlog::ColumnType) -> bool {
+/// The types of which `Value::write_text` says "not yet", before the first row does.
+fn has_text(column: &Column) -> bool {
     use rowbust_binlog::ColumnType as T;
-    !matches!(column_type, T::Json | T::Geometry | T::Vector)
+    match column.column_type {
+        T::Json | T::Geometry | T::Vector => false,
+        T::String => !matches!(column.data_type.as_deref(), Some("uuid" | "inet4" | "inet6")),
+        _ => true,
+    }
 }
 
 fn similar(name: &str, map: &TableMap) -> Option<String> {

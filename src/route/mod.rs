@@ -20,6 +20,8 @@ mod plan;
 mod values;
 
 #[cfg(test)]
+mod rows_tests;
+#[cfg(test)]
 mod tests;
 
 use rowbust_binlog::TableMap;
@@ -46,6 +48,11 @@ impl Router {
     /// Whether any mapping names this table.
     pub fn is_mapped(&self, schema: &str, table: &str) -> bool {
         self.mappings.iter().any(|m| matches(m, schema, table))
+    }
+
+    /// Whether a mapping may name a table of this schema.
+    pub fn is_schema_mapped(&self, schema: &str) -> bool {
+        self.mappings.iter().any(|m| m.schema_glob.is_match(schema))
     }
 
     /// Compiles the mappings of a table; `None` if there are none. Meant to be kept for as long as the table map

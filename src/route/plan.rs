@@ -61,7 +61,7 @@ pub struct Skipped {
 /// See [`Skipped`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// The update changed none of `when_changed`.
+    /// The update surely changed none of `when_changed`.
     WhenChanged,
     /// No image that `when` looks at has one of its values.
     When,
@@ -181,27 +181,39 @@ fn has(kind: RowKind, image: RowImage) -> bool {
     }
 }
 
-/// What an image says of a slot, and the image in which the value stands. An update's after image leaves out columns
-/// that keep their value (`binlog_row_image` MINIMAL, NOBLOB, FULL_NODUP): then it stands in the before image. The
-/// reverse doesn't hold: MINIMAL's before image has the primary key alone.
+/// Where the value stands that a key needs. An update's after image leaves out columns that the statement didn't set
+/// (`binlog_row_image` MINIMAL, NOBLOB, FULL_NODUP): then it stands in the before image. The reverse doesn't hold:
+/// MINIMAL's before image has the primary key alone.
 fn look_up(kind: RowKind, values: &impl ImageValues, image: RowImage, slot: usize) -> (Presence, RowImage) {
-    let presence = if has(kind, image) { values.presence(image, slot) } else { Presence::Absent };
+    let presence = presence(kind, values, image, slot);
     if presence == Presence::Absent && image == RowImage::After && kind == RowKind::Update {
         return (values.presence(RowImage::Before, slot), RowImage::Before);
     }
     (presence, image)
 }
 
-/// Whether an update may have changed the slot: yes, unless both images hold the same value or the after image
-/// leaves the column out.
-fn may_have_changed(values: &impl ImageValues, slot: usize) -> bool {
-    if values.presence(RowImage::After, slot) == Presence::Absent {
-        return false;
-    }
-    values.presence(RowImage::Before, slot) == Presence::Absent || !values.same(slot)
+fn presence(kind: RowKind, values: &impl ImageValues, image: RowImage, slot: usize) -> Presence {
+    if has(kind, image) { values.presence(image, slot) } else { Presence::Absent }
 }
 
-/// Why a template gave no key.
+/// Whether the after image of an update surely gives the same text as the before image.
+fn gives_same(values: &impl ImageValues, slot: usize) -> bool {
+    values.presence(RowImage::After, slot) == Presence::Absent || is_unchanged(values, slot)
+}
+
+/// Whether an update surely left the slot as it was: both images hold it, with the same value. A column that the
+/// after image leaves out may well have changed: seen with MINIMAL on MariaDB 10.11 for virtual columns, for what
+/// REPLACE sets to its default, and for what a trigger sets in INSERT ... ON DUPLICATE KEY UPDATE.
+fn is_unchanged(values: &impl ImageValues, slot: usize) -> bool {
+    values.presence(RowImage::After, slot) != Presence::Absent
+        && values.presence(RowImage::Before, slot) != Presence::Absent
+        && values.same(slot)
+}
+
+/// Whether a value was escaped; or the slot and image of the NULL for which there is no key.
+type Made = Result<bool, (usize, RowImage)>;
+
+/// Why a value can't be had.
 enum Failure {
     Missing { slot: usize, image: RowImage },
     Text { slot: usize, source: TextError },
@@ -238,7 +250,7 @@ impl Rules {
     ) -> Result<Option<SkipReason>, RouteError> {
         if let Some(slots) = &mapping.when_changed
             && kind == RowKind::Update
-            && !slots.iter().any(|&slot| may_have_changed(values, slot))
+            && slots.iter().all(|&slot| is_unchanged(values, slot))
         {
             return Ok(Some(SkipReason::WhenChanged));
         }
@@ -265,15 +277,15 @@ impl Rules {
         values: &impl ImageValues,
         scratch: &mut Scratch,
     ) -> Result<bool, RouteError> {
-        match look_up(kind, values, image, when.slot) {
-            (Presence::Absent, _) => Ok(true),
-            (Presence::Null, _) => Ok(false),
-            (Presence::Value, found) => {
+        match presence(kind, values, image, when.slot) {
+            Presence::Absent => Ok(true),
+            Presence::Null => Ok(false),
+            Presence::Value => {
                 scratch.work.clear();
-                values.write_text(found, when.slot, &mut scratch.work).map_err(|source| {
+                values.write_text(image, when.slot, &mut scratch.work).map_err(|source| {
                     self.error(mapping, mapping.line, "when", Failure::Text { slot: when.slot, source })
                 })?;
-                Ok(when.any_of.iter().any(|text| *text == scratch.work))
+                Ok(when.any_of.contains(&scratch.work))
             }
         }
     }
@@ -288,49 +300,44 @@ impl Rules {
         sink: &mut impl Sink,
     ) -> Result<(), RouteError> {
         let rule = &mapping.rules[index];
-        let mut skip = |reason| sink.skipped(Skipped { mapping: mapping.index, rule: Some(index), reason });
+        let skip = |sink: &mut _, reason| {
+            Sink::skipped(sink, Skipped { mapping: mapping.index, rule: Some(index), reason });
+        };
         if !rule.wants(kind) {
-            skip(SkipReason::Events);
+            skip(sink, SkipReason::Events);
             return Ok(());
         }
         for (needed, image) in [(rule.needs_before, RowImage::Before), (rule.needs_after, RowImage::After)] {
             if needed && !has(kind, image) {
-                skip(SkipReason::NoImage(image));
+                skip(sink, SkipReason::NoImage(image));
                 return Ok(());
             }
         }
+        let follows_images = !rule.plain.is_empty();
+        let images: &[RowImage] = match kind {
+            RowKind::Update if follows_images => &[RowImage::Before, RowImage::After],
+            RowKind::Write => &[RowImage::After],
+            _ => &[RowImage::Before],
+        };
 
         scratch.key.clear();
         scratch.field.clear();
         let mut first: Option<(usize, usize)> = None;
-        for image in [RowImage::Before, RowImage::After] {
-            let once = rule.plain.is_empty();
-            if once && image == RowImage::After {
-                break;
-            }
-            if !once && !has(kind, image) {
-                continue;
-            }
+        for (nth, &image) in images.iter().enumerate() {
             // Saves making the same key twice, the usual case of an update.
-            let second = image == RowImage::After && kind == RowKind::Update;
-            if second && !rule.plain.iter().any(|&slot| may_have_changed(values, slot)) {
-                sink.skipped(Skipped {
-                    mapping: mapping.index,
-                    rule: Some(index),
-                    reason: SkipReason::SameKey,
-                });
-                continue;
+            if nth > 0 && rule.plain.iter().all(|&slot| gives_same(values, slot)) {
+                skip(sink, SkipReason::SameKey);
+                break;
             }
             let (key_start, field_start) = (scratch.key.len(), scratch.field.len());
             let escaped = match self.render(mapping, rule, image, kind, values, scratch)? {
                 Ok(escaped) => escaped,
                 Err((slot, image)) => {
-                    scratch.counts.null += 1;
-                    let reason = SkipReason::Null { slot, image };
-                    sink.skipped(Skipped { mapping: mapping.index, rule: Some(index), reason });
-                    // A field that came before the NULL must not stay.
+                    // The key may have been made before its field turned out to be NULL.
                     scratch.key.truncate(key_start);
                     scratch.field.truncate(field_start);
+                    scratch.counts.null += 1;
+                    skip(sink, SkipReason::Null { slot, image });
                     continue;
                 }
             };
@@ -339,9 +346,8 @@ impl Rules {
                 && *key == scratch.key[..key_end]
                 && *field == scratch.field[..field_end]
             {
-                let reason = SkipReason::SameKey;
-                sink.skipped(Skipped { mapping: mapping.index, rule: Some(index), reason });
-                continue;
+                skip(sink, SkipReason::SameKey);
+                break;
             }
             scratch.counts.keys += 1;
             scratch.counts.escaped += u64::from(escaped);
@@ -350,11 +356,11 @@ impl Rules {
                 rule: index,
                 key,
                 field: rule.field.as_ref().map(|_| field),
-                image: match (once, rule.needs_before, rule.needs_after) {
-                    (false, _, _) => Some(image),
-                    (true, true, false) => Some(RowImage::Before),
-                    (true, false, true) => Some(RowImage::After),
-                    (true, _, _) => None,
+                image: match (follows_images, rule.needs_before, rule.needs_after) {
+                    (true, _, _) => Some(image),
+                    (false, true, false) => Some(RowImage::Before),
+                    (false, false, true) => Some(RowImage::After),
+                    (false, _, _) => None,
                 },
                 escaped,
             });
@@ -363,9 +369,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Appends key and field to the buffers. `Ok(Ok)`: whether a value was escaped; `Ok(Err)`: the slot and image
-    /// of a NULL.
-    #[allow(clippy::type_complexity)]
+    /// Appends key and field to the buffers: whether a value was escaped, or the slot and image of a NULL.
     fn render(
         &self,
         mapping: &PlanMapping,
@@ -374,7 +378,7 @@ impl Rules {
         kind: RowKind,
         values: &impl ImageValues,
         scratch: &mut Scratch,
-    ) -> Result<Result<bool, (usize, RowImage)>, RouteError> {
+    ) -> Result<Made, RouteError> {
         let Scratch { key, field, work, .. } = scratch;
         let mut escaped = false;
         for (template, out) in std::iter::once((&rule.key, key)).chain(rule.field.as_ref().zip(Some(field))) {

@@ -148,12 +148,14 @@ impl Follower {
                     if let Err(e) = sink.flush().await {
                         return Ended::Error(SourceError::Sink(Box::new(e)));
                     }
+                    self.stats.idle(true);
                     let waited = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ended::Shutdown,
                         waited = stream.advance() => waited,
                     };
                     self.stats.alive();
+                    self.stats.idle(false);
                     if let Err(e) = waited {
                         return Ended::Error(stream_error(e, self.here.clone()));
                     }
@@ -171,12 +173,8 @@ impl Follower {
             }
             if sink.wants_flush() {
                 self.stats.alive();
-                let flushed = tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => return Ended::Shutdown,
-                    flushed = sink.flush() => flushed,
-                };
-                if let Err(e) = flushed {
+                // Not cut off by a shutdown: a flush that was begun is finished, or its keys would be read again.
+                if let Err(e) = sink.flush().await {
                     return Ended::Error(SourceError::Sink(Box::new(e)));
                 }
             }
@@ -341,7 +339,7 @@ impl Follower {
         }
         self.open = Some(Open { gtid, block, rows: false });
         if self.skip.is_none() {
-            sink.begin(Transaction { gtid, at: &self.here, timestamp: header.timestamp });
+            sink.begin(Transaction { gtid, at: &self.here, commit_micros: u64::from(header.timestamp) * 1_000_000 });
         }
         Ok(())
     }
@@ -422,7 +420,7 @@ impl Follower {
         if !mapped {
             return Ok(Then::Nothing);
         }
-        if (0..table.columns.len()).any(|i| !table.is_complete(i)) {
+        if table.columns.iter().any(|column| !column.is_complete()) {
             return Ok(Then::Complete(slot));
         }
         sink.table(slot, self.decoder.table(slot))

@@ -1,15 +1,271 @@
-//! Stub to be replaced.
-#![allow(missing_docs)]
-use crate::source::position::CommitSpan;
-use std::time::Instant;
-#[derive(Debug, Clone)]
-pub struct Watermark;
+//! When a commit is visible at every server that fills read from, so that its keys' second removal may run.
+//!
+//! A server sends an event to replicas before readers see the row, and a replica that readers use may lag. Each server has
+//! a [`Witness`]: something that it says about what is visible. Each witness was raced against readers, see
+//! `integration-tests/tests/witness.rs`; where none is sound a delay takes its place, and is reported as one.
+//!
+//! Guarantees: [`Watermark::visible_since`] answers only for what a sample of *every* server holds; a server that can't be
+//! asked holds everything up. Positions of different servers are never compared. May depend on `config` and
+//! `source::{connect, position, preflight}`.
+
+mod sample;
+mod sampler;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use rowbust_binlog::Flavor;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, Config},
+    source::{
+        Preflight,
+        connect::Connector,
+        position::{CommitSpan, Coordinates},
+    },
+};
+use sample::{Received, Ring};
+
+/// What is waited for where nothing can be known.
+pub const DELAY: Duration = Duration::from_secs(1);
+
+/// Samples come this often when nothing waits, so that a backlog is known to be long visible when it is read.
+const IDLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// And this often when something waits.
+const DEMAND_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How a server's visible commits are known. The order is that of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Witness {
+    /// MySQL: `gtid_executed` has the commit. Sound with any `binlog_order_commits`.
+    GtidExecuted = 1,
+    /// MariaDB primary: `binlog_snapshot_file` and `_position` are past the commit; sound with
+    /// `binlog_optimize_thread_scheduling=ON`, and for a newer file only past its first transaction.
+    BinlogSnapshot = 2,
+    /// MariaDB replica: `MASTER_GTID_WAIT`.
+    GtidWait = 3,
+    /// A row that the daemon commits: what was received before is visible when the COMMIT returns. Sound with
+    /// `binlog_order_commits=ON` (MySQL) and `binlog_optimize_thread_scheduling=ON` (MariaDB).
+    HeartbeatRow = 4,
+    /// No proof: [`DELAY`] after the commit was received.
+    Delay = 5,
+}
+
+impl Witness {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::GtidExecuted,
+            2 => Self::BinlogSnapshot,
+            3 => Self::GtidWait,
+            4 => Self::HeartbeatRow,
+            _ => Self::Delay,
+        }
+    }
+
+    /// For logs, metrics and status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GtidExecuted => "gtid_executed",
+            Self::BinlogSnapshot => "binlog_snapshot",
+            Self::GtidWait => "gtid_wait",
+            Self::HeartbeatRow => "heartbeat_row",
+            Self::Delay => "delay",
+        }
+    }
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One server that fills read from.
+struct Server {
+    address: String,
+    host: String,
+    port: u16,
+    primary: bool,
+    ring: Mutex<Ring>,
+    witness: AtomicU8,
+    demand: AtomicBool,
+    wake: Notify,
+    samples: AtomicU64,
+    failures: AtomicU64,
+    /// Times that the delay stood in for the witness.
+    delays: AtomicU64,
+}
+
+impl Server {
+    fn new(address: (String, u16), primary: bool) -> Self {
+        let (host, port) = address;
+        Self {
+            address: format!("{host}:{port}"),
+            host,
+            port,
+            primary,
+            ring: Mutex::new(Ring::default()),
+            witness: AtomicU8::new(Witness::Delay as u8),
+            demand: AtomicBool::new(false),
+            wake: Notify::new(),
+            samples: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            delays: AtomicU64::new(0),
+        }
+    }
+}
+
+struct Inner {
+    connector: Connector,
+    heartbeat: Option<(String, String)>,
+    server_id: u32,
+    flavor: Flavor,
+    forced: Option<Witness>,
+    servers: Vec<Server>,
+    received: Mutex<Received>,
+    version: watch::Sender<u64>,
+}
+
+/// Tells what is visible everywhere. Cheap to clone; the clones share everything but what [`Watermark::changed`] has seen.
+#[derive(Clone)]
+pub struct Watermark {
+    inner: Arc<Inner>,
+    seen: watch::Receiver<u64>,
+}
+
+impl fmt::Debug for Watermark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watermark").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// One server, for `/status` and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// `host:port`.
+    pub address: String,
+    /// How its visible commits are known now.
+    pub witness: Witness,
+    /// Answers taken.
+    pub samples: u64,
+    /// Times that it couldn't be asked.
+    pub failures: u64,
+    /// Times that the delay stood in for the witness, as after a rotation on a quiet MariaDB.
+    pub delays: u64,
+    /// Age of the newest sample; `None` before the first.
+    pub age: Option<Duration>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Watermark {
-    pub fn visible_since(&self, _span: &CommitSpan) -> Option<Instant> {
-        None
+    /// For the primary and `source.replicas`; asks nobody before [`Watermark::run`].
+    pub fn new(config: &Config, server: &Preflight) -> Self {
+        Self::with_witness(&config.source, server, None)
     }
-    pub fn changed(&self) -> impl Future<Output = ()> {
-        std::future::pending()
+
+    /// With a witness of choice where the server has it, for tests that race each of them.
+    pub fn with_witness(source: &config::Source, server: &Preflight, forced: Option<Witness>) -> Self {
+        let primary = Server::new((source.host.clone(), source.port), true);
+        let replicas = source.replicas.iter().map(|address| Server::new(address.clone(), false));
+        let (version, seen) = watch::channel(0);
+        let inner = Inner {
+            connector: Connector::new(source),
+            heartbeat: source.heartbeat.clone(),
+            server_id: server.server_id,
+            flavor: server.flavor,
+            forced,
+            servers: std::iter::once(primary).chain(replicas).collect(),
+            received: Mutex::new(Received::default()),
+            version,
+        };
+        Self { inner: Arc::new(inner), seen }
     }
-    pub fn demand(&self) {}
+
+    /// Since when the commits are known to be visible at every server; `None`: not known yet. By the monotonic clock, and
+    /// never earlier than the truth. Asked again later the answer may be later, because old samples are forgotten (after
+    /// about 16 s): keep the first one.
+    pub fn visible_since(&self, span: &CommitSpan) -> Option<Instant> {
+        let mut latest = None;
+        for server in &self.inner.servers {
+            let since = match lock(&server.ring).since(span) {
+                Some(since) => since,
+                // A witness by GTID can't speak about transactions without one.
+                None if span.is_anonymous() && self.witness_of(server) != Witness::BinlogSnapshot => {
+                    let since = lock(&self.inner.received).delayed(&span.last, DELAY)?;
+                    server.delays.fetch_add(1, Relaxed);
+                    since
+                }
+                None => return None,
+            };
+            latest = latest.max(Some(since));
+        }
+        latest
+    }
+
+    /// Everything up to `last` ([`CommitSpan::last`]) has been received. To be called for each batch, in order: the
+    /// heartbeat row and the delay speak about what was received.
+    pub fn received(&self, last: &Coordinates) {
+        lock(&self.inner.received).push(last, Instant::now());
+    }
+
+    /// Something waits: sample soon. Holds for the next sample.
+    pub fn demand(&self) {
+        for server in &self.inner.servers {
+            if !server.demand.swap(true, Relaxed) {
+                server.wake.notify_one();
+            }
+        }
+    }
+
+    /// Waits for a sample newer than those that this clone has seen.
+    pub async fn changed(&mut self) {
+        // The sender lives in `inner`, so this can't fail.
+        let _ = self.seen.changed().await;
+    }
+
+    /// The weakest witness among the servers: what a report must call the proof.
+    pub fn witness(&self) -> Witness {
+        self.inner.servers.iter().map(|s| self.witness_of(s)).max().unwrap_or(Witness::Delay)
+    }
+
+    fn witness_of(&self, server: &Server) -> Witness {
+        Witness::from_u8(server.witness.load(Relaxed))
+    }
+
+    /// Each server's state.
+    pub fn status(&self) -> Vec<ServerStatus> {
+        self.inner
+            .servers
+            .iter()
+            .map(|s| ServerStatus {
+                address: s.address.clone(),
+                witness: self.witness_of(s),
+                samples: s.samples.load(Relaxed),
+                failures: s.failures.load(Relaxed),
+                delays: s.delays.load(Relaxed),
+                age: lock(&s.ring).newest().map(|at| at.elapsed()),
+            })
+            .collect()
+    }
+
+    /// Samples every server until `shutdown`; reconnects by itself.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let servers =
+            (0..self.inner.servers.len()).map(|i| sampler::run(self.inner.clone(), i, shutdown.clone()));
+        futures_util::future::join_all(servers).await;
+    }
 }

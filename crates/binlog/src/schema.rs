@@ -13,7 +13,7 @@ pub struct SchemaColumn {
     pub unsigned: bool,
     /// `CHARACTER_SET_NAME`; `None` for what has none, as BLOB and INT.
     pub charset: Option<String>,
-    /// The labels of ENUM and SET, as UTF-8.
+    /// The labels of ENUM and SET.
     pub labels: Vec<String>,
     /// The D of `FLOAT(M,D)` and `DOUBLE(M,D)`, which the server prints with D decimals.
     pub float_decimals: Option<u8>,
@@ -24,11 +24,9 @@ pub struct SchemaColumn {
 #[non_exhaustive]
 pub enum SchemaMismatch {
     /// Another number of columns.
-    #[error("{schema}.{table} has {now} columns now, {logged} in the binlog")]
+    #[error("{table} has {now} columns now, {logged} in the binlog")]
     ColumnCount {
-        /// Schema of the table.
-        schema: String,
-        /// Name of the table.
+        /// `schema.table`.
         table: String,
         /// Columns in the binlog.
         logged: usize,
@@ -36,11 +34,9 @@ pub enum SchemaMismatch {
         now: usize,
     },
     /// A column can't be the same one.
-    #[error("{schema}.{table}: column {column} is `{name}` {now} now, {logged} in the binlog")]
+    #[error("{table}: column {column} is `{name}` {now} now, {logged} in the binlog")]
     Column {
-        /// Schema of the table.
-        schema: String,
-        /// Name of the table.
+        /// `schema.table`.
         table: String,
         /// Index of the column, from 0.
         column: usize,
@@ -107,7 +103,8 @@ impl SchemaColumn {
             "char" | "binary" | "uuid" | "inet4" | "inet6" => logged == T::String,
             "varchar" | "varbinary" => matches!(logged, T::VarChar | T::VarCharCompressed),
             // MariaDB's JSON is LONGTEXT.
-            "tinytext" | "text" | "mediumtext" | "longtext" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
+            "tinytext" | "text" | "mediumtext" | "longtext" | "tinyblob" | "blob" | "mediumblob"
+            | "longblob" => {
                 matches!(logged, T::Blob | T::BlobCompressed)
             }
             "json" => matches!(logged, T::Json | T::Blob),

@@ -44,8 +44,8 @@ pub enum TextError {
 }
 
 impl Value<'_> {
-    /// Appends the text that `SELECT CONCAT(column)` gives on a utf8mb4 connection with `time_zone='+00:00'`, as
-    /// UTF-8. Two exceptions: ZEROFILL is not applied (the binlog doesn't tell it), and binary strings and BIT
+    /// Appends the text that `SELECT column` gives on a utf8mb4 connection with `time_zone='+00:00'`, as UTF-8
+    /// (`CONCAT(column)` too, but for FLOAT on MySQL, which shortens it to 12 characters). Two exceptions: ZEROFILL is not applied (the binlog doesn't tell it), and binary strings and BIT
     /// give their bytes as they are, BINARY(n) filled up with zero bytes as the server does.
     ///
     /// # Errors
@@ -141,8 +141,8 @@ fn double(n: f64, out: &mut Vec<u8>) {
     scientific(&format!("{n:e}"), out);
 }
 
-/// Digits and exponent → the servers' choice of form (`my_gcvt` in `strings/dtoa.c`): the point stands among or
-/// near the digits as long as it is at most `DBL_DIG` places away from the first, else there is an exponent.
+/// Digits and exponent → the servers' choice of form (`my_gcvt` in `strings/dtoa.c`): with an exponent below 10⁻¹⁵
+/// and for whole numbers from 10¹⁵ (`DBL_DIG`) on, else without.
 fn scientific(text: &str, out: &mut Vec<u8>) {
     let (sign, text) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let Some((mantissa, exponent)) = text.split_once('e') else {
@@ -162,7 +162,7 @@ fn scientific(text: &str, out: &mut Vec<u8>) {
     let point = exponent + 1;
     match point {
         -14..=0 => put(out, format_args!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs() as usize))),
-        1..=15 => {
+        1..=16 if point <= 15 || digits.len() > 16 => {
             let point = point.unsigned_abs() as usize;
             match digits.split_at_checked(point) {
                 Some((whole, "")) => put(out, format_args!("{sign}{whole}")),

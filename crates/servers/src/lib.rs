@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Private MariaDB, MySQL, Redis and Kafka servers on free ports, for `cargo xtask`, the tests and the lab.
+//!
+//! - [`install`]: finds the programs, installs what is missing.
+//! - [`MariaDb`], [`MySql`], [`Redis`], [`Kafka`]: one server each, in its own folder; started when the constructor
+//!   returns, stopped when dropped. All are an [`instance::Instance`]: port, URL, stop, `kill -9`, freeze, restart.
+//! - [`require`]: how a test asks for a server and skips without it.
+//! - [`cache`]: where downloads are kept. [`ports`]: free ports. [`process`]: ending processes by pid.
+//!
+//! Guarantees: servers listen on 127.0.0.1 only; a process is signalled only if it is the one that was started; no
+//! system service is installed or started. Depends on nothing of ours.
+
+pub mod cache;
+mod fetch_mysql;
+pub mod install;
+pub mod instance;
+pub mod kafka;
+pub mod mariadb;
+pub mod mysql;
+pub mod ports;
+pub mod process;
+pub mod redis;
+mod require;
+mod wire;
+
+pub use install::{Installed, Need};
+pub use instance::{Record, StartOptions};
+pub use kafka::Kafka;
+pub use mariadb::MariaDb;
+pub use mysql::MySql;
+pub use redis::{Redis, RedisTls};
+pub use require::require;

@@ -60,6 +60,12 @@ single_byte! {
     TIS620: "tis620",
 }
 
+// Compared with both servers for every two-byte code. big5, gb2312, gb18030, sjis, ujis and eucjpms map some codes
+// to other characters than the encodings of the same name do.
+static CP932: MultiByte = MultiByte { name: "cp932", encoding: encoding_rs::SHIFT_JIS };
+static EUCKR: MultiByte = MultiByte { name: "euckr", encoding: encoding_rs::EUC_KR };
+static GBK: MultiByte = MultiByte { name: "gbk", encoding: encoding_rs::GBK };
+
 /// Collation id of `binary`.
 pub const BINARY_COLLATION: u16 = 63;
 
@@ -73,12 +79,12 @@ impl Charset {
             "utf16le" => Self::Utf16Le,
             "utf32" => Self::Utf32,
             "big5" => Self::Unsupported("big5"),
-            "cp932" => Self::Unsupported("cp932"),
+            "cp932" => Self::Encoding(&CP932),
             "eucjpms" => Self::Unsupported("eucjpms"),
-            "euckr" => Self::Unsupported("euckr"),
+            "euckr" => Self::Encoding(&EUCKR),
             "gb18030" => Self::Unsupported("gb18030"),
             "gb2312" => Self::Unsupported("gb2312"),
-            "gbk" => Self::Unsupported("gbk"),
+            "gbk" => Self::Encoding(&GBK),
             "sjis" => Self::Unsupported("sjis"),
             "swe7" => Self::Unsupported("swe7"),
             "ujis" => Self::Unsupported("ujis"),
@@ -117,14 +123,18 @@ impl Charset {
             Self::Utf16Le => utf16(bytes, u16::from_le_bytes),
             Self::Utf32 => {
                 let (chars, []) = bytes.as_chunks::<4>() else { return Err(TextError::Malformed("UTF-32")) };
-                let text: Option<String> = chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c))).collect();
+                let text: Option<String> =
+                    chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c))).collect();
                 text.map(|t| Cow::Owned(t.into_bytes())).ok_or(TextError::Malformed("UTF-32"))
             }
-            Self::Encoding(set) => match set.encoding.decode_without_bom_handling_and_without_replacement(bytes) {
-                Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
-                Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
-                None => Err(TextError::Malformed(set.name)),
-            },
+            Self::Encoding(set) => {
+                match set.encoding.decode_without_bom_handling_and_without_replacement(bytes) {
+                    Some(text) if text.contains(is_disputed) => Err(TextError::Malformed(set.name)),
+                    Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
+                    Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
+                    None => Err(TextError::Malformed(set.name)),
+                }
+            }
             Self::Unsupported(name) => Err(TextError::Charset(name.to_owned())),
         }
     }
@@ -142,6 +152,11 @@ impl SingleByte {
     pub fn name(&self) -> &'static str {
         self.name
     }
+}
+
+/// Characters that the encodings give where the servers have none, and print a question mark: user-defined ones.
+fn is_disputed(c: char) -> bool {
+    matches!(c, '\u{80}' | '\u{e000}'..='\u{f8ff}')
 }
 
 fn utf16<'a>(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'a, [u8]>, TextError> {

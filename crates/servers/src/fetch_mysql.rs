@@ -1,0 +1,287 @@
+//! MySQL 9 from Debian's unstable suite, unpacked into the cache.
+//!
+//! Debian has MySQL 9 in `sid` only, built against a newer libc than a stable system has. So the server, its
+//! libraries and *their* libc are unpacked into a folder of their own, and small wrappers run the programs under
+//! that libc's loader. The host is not touched: apt gets a private configuration, private lists and an empty
+//! package status, and `dpkg-deb -x` runs no package script. Packages are verified by apt against Debian's keys.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::cache;
+use crate::install::{find_program, output_of, run, version_after};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The programs that get a wrapper.
+const PROGRAMS: [&str; 4] = ["usr/sbin/mysqld", "usr/bin/mysql", "usr/bin/mysqlbinlog", "usr/bin/mysqladmin"];
+
+/// The folder of the newest MySQL in the cache.
+pub(crate) fn newest() -> Option<PathBuf> {
+    let key = |p: &PathBuf| -> Vec<u32> {
+        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.trim_start_matches("mysql-").split('.').map(|n| n.parse().unwrap_or(0)).collect()
+    };
+    fs::read_dir(cache::dir().ok()?.join("servers"))
+        .ok()?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("mysql-")))
+        .max_by_key(key)
+}
+
+/// Downloads and unpacks MySQL; the caller holds the installation lock.
+pub(crate) fn fetch() -> Result<()> {
+    let start = Instant::now();
+    for program in ["apt-get", "dpkg-deb"] {
+        if find_program(program).is_none() {
+            bail!(
+                "not a Debian or Ubuntu system: please install MySQL 9, so that mysqld and mysqlbinlog are in PATH"
+            );
+        }
+    }
+    let mirror = mirror()?;
+    eprintln!("fetching MySQL 9 from Debian unstable at {mirror} (about 60 MB)");
+    let servers = cache::dir()?.join("servers");
+    fs::create_dir_all(&servers)?;
+    let temporary = tempfile::Builder::new().prefix(".apt-").tempdir_in(&servers)?;
+    let apt = PrivateApt::new(temporary.path(), &mirror)?;
+    let packages = apt.closure(&["mysql-server-core", "mysql-client-core"])?;
+    let debs = apt.download(&packages)?;
+    let size: u64 = debs.iter().filter_map(|d| Some(fs::metadata(d).ok()?.len())).sum();
+
+    let new = temporary.path().join("mysql");
+    let root = new.join("root");
+    fs::create_dir_all(&root)?;
+    for deb in &debs {
+        run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&root))?;
+    }
+    for unused in ["doc", "man", "locale", "info", "lintian"] {
+        _ = fs::remove_dir_all(root.join("usr/share").join(unused));
+    }
+    fs::create_dir(new.join("bin"))?;
+    for program in PROGRAMS {
+        write_wrapper(&new, program)?;
+    }
+    let said = output_of(&new.join("bin/mysqld"), "--version").context("the unpacked mysqld does not run")?;
+    let version = version_after(&said, "Ver").with_context(|| format!("no version in {said:?}"))?;
+    if !version.starts_with("9.") {
+        bail!(
+            "Debian unstable has MySQL {version}, not 9: please install MySQL 9, so that mysqld is in PATH"
+        );
+    }
+    fs::write(new.join("version"), &version)?;
+    fs::rename(&new, servers.join(format!("mysql-{version}"))).context("cannot move MySQL to its place")?;
+    eprintln!(
+        "MySQL {version}: {} packages, {} MB, in {:.0} s",
+        debs.len(),
+        size / 1_000_000,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// The Debian mirror that this system's apt uses already; `ROWBUST_DEBIAN_MIRROR` where it uses none (Ubuntu).
+fn mirror() -> Result<String> {
+    if let Ok(mirror) = std::env::var("ROWBUST_DEBIAN_MIRROR") {
+        return Ok(mirror);
+    }
+    let format = "$(SITE)|$(ORIGIN)|$(LABEL)|$(RELEASE)|$(COMPONENT)";
+    let targets =
+        run(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    pick_mirror(&targets, &os).ok_or_else(|| {
+        anyhow!(
+            "apt knows no Debian mirror here, and MySQL 9 comes from one: please install MySQL 9, so that mysqld and \
+             mysqlbinlog are in PATH, or set ROWBUST_DEBIAN_MIRROR and install debian-archive-keyring"
+        )
+    })
+}
+
+/// A line is Debian's main archive if its downloaded list says so, or, before any list is there, if it names this
+/// Debian's own release.
+fn pick_mirror(targets: &str, os_release: &str) -> Option<String> {
+    let field = |name: &str| {
+        os_release
+            .lines()
+            .find_map(|l| Some(l.strip_prefix(name)?.strip_prefix('=')?.trim_matches('"').to_owned()))
+    };
+    let codename = field("VERSION_CODENAME").filter(|_| field("ID").as_deref() == Some("debian"));
+    targets.lines().find_map(|line| {
+        let mut parts = line.split('|');
+        let (site, origin, label) = (parts.next()?, parts.next()?, parts.next()?);
+        let (release, component) = (parts.next()?, parts.next()?);
+        let listed = origin == "Debian" && label == "Debian";
+        let named = codename.as_deref() == Some(release) && component == "main";
+        (listed || named).then(|| site.to_owned())
+    })
+}
+
+/// apt with its own configuration, lists and (empty) package status.
+struct PrivateApt {
+    config: PathBuf,
+    archives: PathBuf,
+}
+
+impl PrivateApt {
+    fn new(dir: &Path, mirror: &str) -> Result<Self> {
+        if !Path::new(KEYRING).exists() {
+            bail!("{KEYRING} is missing: please install debian-archive-keyring");
+        }
+        let archives = dir.join("archives");
+        for sub in [dir.join("lists/partial"), archives.join("partial"), dir.join("none")] {
+            fs::create_dir_all(sub)?;
+        }
+        fs::write(dir.join("status"), "")?;
+        fs::write(
+            dir.join("sid.sources"),
+            format!("Types: deb\nURIs: {mirror}\nSuites: sid\nComponents: main\nSigned-By: {KEYRING}\n"),
+        )?;
+        let user = run(Command::new("id").arg("-un"))?;
+        let mut config = String::new();
+        let d = dir.display();
+        // The host's configuration is shut out first: its hooks must not run here.
+        for (name, value) in [
+            ("Dir::Etc::main", "/dev/null".to_owned()),
+            ("Dir::Etc::parts", format!("{d}/none")),
+            ("Dir::Etc::sourcelist", format!("{d}/sid.sources")),
+            ("Dir::Etc::sourceparts", format!("{d}/none")),
+            ("Dir::Etc::preferences", "/dev/null".to_owned()),
+            ("Dir::Etc::preferencesparts", format!("{d}/none")),
+            ("Dir::State", d.to_string()),
+            ("Dir::State::lists", format!("{d}/lists")),
+            ("Dir::State::status", format!("{d}/status")),
+            ("Dir::Cache", d.to_string()),
+            ("Dir::Cache::archives", format!("{d}/archives")),
+            ("APT::Sandbox::User", user.trim().to_owned()),
+            ("APT::Install-Recommends", "false".to_owned()),
+            ("Acquire::Languages", "none".to_owned()),
+            ("Acquire::Retries", "3".to_owned()),
+            // A mirror that lags may serve a Release file of unstable that has expired; it is signed all the same.
+            ("Acquire::Check-Valid-Until", "false".to_owned()),
+        ] {
+            writeln!(config, "{name} \"{value}\";")?;
+        }
+        let path = dir.join("apt.conf");
+        fs::write(&path, config)?;
+        let apt = Self { config: path, archives };
+        run(apt.command("apt-get").args(["-qq", "update"]))
+            .context("cannot read Debian unstable's package list")?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        // Read before, and here instead of, /etc/apt: apt.conf(5).
+        command.env("APT_CONFIG", &self.config).env("LC_ALL", "C").current_dir(&self.archives);
+        command
+    }
+
+    /// The packages and all libraries they depend on. A server process runs no programs of other packages.
+    fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let plan = run(self.command("apt-get").args(["install", "--simulate"]).args(packages))
+            .context("cannot resolve MySQL's packages")?;
+        let wanted = |p: &&str| {
+            packages.contains(p) || *p == "zlib1g" || (p.starts_with("lib") && !p.starts_with("libperl"))
+        };
+        let list: Vec<String> = plan
+            .lines()
+            .filter_map(|l| l.strip_prefix("Inst ")?.split_whitespace().next())
+            .filter(wanted)
+            .map(String::from)
+            .collect();
+        if packages.iter().all(|p| list.iter().any(|l| l == p)) {
+            Ok(list)
+        } else {
+            bail!("unexpected answer of apt-get install --simulate:\n{plan}")
+        }
+    }
+
+    fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
+        run(self.command("apt-get").args(["-qq", "download"]).args(packages))
+            .context("cannot download MySQL")?;
+        let debs: Vec<PathBuf> = fs::read_dir(&self.archives)?
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "deb"))
+            .collect();
+        if debs.len() == packages.len() {
+            Ok(debs)
+        } else {
+            bail!("{} packages wanted, {} downloaded", packages.len(), debs.len())
+        }
+    }
+}
+
+/// Writes `bin/NAME`: the program under the unpacked loader and libraries. It replaces the shell, so its pid is the
+/// one that was started; and it finds its files beside itself, so the folder can be moved.
+fn write_wrapper(dir: &Path, program: &str) -> Result<()> {
+    let root = dir.join("root");
+    if !root.join(program).is_file() {
+        bail!("MySQL's packages lack {program}");
+    }
+    let inside = |p: &Path| p.strip_prefix(&root).map(|p| p.display().to_string()).unwrap_or_default();
+    let libraries =
+        find_dir(&root.join("usr/lib"), "-linux-gnu").context("MySQL's packages lack usr/lib/*-linux-gnu")?;
+    let loader = ["usr/lib64", "usr/lib", "lib64", "lib"]
+        .iter()
+        .map(|d| root.join(d))
+        .chain([libraries.clone()])
+        .find_map(|d| find_loader(&d))
+        .context("MySQL's packages lack a loader")?;
+    let script = format!(
+        "#!/bin/sh\n\
+         # Runs the unpacked program under its own loader and libraries.\n\
+         root=$(cd \"$(dirname \"$0\")/../root\" && pwd)\n\
+         exec \"$root/{}\" --argv0 \"$root/{program}\" --library-path \"$root/{}\" \"$root/{program}\" \"$@\"\n",
+        inside(&loader),
+        inside(&libraries),
+    );
+    let name = Path::new(program).file_name().unwrap_or_default();
+    let path = dir.join("bin").join(name);
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn find_dir(dir: &Path, suffix: &str) -> Option<PathBuf> {
+    fs::read_dir(dir)
+        .ok()?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .find(|p| p.is_dir() && p.to_string_lossy().ends_with(suffix))
+}
+
+fn find_loader(dir: &Path) -> Option<PathBuf> {
+    fs::read_dir(dir)
+        .ok()?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-linux-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = "ID=debian\nVERSION_CODENAME=bookworm\n";
+
+    #[test]
+    fn mirror_of_a_debian_with_and_without_lists() {
+        let third = "https://other.example/apt|Other|Other|cloud-bookworm|main\n";
+        let fresh = format!("{third}http://m.example/debian|$(ORIGIN)|$(LABEL)|bookworm|main\n");
+        assert_eq!(pick_mirror(&fresh, DEBIAN).as_deref(), Some("http://m.example/debian"));
+        let listed = format!(
+            "{third}http://m.example/debian-security|Debian|Debian-Security|bookworm-security|main\n\
+             http://m.example/debian|Debian|Debian|stable|main\n"
+        );
+        assert_eq!(pick_mirror(&listed, DEBIAN).as_deref(), Some("http://m.example/debian"));
+    }
+
+    #[test]
+    fn no_mirror_on_ubuntu() {
+        let targets = "http://u.example/ubuntu|Ubuntu|Ubuntu|noble|main\n";
+        assert_eq!(pick_mirror(targets, "ID=ubuntu\nVERSION_CODENAME=noble\n"), None);
+    }
+}

@@ -1,0 +1,307 @@
+//! Finds the servers' programs, and installs what is missing.
+//!
+//! Guarantees: what is usable already is used as it is; nothing here starts or enables a system service (only
+//! packages without one are asked for); downloads are kept in the [`crate::cache`]. Where packages can't be
+//! installed, the error says which ones are wanted.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use nix::unistd::geteuid;
+
+use crate::kafka::KafkaPrograms;
+use crate::mariadb::MariaDbPrograms;
+use crate::mysql::MySqlPrograms;
+use crate::redis::RedisPrograms;
+
+/// Something that can be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// MariaDB 10.11 or newer, with `mariadb-binlog`.
+    MariaDb,
+    /// MySQL 9, with `mysqlbinlog`.
+    MySql,
+    /// Redis 7 or newer.
+    Redis,
+    /// Apache Kafka 4 and a Java runtime for it.
+    Kafka,
+    /// sysbench, a load generator.
+    Sysbench,
+}
+
+impl Need {
+    /// The four servers.
+    pub const SERVERS: [Self; 4] = [Self::MariaDb, Self::MySql, Self::Redis, Self::Kafka];
+
+    /// Lower-case name, as in `ROWBUST_REQUIRE`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MariaDb => "mariadb",
+            Self::MySql => "mysql",
+            Self::Redis => "redis",
+            Self::Kafka => "kafka",
+            Self::Sysbench => "sysbench",
+        }
+    }
+
+    /// Debian's packages for it; none of them holds a service.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::MariaDb => &["mariadb-server-core", "mariadb-client-core", "mariadb-client"],
+            Self::MySql => &[],
+            Self::Redis => &["redis-tools"],
+            Self::Kafka => &["default-jre-headless", "maven"],
+            Self::Sysbench => &["sysbench"],
+        }
+    }
+
+    /// Whether Debian's packages for it still have to be installed. What is fetched otherwise does not count.
+    fn lacks_packages(self) -> bool {
+        match self {
+            Self::MariaDb => MariaDbPrograms::find().is_none(),
+            Self::MySql => false,
+            Self::Redis => RedisPrograms::find().is_none(),
+            Self::Kafka => {
+                find_program("java").is_none()
+                    || (KafkaPrograms::find().is_none() && find_program("mvn").is_none())
+            }
+            Self::Sysbench => find_program("sysbench").is_none(),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Need {
+    type Err = anyhow::Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Self::SERVERS
+            .into_iter()
+            .chain([Self::Sysbench])
+            .find(|n| n.name() == s)
+            .ok_or_else(|| anyhow!("unknown server {s:?}: mariadb, mysql, redis, kafka or sysbench"))
+    }
+}
+
+/// Programs that were found or installed; `None` for what was not asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Installed {
+    /// MariaDB's programs.
+    pub mariadb: Option<MariaDbPrograms>,
+    /// MySQL's programs.
+    pub mysql: Option<MySqlPrograms>,
+    /// Redis' programs.
+    pub redis: Option<RedisPrograms>,
+    /// Kafka's class path and the Java runtime.
+    pub kafka: Option<KafkaPrograms>,
+    /// The program `sysbench`.
+    pub sysbench: Option<PathBuf>,
+}
+
+impl Installed {
+    /// What can be used right now; installs nothing.
+    #[must_use]
+    pub fn find(needs: &[Need]) -> Self {
+        let wanted = |n| needs.contains(&n);
+        Self {
+            mariadb: wanted(Need::MariaDb).then(MariaDbPrograms::find).flatten(),
+            mysql: wanted(Need::MySql).then(MySqlPrograms::find).flatten(),
+            redis: wanted(Need::Redis).then(RedisPrograms::find).flatten(),
+            kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
+            sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
+        }
+    }
+
+    /// Whether this can be used.
+    #[must_use]
+    pub fn has(&self, need: Need) -> bool {
+        match need {
+            Need::MariaDb => self.mariadb.is_some(),
+            Need::MySql => self.mysql.is_some(),
+            Need::Redis => self.redis.is_some(),
+            Need::Kafka => self.kafka.is_some(),
+            Need::Sysbench => self.sysbench.is_some(),
+        }
+    }
+}
+
+/// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`, MySQL and Kafka
+/// into the cache. Says on stderr what it does.
+///
+/// # Errors
+/// When something can't be installed; the text says what to install by hand.
+pub fn ensure(needs: &[Need]) -> Result<Installed> {
+    let found = Installed::find(needs);
+    if needs.iter().all(|n| found.has(*n)) {
+        return Ok(found);
+    }
+    let _lock = crate::cache::lock("install")?;
+    let packages: Vec<&str> =
+        needs.iter().filter(|n| n.lacks_packages()).flat_map(|n| n.packages()).copied().collect();
+    apt_install(&packages)?;
+    if needs.contains(&Need::Redis) {
+        crate::redis::link_server()?;
+    }
+    if needs.contains(&Need::MySql) && MySqlPrograms::find().is_none() {
+        crate::fetch_mysql::fetch()?;
+    }
+    if needs.contains(&Need::Kafka) && KafkaPrograms::find().is_none() {
+        crate::kafka::fetch()?;
+    }
+    let found = Installed::find(needs);
+    match needs.iter().find(|n| !found.has(**n)) {
+        Some(missing) => Err(missing.missing()),
+        None => Ok(found),
+    }
+}
+
+impl Need {
+    pub(crate) fn missing(self) -> anyhow::Error {
+        anyhow!("no {self}: {}", self.hint())
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::MariaDb => "`mariadbd --version` must say 10.11 or newer, and mariadb-binlog be in PATH",
+            Self::MySql => "`mysqld --version` must say 9.x",
+            Self::Redis => "`redis-server --version` must say 7 or newer",
+            Self::Kafka => "`java -version` must say 17 or newer",
+            Self::Sysbench => "sysbench must be in PATH",
+        }
+    }
+}
+
+/// Installs Debian packages without recommended ones, as root or with `sudo -n`. An empty list is nothing to do.
+///
+/// # Errors
+/// Where there is no apt-get or no right to use it (the text names the packages), or when apt-get fails.
+pub fn apt_install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    let apt = |args: &[&str]| -> Result<Command> {
+        if find_program("apt-get").is_none() {
+            bail!(
+                "not a Debian or Ubuntu system: please install what these packages hold, then try again: {list}"
+            );
+        }
+        let mut command = if geteuid().is_root() {
+            Command::new("env")
+        } else if succeeds(Command::new("sudo").args(["-n", "true"])) {
+            let mut c = Command::new("sudo");
+            c.args(["-n", "env"]);
+            c
+        } else {
+            bail!(
+                "not root, and sudo wants a password: please run `sudo apt-get install {list}`, then try again"
+            )
+        };
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"])
+            .args(args);
+        Ok(command)
+    };
+    let start = Instant::now();
+    eprintln!("installing with apt-get: {list}");
+    // Fails when one of several mirrors does; whether that matters, the installation shows.
+    if let Err(e) = run(&mut apt(&["update"])?) {
+        eprintln!("apt-get update: {e:#}");
+    }
+    let mut install = apt(&["install", "-y", "--no-install-recommends"])?;
+    run(install.args(packages)).with_context(|| format!("please run `apt-get install {list}` and see"))?;
+    eprintln!("installed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A program in `PATH`, or in the folders for system programs that a user's `PATH` often lacks.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|p| p.is_file())
+}
+
+/// Runs a command to its end with its output kept; an error holds the command and what it printed.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let what = || format!("{command:?}").replace('"', "");
+    let shown = what();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
+    if !output.status.success() {
+        let text = [output.stdout, output.stderr].concat();
+        bail!("{shown}: {}\n{}", output.status, String::from_utf8_lossy(&text).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|s| s.success())
+}
+
+/// What a program prints for `arg`, on stdout and stderr; `None` when it can't be run or fails.
+pub(crate) fn output_of(program: &Path, arg: impl AsRef<OsStr>) -> Option<String> {
+    let output = Command::new(program).arg(arg).stdin(Stdio::null()).output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    output.status.success().then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The first `N.N[.N]` that follows `marker` in a program's version line.
+pub(crate) fn version_after(text: &str, marker: &str) -> Option<String> {
+    let rest = &text[text.find(marker)? + marker.len()..];
+    let start = rest.find(|c: char| c.is_ascii_digit())?;
+    let rest = &rest[start..];
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    Some(rest[..end].trim_end_matches('.').to_owned())
+}
+
+/// Whether `version` is at least `major.minor`.
+pub(crate) fn at_least(version: &str, major: u32, minor: u32) -> bool {
+    let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let mariadb = "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)";
+        assert_eq!(version_after(mariadb, "Ver").unwrap(), "10.11.19");
+        let redis = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=1";
+        assert_eq!(version_after(redis, "v=").unwrap(), "7.0.15");
+        assert_eq!(version_after("openjdk version \"17.0.15\" 2025-04-15", "version").unwrap(), "17.0.15");
+        assert_eq!(version_after("no digits", "no"), None);
+        assert!(at_least("10.11.19", 10, 11) && at_least("11.0", 10, 11) && !at_least("10.6.1", 10, 11));
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for need in Need::SERVERS {
+            assert_eq!(need.name().parse::<Need>().unwrap(), need);
+        }
+        assert!("oracle".parse::<Need>().is_err());
+    }
+
+    #[test]
+    fn a_failed_command_says_what_it_printed() {
+        let e = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err().to_string();
+        assert!(e.contains("why") && e.contains('3'), "{e}");
+    }
+}
