@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     admin::{self, status::Status},
     checkpoint::{self, file::CheckpointFile},
+    cli::Exit,
     config::Config,
     invalidate::{
         classify::Class,
@@ -26,7 +27,6 @@ use crate::{
         frontier::Frontier,
         sink::{RouteSink, RouteStats},
     },
-    cli::Exit,
     retry::{Queue, RetryError},
     route::Router,
     source::{Resume, Sink as _, Source, SourceError},
@@ -173,7 +173,8 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
     let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
-    let mut sink = RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let mut sink =
+        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -221,7 +222,11 @@ pub async fn run(config: Config) -> Result<End, RunError> {
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
     match supervisor.next().await {
         Some(Err(failure)) => {
-            tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed, ending");
+            tracing::error!(
+                task = failure.task,
+                error = format!("{:#}", failure.error),
+                "task failed, ending"
+            );
             failure.error
         }
         Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
@@ -266,7 +271,11 @@ async fn drain(
         tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed");
     }
     if !unfinished.is_empty() || !settled {
-        tracing::warn!(?unfinished, segments = frontier.stats().open, "not drained: the rest is repeated at the next start");
+        tracing::warn!(
+            ?unfinished,
+            segments = frontier.stats().open,
+            "not drained: the rest is repeated at the next start"
+        );
     }
     settled && unfinished.is_empty() && failures.is_empty()
 }
