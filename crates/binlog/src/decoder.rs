@@ -195,7 +195,9 @@ impl Decoder {
         let mut r = Reader::body(raw.body, event_type);
         let binlog_version = r.u16("binlog version")?;
         if binlog_version != 4 {
-            return Err(r.error(DecodeErrorKind::Invalid { what: "binlog version", got: binlog_version.into() }));
+            return Err(
+                r.error(DecodeErrorKind::Invalid { what: "binlog version", got: binlog_version.into() })
+            );
         }
         let version = version_bytes(r.take(VERSION_LEN, "server version")?);
         let server_version = std::str::from_utf8(version)
@@ -213,7 +215,9 @@ impl Decoder {
                 return Err(r.error(kind));
             };
             if algorithm > 1 {
-                return Err(r.error(DecodeErrorKind::Invalid { what: "checksum algorithm", got: algorithm.into() }));
+                return Err(
+                    r.error(DecodeErrorKind::Invalid { what: "checksum algorithm", got: algorithm.into() })
+                );
             }
             (checksum, lengths) = (algorithm == 1, rest);
         }
@@ -302,9 +306,9 @@ fn version_bytes(field: &[u8]) -> &[u8] {
 
 /// MySQL since 5.6.1, MariaDB since 5.3 (`checksum_version_split_*` in the servers' `log_event.cc`).
 fn version_knows_checksums(version: &[u8]) -> bool {
-    let mut numbers = version
-        .split(|b| !b.is_ascii_digit())
-        .map(|digits| digits.iter().fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(u32::from(d - b'0'))));
+    let mut numbers = version.split(|b| !b.is_ascii_digit()).map(|digits| {
+        digits.iter().fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(u32::from(d - b'0')))
+    });
     let mut next = || numbers.next().unwrap_or(0);
     let version_number = (next(), next(), next());
     let maria = version.to_ascii_lowercase().windows(7).any(|w| w == b"mariadb");

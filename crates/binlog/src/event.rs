@@ -1,8 +1,8 @@
 //! Decoded events. They borrow from the raw event's bytes, never from the decoder.
 
+use crate::Flavor;
 use crate::gtid::{Gtid, GtidSet, MariaGtidPos};
 use crate::rows::Rows;
-use crate::Flavor;
 
 /// What a stream or a file starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -159,7 +159,11 @@ impl Header {
             return Err(DecodeError::new(
                 0,
                 0,
-                DecodeErrorKind::Truncated { what: "event header", needed: Self::LEN as u64, left: bytes.len() },
+                DecodeErrorKind::Truncated {
+                    what: "event header",
+                    needed: Self::LEN as u64,
+                    left: bytes.len(),
+                },
             ));
         };
         Ok(Self {

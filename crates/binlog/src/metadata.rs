@@ -31,8 +31,12 @@ pub(crate) fn parse(r: &mut Reader<'_>, columns: &mut [Column]) -> Result<(), De
             SIGNEDNESS => signedness(&mut v, columns)?,
             DEFAULT_CHARSET => default_charset(&mut v, columns, |c| c.column_type.is_character())?,
             COLUMN_CHARSET => column_charset(&mut v, columns, |c| c.column_type.is_character())?,
-            ENUM_AND_SET_DEFAULT_CHARSET => default_charset(&mut v, columns, |c| c.column_type.is_enum_or_set())?,
-            ENUM_AND_SET_COLUMN_CHARSET => column_charset(&mut v, columns, |c| c.column_type.is_enum_or_set())?,
+            ENUM_AND_SET_DEFAULT_CHARSET => {
+                default_charset(&mut v, columns, |c| c.column_type.is_enum_or_set())?
+            }
+            ENUM_AND_SET_COLUMN_CHARSET => {
+                column_charset(&mut v, columns, |c| c.column_type.is_enum_or_set())?
+            }
             COLUMN_NAME => {
                 for column in &mut *columns {
                     let name = v.lenenc_bytes("column name")?;
@@ -110,7 +114,11 @@ fn collation(v: &mut Reader<'_>) -> Result<u16, DecodeError> {
 }
 
 /// One collation for all, then exceptions: which of the counted columns, and its collation.
-fn default_charset(v: &mut Reader<'_>, columns: &mut [Column], counts: fn(&Column) -> bool) -> Result<(), DecodeError> {
+fn default_charset(
+    v: &mut Reader<'_>,
+    columns: &mut [Column],
+    counts: fn(&Column) -> bool,
+) -> Result<(), DecodeError> {
     let default = collation(v)?;
     let mut counted: Vec<&mut Column> = columns.iter_mut().filter(|c| counts(c)).collect();
     for column in &mut counted {
@@ -122,7 +130,9 @@ fn default_charset(v: &mut Reader<'_>, columns: &mut [Column], counts: fn(&Colum
         match usize::try_from(index).ok().and_then(|i| counted.get_mut(i)) {
             Some(column) => column.collation = Some(collation),
             None => {
-                return Err(v.error(DecodeErrorKind::Invalid { what: "index of a string column", got: index }));
+                return Err(
+                    v.error(DecodeErrorKind::Invalid { what: "index of a string column", got: index })
+                );
             }
         }
     }
@@ -130,7 +140,11 @@ fn default_charset(v: &mut Reader<'_>, columns: &mut [Column], counts: fn(&Colum
 }
 
 /// One collation per counted column.
-fn column_charset(v: &mut Reader<'_>, columns: &mut [Column], counts: fn(&Column) -> bool) -> Result<(), DecodeError> {
+fn column_charset(
+    v: &mut Reader<'_>,
+    columns: &mut [Column],
+    counts: fn(&Column) -> bool,
+) -> Result<(), DecodeError> {
     for column in columns.iter_mut().filter(|c| counts(c)) {
         column.collation = Some(collation(v)?);
     }

@@ -146,7 +146,9 @@ fn layout(column: &Column) -> Layout {
         T::Bit => Layout::Fixed(meta.div_ceil(8)),
         T::Enum | T::Set => Layout::Fixed(meta),
         T::String | T::VarChar | T::VarCharCompressed => Layout::Prefixed(if meta > 255 { 2 } else { 1 }),
-        T::Blob | T::BlobCompressed | T::Json | T::Geometry | T::Vector => Layout::Prefixed(column.meta.min(4) as u8),
+        T::Blob | T::BlobCompressed | T::Json | T::Geometry | T::Vector => {
+            Layout::Prefixed(column.meta.min(4) as u8)
+        }
     }
 }
 

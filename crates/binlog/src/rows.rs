@@ -72,14 +72,29 @@ impl<'a> Rows<'a> {
         let before = if kind == RowKind::Write { &[][..] } else { r.take(bitmap, "bitmap of columns")? };
         let after = if kind == RowKind::Delete { &[][..] } else { r.take(bitmap, "bitmap of columns")? };
         let offset = r.offset();
-        Ok(Self { slot, table_id, kind, flags, column_count, event_type, before, after, rows: r.rest(), offset })
+        Ok(Self {
+            slot,
+            table_id,
+            kind,
+            flags,
+            column_count,
+            event_type,
+            before,
+            after,
+            rows: r.rest(),
+            offset,
+        })
     }
 
     /// Starts the walk over the rows. `map` is that of this event's slot, `projection` made for it.
     ///
     /// # Errors
     /// If event, table map and projection don't have the same number of columns.
-    pub fn cursor<'p>(&self, map: &TableMap, projection: &'p Projection) -> Result<RowCursor<'p, 'a>, DecodeError> {
+    pub fn cursor<'p>(
+        &self,
+        map: &TableMap,
+        projection: &'p Projection,
+    ) -> Result<RowCursor<'p, 'a>, DecodeError> {
         let expected = projection.columns.len();
         for got in [self.column_count, map.columns.len()] {
             if got != expected {
@@ -200,7 +215,8 @@ impl<'a> RowCursor<'_, 'a> {
                 }
                 Step::Take(layout, form) => {
                     let bytes = self.value(layout)?;
-                    let value = form.read(bytes).ok_or_else(|| self.error("column value", bytes.len() as u64))?;
+                    let value =
+                        form.read(bytes).ok_or_else(|| self.error("column value", bytes.len() as u64))?;
                     out.push(value);
                 }
             }

@@ -107,7 +107,8 @@ impl SchemaColumn {
             "char" | "binary" | "uuid" | "inet4" | "inet6" => logged == T::String,
             "varchar" | "varbinary" => matches!(logged, T::VarChar | T::VarCharCompressed),
             // MariaDB's JSON is LONGTEXT.
-            "tinytext" | "text" | "mediumtext" | "longtext" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
+            "tinytext" | "text" | "mediumtext" | "longtext" | "tinyblob" | "blob" | "mediumblob"
+            | "longblob" => {
                 matches!(logged, T::Blob | T::BlobCompressed)
             }
             "json" => matches!(logged, T::Json | T::Blob),

@@ -157,7 +157,10 @@ impl TableMap {
             });
         }
         if !m.is_empty() {
-            return Err(m.error(DecodeErrorKind::Invalid { what: "bytes behind the column metadata", got: m.left() as u64 }));
+            return Err(m.error(DecodeErrorKind::Invalid {
+                what: "bytes behind the column metadata",
+                got: m.left() as u64,
+            }));
         }
         metadata::parse(&mut r, &mut columns)?;
         Ok(Self { table_id, schema, table, columns })
@@ -189,7 +192,8 @@ impl Column {
         if self.column_type.is_numeric() {
             self.unsigned.get_or_insert(now.unsigned);
         }
-        if self.collation.is_none() && (self.column_type.is_character() || self.column_type.is_enum_or_set()) {
+        if self.collation.is_none() && (self.column_type.is_character() || self.column_type.is_enum_or_set())
+        {
             let charset = now.charset.as_deref().unwrap_or("binary");
             self.collation = Charset::collation_of(charset);
         }

@@ -117,14 +117,17 @@ impl Charset {
             Self::Utf16Le => utf16(bytes, u16::from_le_bytes),
             Self::Utf32 => {
                 let (chars, []) = bytes.as_chunks::<4>() else { return Err(TextError::Malformed("UTF-32")) };
-                let text: Option<String> = chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c))).collect();
+                let text: Option<String> =
+                    chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c))).collect();
                 text.map(|t| Cow::Owned(t.into_bytes())).ok_or(TextError::Malformed("UTF-32"))
             }
-            Self::Encoding(set) => match set.encoding.decode_without_bom_handling_and_without_replacement(bytes) {
-                Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
-                Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
-                None => Err(TextError::Malformed(set.name)),
-            },
+            Self::Encoding(set) => {
+                match set.encoding.decode_without_bom_handling_and_without_replacement(bytes) {
+                    Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
+                    Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
+                    None => Err(TextError::Malformed(set.name)),
+                }
+            }
             Self::Unsupported(name) => Err(TextError::Charset(name.to_owned())),
         }
     }

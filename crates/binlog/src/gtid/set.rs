@@ -128,7 +128,9 @@ impl GtidSet {
             }
         }
         if !r.is_empty() {
-            return Err(r.error(DecodeErrorKind::Invalid { what: "bytes behind the set", got: r.left() as u64 }));
+            return Err(
+                r.error(DecodeErrorKind::Invalid { what: "bytes behind the set", got: r.left() as u64 })
+            );
         }
         Ok(set)
     }
