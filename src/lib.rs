@@ -21,6 +21,7 @@ pub mod admin;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod failpoint;
 pub mod invalidate;
 pub mod pipeline;

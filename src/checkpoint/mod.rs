@@ -1,1 +1,242 @@
-//! Placeholder.
+//! Where to resume from, saved only up to what is done.
+//!
+//! Guarantees (I2, I4): what is saved is the position that the frontier has released, so everything before it is acknowledged by Redis or
+//! by the queue; within an epoch it only moves forward. A save that fails is counted and tried again: meanwhile the daemon serves on
+//! and the checkpoint holds. May depend on `pipeline::frontier` and `source::position`.
+
+pub mod file;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rowbust_binlog::{Flavor, GtidState};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::file::{CheckpointError, CheckpointFile, Saved};
+use crate::{
+    pipeline::{Done, frontier::Frontier},
+    source::position::{Coordinates, Position},
+};
+
+/// The least time between two saves: what a crash may repeat. An fsync costs milliseconds.
+const SAVE_INTERVAL: Duration = Duration::from_millis(200);
+/// The pause after a save that failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What was saved last, for status and metrics.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The newest save.
+    pub saved: Option<Saved>,
+    /// When it was made.
+    pub at: Option<Instant>,
+    /// Whether the frontier has moved since.
+    pub behind: bool,
+    /// Saves since the start.
+    pub saves: u64,
+    /// Saves that failed since the start.
+    pub failures: u64,
+}
+
+/// Who the positions belong to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Of the server.
+    pub flavor: Flavor,
+    /// `@@server_uuid`, or the server id on MariaDB.
+    pub source: String,
+    /// Changes with each gap.
+    pub epoch: u64,
+}
+
+/// Shares what the writer has done.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    snapshot: Arc<Mutex<Snapshot>>,
+    first_save: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// The newest state.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Completes when a position is on disk. Until then nothing that was read may be acknowledged: a crash would begin at `source.start`
+    /// again and skip it.
+    pub async fn saved_once(&self) {
+        let mut first_save = self.first_save.clone();
+        // The writer is gone only when the daemon ends.
+        let _ = first_save.wait_for(|saved| *saved).await;
+    }
+}
+
+/// Follows the frontier and saves it.
+#[derive(Debug)]
+pub struct Writer {
+    file: CheckpointFile,
+    identity: Identity,
+    started: Option<oneshot::Receiver<Position>>,
+    position: Position,
+    commit_time: u32,
+    frontier: Frontier<Done>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    first_save: watch::Sender<bool>,
+}
+
+impl Writer {
+    /// `started`: where reading begins. That is saved at once.
+    pub fn new(
+        file: CheckpointFile,
+        identity: Identity,
+        started: oneshot::Receiver<Position>,
+        frontier: Frontier<Done>,
+    ) -> (Self, Watch) {
+        let snapshot =
+            Arc::new(Mutex::new(Snapshot { saved: None, at: None, behind: true, saves: 0, failures: 0 }));
+        let first_save = watch::Sender::new(false);
+        let watch = Watch { snapshot: Arc::clone(&snapshot), first_save: first_save.subscribe() };
+        let nowhere = Coordinates { file: "".into(), position: 0 };
+        let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
+        let started = Some(started);
+        (Self { file, identity, started, position, commit_time: 0, frontier, snapshot, first_save }, watch)
+    }
+
+    /// Saves until `shutdown`, then once more.
+    ///
+    /// # Errors
+    /// When the last save fails.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), CheckpointError> {
+        if let Some(started) = self.started.take() {
+            tokio::select! {
+                // Not started: nothing was read, and there is nothing to save.
+                () = shutdown.cancelled() => return Ok(()),
+                position = started => match position {
+                    Ok(position) => self.position = position,
+                    Err(_) => return Ok(()),
+                },
+            }
+        }
+        let mut ending = false;
+        let mut dirty = true;
+        loop {
+            dirty |= self.advance();
+            if dirty {
+                // A GTID set and one fsync: short enough to stay on the thread, but it must not hold up the workers.
+                let (this, result) = tokio::task::spawn_blocking(move || {
+                    let result = self.save();
+                    (self, result)
+                })
+                .await
+                .map_err(|error| CheckpointError::Io {
+                    path: "checkpoint".into(),
+                    action: "finish the save",
+                    source: std::io::Error::other(error),
+                })?;
+                self = this;
+                let pause = match result {
+                    Ok(()) => {
+                        dirty = false;
+                        SAVE_INTERVAL
+                    }
+                    Err(error) if ending => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%error, "checkpoint not saved, holding it");
+                        RETRY_INTERVAL
+                    }
+                };
+                if !ending {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            } else if ending {
+                return Ok(());
+            } else {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = self.frontier.advanced() => {}
+                }
+            }
+            ending = shutdown.is_cancelled();
+        }
+    }
+
+    /// Adds what became done to the position.
+    fn advance(&mut self) -> bool {
+        let done = self.frontier.drain_done();
+        let mut moved = false;
+        for (span, commit_time) in done.into_iter().flatten() {
+            assert!(
+                span.last.file != self.position.at.file || span.last.position >= self.position.at.position,
+                "I4 violated: the frontier moves from {} back to {}",
+                self.position.at,
+                span.last
+            );
+            span.apply(&mut self.position.gtids);
+            self.position.at = span.last;
+            self.commit_time = commit_time;
+            moved = true;
+        }
+        if moved {
+            self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).behind = true;
+        }
+        moved
+    }
+
+    fn save(&mut self) -> Result<(), CheckpointError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let saved = Saved {
+            generation: 0,
+            epoch: self.identity.epoch,
+            flavor: flavor_name(self.identity.flavor).to_owned(),
+            source: self.identity.source.clone(),
+            gtids: self.position.gtids.to_string(),
+            file: self.position.at.file.to_string(),
+            position: self.position.at.position,
+            commit_time: self.commit_time,
+            saved_at: now.as_secs(),
+        };
+        let result = self.file.save(saved);
+        let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(saved) => {
+                snapshot.saved = Some(saved);
+                snapshot.at = Some(Instant::now());
+                snapshot.behind = false;
+                snapshot.saves += 1;
+                self.first_save.send_replace(true);
+                Ok(())
+            }
+            Err(error) => {
+                snapshot.failures += 1;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn flavor_name(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::MySql => "mysql",
+        Flavor::MariaDb => "mariadb",
+    }
+}
+
+/// The position that a checkpoint names.
+///
+/// # Errors
+/// What can't be read in it: it was written by another version, or by hand.
+pub fn position(saved: &Saved) -> Result<Position, String> {
+    let flavor = match saved.flavor.as_str() {
+        "mysql" => Flavor::MySql,
+        "mariadb" => Flavor::MariaDb,
+        other => return Err(format!("unknown flavor {other}")),
+    };
+    let gtids = GtidState::parse(flavor, &saved.gtids).map_err(|error| error.to_string())?;
+    Ok(Position { gtids, at: Coordinates { file: saved.file.as_str().into(), position: saved.position } })
+}

@@ -4,11 +4,41 @@
 //! mistake in one run with file, line, column, code, source line and help. Secrets are [`secrecy`] values and are
 //! never printed. May depend on `rowbust-protocol` (templates) and nothing else of ours.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod codes;
+mod connections;
+mod diag;
+mod fields;
+mod mappings;
+mod mask;
+mod node;
+mod storage;
+mod units;
+mod url;
+mod walk;
+
+use std::{
+    io::Read as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use globset::GlobMatcher;
 use rowbust_protocol::template::Template;
 use secrecy::SecretString;
+
+pub(crate) use self::units::{show_duration, show_size};
+pub use self::{
+    codes::Code,
+    diag::{Diagnostic, Report, Style},
+    fields::{SECTIONS, codes_markdown, fields_markdown},
+    storage::RESERVED_PROPERTIES,
+    walk::Env,
+};
+use self::{
+    node::{Node, Value},
+    walk::Walk,
+};
 
 /// Everything that `rowbust.yaml` says, checked.
 #[derive(Debug, Clone)]
@@ -260,6 +290,11 @@ pub struct Events {
     pub delete: bool,
 }
 
+impl Events {
+    /// Every kind of change.
+    pub const ALL: Self = Self { insert: true, update: true, delete: true };
+}
+
 /// `second_removal:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecondRemoval {
@@ -269,4 +304,83 @@ pub enum SecondRemoval {
     After(Duration),
     /// None.
     Never,
+}
+
+/// Largest config file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads and validates a config file; `${NAME}` comes from the process' environment.
+///
+/// # Errors
+/// Every mistake of the file, or that it can't be read.
+pub fn load(file: &Path) -> Result<Config, Report> {
+    let fail = |e: std::io::Error| {
+        let help = "name the file with -c/--config; the default is ./rowbust.yaml";
+        Report::of_file(file, format!("can't read the config file: {e}"), help)
+    };
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map_err(fail)?;
+    opened.take(MAX_FILE + 1).read_to_string(&mut text).map_err(fail)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(Report::of_file(file, "the config file is larger than 1 MiB".into(), "split it up"));
+    }
+    parse(&text, file, &|name| std::env::var(name).ok())
+}
+
+/// Validates the text of a config file. `file` gives messages their name, relative paths their folder, and the
+/// fingerprint; it is not opened.
+///
+/// # Errors
+/// Every mistake of the text.
+pub fn parse(text: &str, file: &Path, env: &Env<'_>) -> Result<Config, Report> {
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let base = absolute.parent().map_or_else(PathBuf::new, Path::to_owned);
+    let root = match node::parse(text) {
+        Ok(Some(root)) => root,
+        Ok(None) => Node { span: 0..0, value: Value::Map(Vec::new()) },
+        Err(e) => return Err(Report::new(file, text, vec![diag::of_yaml(&e, text)], &mask::guess(text))),
+    };
+    let mut secrets = Vec::new();
+    root.secrets(text, &mut secrets);
+    let mut walk = Walk { text, env, base, mistakes: Vec::new(), secrets };
+    let config = walk.root(&root, fingerprint(&absolute));
+    match config {
+        Some(config) if walk.mistakes.is_empty() => Ok(config),
+        _ => Err(Report::new(file, text, walk.mistakes, &walk.secrets)),
+    }
+}
+
+impl Walk<'_> {
+    fn root(&mut self, node: &Node, fingerprint: u64) -> Option<Config> {
+        let object = self.object(node, 0..0, &fields::ROOT)?;
+        let at = |name: &str| object.get(name).map(|node| (node, object.key_span(name)));
+        if let Some(node) = object.get("version") {
+            self.version(node);
+        }
+        let source = at("source").and_then(|(node, span)| self.source(node, span));
+        let redis = at("redis").and_then(|(node, span)| self.redis(node, span));
+        let checkpoint = self.checkpoint(at("checkpoint"));
+        let retry = self.retry(at("retry"), checkpoint.as_ref());
+        let admin = self.admin(at("admin"));
+        let limits = self.limits(at("limits"));
+        let mappings = object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref()));
+        Some(Config {
+            source: source?,
+            redis: redis?,
+            retry: retry?,
+            checkpoint: checkpoint?,
+            admin: admin?,
+            limits: limits?,
+            mappings: mappings?,
+            fingerprint,
+        })
+    }
+}
+
+/// FNV-1a over host name and config path: stable across restarts and versions, and different for two configs on one
+/// host.
+fn fingerprint(file: &Path) -> u64 {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let bytes = host.as_encoded_bytes().iter().chain(&[0]).chain(file.as_os_str().as_encoded_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,1 +1,73 @@
-//! Placeholder.
+//! Row images to cache keys, by the mappings of the config.
+//!
+//! Guarantees: every mapping whose pattern matches a table is applied; a key is made from the row before and from
+//! the row after a change; what can't be known of a row (a column that `binlog_row_image` left out) is treated as
+//! the wider case, or is a [`RouteError`] that stops the daemon; nothing is left out in silence ([`Counts`]). No
+//! allocation per row once the buffers have grown. May depend on `config`, `rowbust-binlog` and
+//! `rowbust-protocol`.
+//!
+//! The way of a row: [`Router::plan`] compiles, once per version of a table, the mappings that match it into a
+//! [`Plan`]; its [`Plan::columns`] are the only ones that are decoded; [`Plan::route`] gives each row's keys to a
+//! [`Sink`]. [`explain()`] takes the same way with rows written as JSON.
+//!
+//! Names of schemas and tables are compared as the binlog writes them, letter case included (the server has folded
+//! them already if `lower_case_table_names` says so); names of columns without letter case, as the server does.
+
+mod compile;
+mod error;
+mod explain;
+mod plan;
+mod values;
+
+#[cfg(test)]
+mod rows_tests;
+#[cfg(test)]
+mod tests;
+
+use rowbust_binlog::TableMap;
+
+use crate::config::{Config, Mapping};
+
+pub use error::{RouteError, RouteErrorKind};
+pub use explain::{ExplainError, Explained, ExplainedKey, ExplainedRule, explain};
+pub use plan::{Counts, Plan, RoutedKey, Scratch, Sink, SkipReason, Skipped};
+pub use values::RowImage;
+
+/// All mappings, ready to be matched with tables. Lives as long as the config.
+#[derive(Debug, Clone)]
+pub struct Router {
+    mappings: Vec<Mapping>,
+}
+
+impl Router {
+    /// Takes the mappings of a config.
+    pub fn new(config: &Config) -> Self {
+        Self { mappings: config.mappings.clone() }
+    }
+
+    /// Whether any mapping names this table.
+    pub fn is_mapped(&self, schema: &str, table: &str) -> bool {
+        self.mappings.iter().any(|m| matches(m, schema, table))
+    }
+
+    /// Whether a mapping may name a table of this schema.
+    pub fn is_schema_mapped(&self, schema: &str) -> bool {
+        self.mappings.iter().any(|m| m.schema_glob.is_match(schema))
+    }
+
+    /// Compiles the mappings of a table; `None` if there are none. Meant to be kept for as long as the table map
+    /// is.
+    ///
+    /// # Errors
+    /// [`RouteErrorKind::NeedsSchema`]: call [`TableMap::complete`] and try again. Anything else is a mistake of
+    /// the config or something that isn't supported, and must stop the daemon.
+    pub fn plan(&self, map: &TableMap) -> Result<Option<Plan>, RouteError> {
+        let matching: Vec<_> =
+            self.mappings.iter().enumerate().filter(|(_, m)| matches(m, &map.schema, &map.table)).collect();
+        if matching.is_empty() { Ok(None) } else { Plan::new(&matching, map).map(Some) }
+    }
+}
+
+fn matches(mapping: &Mapping, schema: &str, table: &str) -> bool {
+    mapping.schema_glob.is_match(schema) && mapping.table_glob.is_match(table)
+}

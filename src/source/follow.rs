@@ -81,6 +81,9 @@ struct Skip {
     head: bool,
 }
 
+/// A stream that never pauses is left after so many events, when it should be.
+const SHUTDOWN_LOOK: u32 = 1024;
+
 impl Follower {
     /// Before the first stream.
     pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
@@ -140,7 +143,15 @@ impl Follower {
         sink: &mut S,
         shutdown: &CancellationToken,
     ) -> Ended {
+        let mut since_look = 0;
         loop {
+            since_look += 1;
+            if since_look >= SHUTDOWN_LOOK {
+                since_look = 0;
+                if shutdown.is_cancelled() {
+                    return Ended::Shutdown;
+                }
+            }
             match stream.try_advance() {
                 Ok(true) => {}
                 Ok(false) => {
@@ -148,12 +159,14 @@ impl Follower {
                     if let Err(e) = sink.flush().await {
                         return Ended::Error(SourceError::Sink(Box::new(e)));
                     }
+                    self.stats.idle(true);
                     let waited = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ended::Shutdown,
                         waited = stream.advance() => waited,
                     };
                     self.stats.alive();
+                    self.stats.idle(false);
                     if let Err(e) = waited {
                         return Ended::Error(stream_error(e, self.here.clone()));
                     }
@@ -171,12 +184,8 @@ impl Follower {
             }
             if sink.wants_flush() {
                 self.stats.alive();
-                let flushed = tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => return Ended::Shutdown,
-                    flushed = sink.flush() => flushed,
-                };
-                if let Err(e) = flushed {
+                // Not cut off by a shutdown: a flush that was begun is finished, or its keys would be read again.
+                if let Err(e) = sink.flush().await {
                     return Ended::Error(SourceError::Sink(Box::new(e)));
                 }
             }
@@ -342,7 +351,11 @@ impl Follower {
         }
         self.open = Some(Open { gtid, block, rows: false });
         if self.skip.is_none() {
-            sink.begin(Transaction { gtid, at: &self.here, timestamp: header.timestamp });
+            sink.begin(Transaction {
+                gtid,
+                at: &self.here,
+                commit_micros: u64::from(header.timestamp) * 1_000_000,
+            });
         }
         Ok(())
     }

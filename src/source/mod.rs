@@ -49,8 +49,9 @@ pub struct Transaction<'a> {
     pub gtid: Option<Gtid>,
     /// The end of its GTID event: see [`position::CommitSpan::last`].
     pub at: &'a Coordinates,
-    /// Seconds since 1970, by the server's clock, when its first statement began.
-    pub timestamp: u32,
+    /// Microseconds since 1970, by the server's clock, of the commit; where it only logs seconds, when the first statement
+    /// began.
+    pub commit_micros: u64,
 }
 
 /// What row changes are handed to.

@@ -22,6 +22,7 @@ pub struct SourceStats {
     last_timestamp: AtomicU64,
     last_event_micros: AtomicU64,
     connected: AtomicU64,
+    idle_since_micros: AtomicU64,
 }
 
 macro_rules! counters {
@@ -45,6 +46,7 @@ impl Default for SourceStats {
             last_timestamp: AtomicU64::new(0),
             last_event_micros: AtomicU64::new(0),
             connected: AtomicU64::new(0),
+            idle_since_micros: AtomicU64::new(0),
         }
     }
 }
@@ -80,6 +82,18 @@ impl SourceStats {
     /// Whether a stream is open.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Relaxed) != 0
+    }
+
+    /// How long the stream has had nothing ready while everything that was read is handed on; `None`: it is being read.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let at = self.idle_since_micros.load(Relaxed);
+        (at != 0 && self.is_connected())
+            .then(|| self.started.elapsed().saturating_sub(Duration::from_micros(at)))
+    }
+
+    pub(super) fn idle(&self, yes: bool) {
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.idle_since_micros.store(if yes { micros.max(1) } else { 0 }, Relaxed);
     }
 
     fn bump(counter: &AtomicU64, by: u64) {

@@ -1,8 +1,10 @@
 //! Developer tasks: `cargo xtask servers | test`.
 
+mod ci;
 mod servers;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -19,11 +21,21 @@ struct Args {
 enum Task {
     /// Private servers on free ports: MariaDB, MySQL, Redis, Kafka.
     Servers(servers::Args),
+    /// All checks and tests, as CI runs them.
+    Test(ci::Args),
 }
 
-fn main() -> Result<()> {
-    match Args::parse().task {
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
         Task::Servers(args) => servers::run(args),
+        Task::Test(args) => ci::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

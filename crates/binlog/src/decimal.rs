@@ -4,6 +4,10 @@
 /// Bytes for a rest of 0 to 9 digits.
 const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 
+/// 10⁰ to 10⁹.
+const POW10: [u32; 10] =
+    [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+
 /// Bytes that a DECIMAL(precision, scale) takes; `None` if there is no such type.
 pub(crate) fn size(precision: u8, scale: u8) -> Option<usize> {
     // DECIMAL_MAX_PRECISION 65, DECIMAL_MAX_SCALE 30 (38 on MariaDB); DECIMAL_MAX_POSSIBLE_PRECISION 81.
@@ -32,11 +36,11 @@ pub(crate) fn write(bytes: &[u8], precision: u8, scale: u8, out: &mut Vec<u8>) -
             value = value << 8 | u32::from(byte ^ mask ^ sign_bit);
             pos += 1;
         }
-        if value >= 10_u32.pow(digits as u32) {
+        if value >= POW10[digits] {
             return false;
         }
-        for place in (0..digits as u32).rev() {
-            out.push(b'0' + (value / 10_u32.pow(place) % 10) as u8);
+        for place in POW10[..digits].iter().rev() {
+            out.push(b'0' + (value / place % 10) as u8);
         }
         true
     };

@@ -131,7 +131,7 @@ struct Present<'a> {
 impl<'a> Present<'a> {
     fn new(bitmap: &'a [u8], columns: usize) -> Self {
         // Bits behind the last column don't count.
-        let last = if columns % 8 == 0 { 0xff } else { (1 << (columns % 8)) - 1 };
+        let last = if columns.is_multiple_of(8) { 0xff } else { (1 << (columns % 8)) - 1 };
         let count = bitmap.iter().enumerate().fold(0, |n, (i, &byte)| {
             let mask = if i + 1 == bitmap.len() { last } else { 0xff };
             n + (byte & mask).count_ones() as usize

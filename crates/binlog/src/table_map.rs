@@ -51,9 +51,9 @@ pub struct TableMap {
 impl Column {
     /// Digits behind the point: of DECIMAL, and of the second in TIME, DATETIME and TIMESTAMP.
     pub fn decimals(&self) -> u8 {
+        use ColumnType as T;
         match self.column_type {
-            ColumnType::NewDecimal => self.meta as u8,
-            ColumnType::Time2 | ColumnType::DateTime2 | ColumnType::Timestamp2 => self.meta as u8,
+            T::NewDecimal | T::Time2 | T::DateTime2 | T::Timestamp2 => self.meta.to_be_bytes()[1],
             _ => 0,
         }
     }
@@ -61,7 +61,7 @@ impl Column {
     /// Digits in all of a DECIMAL.
     pub fn precision(&self) -> u8 {
         match self.column_type {
-            ColumnType::NewDecimal => (self.meta >> 8) as u8,
+            ColumnType::NewDecimal => self.meta.to_be_bytes()[0],
             _ => 0,
         }
     }
@@ -96,8 +96,7 @@ impl TableMap {
     pub fn complete(&mut self, columns: &[SchemaColumn]) -> Result<(), SchemaMismatch> {
         if columns.len() != self.columns.len() {
             return Err(SchemaMismatch::ColumnCount {
-                schema: self.schema.clone(),
-                table: self.table.clone(),
+                table: format!("{}.{}", self.schema, self.table),
                 logged: self.columns.len(),
                 now: columns.len(),
             });
@@ -105,8 +104,7 @@ impl TableMap {
         for (index, (logged, now)) in self.columns.iter().zip(columns).enumerate() {
             if let Some(logged) = logged.contradiction(now) {
                 return Err(SchemaMismatch::Column {
-                    schema: self.schema.clone(),
-                    table: self.table.clone(),
+                    table: format!("{}.{}", self.schema, self.table),
                     column: index,
                     name: now.name.clone(),
                     now: now.data_type.clone(),
@@ -178,6 +176,21 @@ impl Column {
         if !now.fits(self.column_type) {
             return Some(self.column_type.to_string());
         }
+        use ColumnType as T;
+        // Before MySQL 5.6's types, which MariaDB can still use, the binlog doesn't tell the digits, and so not even
+        // the length of what has any.
+        let temporal = matches!(
+            self.column_type,
+            T::Time | T::DateTime | T::Timestamp | T::Time2 | T::DateTime2 | T::Timestamp2
+        );
+        if temporal && self.decimals() != now.time_decimals {
+            return Some(format!(
+                "{}({}) of type code {}",
+                self.column_type,
+                self.decimals(),
+                self.column_type as u8
+            ));
+        }
         let signs = ["signed", "unsigned"];
         if let Some(unsigned) = self.unsigned
             && unsigned != now.unsigned
@@ -235,12 +248,13 @@ fn read_type(m: &mut Reader<'_>, column: usize, code: u8) -> Result<(ColumnType,
             let [real, len] = m.array("column metadata")?;
             // Two bits of a CHAR's length of more than 255 bytes are kept turned over in the real type's byte.
             let real_type = real | 0x30;
+            let got = u16::from_be_bytes([real, len]);
             let len = u16::from(len) | u16::from((real & 0x30) ^ 0x30) << 4;
             match ColumnType::from_code(real_type) {
                 Some(t @ T::String) => (t, len),
                 Some(t @ T::Enum) if matches!(len, 1 | 2) => (t, len),
                 Some(t @ T::Set) if matches!(len, 1..=8) => (t, len),
-                _ => return Err(invalid(m, u16::from_be_bytes([real, len as u8]))),
+                _ => return Err(invalid(m, got)),
             }
         }
         T::VarChar | T::VarCharCompressed => (t, m.u16("column metadata")?),

@@ -38,7 +38,7 @@ macro_rules! life {
         let record = Record::read($server.dir()).unwrap();
         assert_eq!(record, $server.record().unwrap());
         assert!(record.process.is_alive());
-        $write;
+        let _ = $write;
         let kept = $read;
 
         $server.restart().unwrap();
@@ -175,8 +175,7 @@ fn kafka() {
     let Some(_) = require(&[Need::Kafka]) else { return };
     let dir = TempDir::new().unwrap();
     let s = Kafka::start(StartOptions::new(dir.path()).arg("num.partitions=3")).unwrap();
-    create_topic(s.port(), "kept");
-    life!(s, (), topic_exists(s.port(), "kept"));
+    life!(s, create_topic(s.port(), "kept"), topic_exists(s.port(), "kept"));
 }
 
 /// One request and its answer, without its length.

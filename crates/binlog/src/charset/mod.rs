@@ -60,6 +60,12 @@ single_byte! {
     TIS620: "tis620",
 }
 
+// Compared with both servers for every two-byte code. big5, gb2312, gb18030, sjis, ujis and eucjpms map some codes
+// to other characters than the encodings of the same name do.
+static CP932: MultiByte = MultiByte { name: "cp932", encoding: encoding_rs::SHIFT_JIS };
+static EUCKR: MultiByte = MultiByte { name: "euckr", encoding: encoding_rs::EUC_KR };
+static GBK: MultiByte = MultiByte { name: "gbk", encoding: encoding_rs::GBK };
+
 /// Collation id of `binary`.
 pub const BINARY_COLLATION: u16 = 63;
 
@@ -73,12 +79,12 @@ impl Charset {
             "utf16le" => Self::Utf16Le,
             "utf32" => Self::Utf32,
             "big5" => Self::Unsupported("big5"),
-            "cp932" => Self::Unsupported("cp932"),
+            "cp932" => Self::Encoding(&CP932),
             "eucjpms" => Self::Unsupported("eucjpms"),
-            "euckr" => Self::Unsupported("euckr"),
+            "euckr" => Self::Encoding(&EUCKR),
             "gb18030" => Self::Unsupported("gb18030"),
             "gb2312" => Self::Unsupported("gb2312"),
-            "gbk" => Self::Unsupported("gbk"),
+            "gbk" => Self::Encoding(&GBK),
             "sjis" => Self::Unsupported("sjis"),
             "swe7" => Self::Unsupported("swe7"),
             "ujis" => Self::Unsupported("ujis"),
@@ -123,6 +129,7 @@ impl Charset {
             }
             Self::Encoding(set) => {
                 match set.encoding.decode_without_bom_handling_and_without_replacement(bytes) {
+                    Some(text) if text.contains(is_disputed) => Err(TextError::Malformed(set.name)),
                     Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
                     Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
                     None => Err(TextError::Malformed(set.name)),
@@ -145,6 +152,11 @@ impl SingleByte {
     pub fn name(&self) -> &'static str {
         self.name
     }
+}
+
+/// Characters that the encodings give where the servers have none, and print a question mark: user-defined ones.
+fn is_disputed(c: char) -> bool {
+    matches!(c, '\u{80}' | '\u{e000}'..='\u{f8ff}')
 }
 
 fn utf16<'a>(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'a, [u8]>, TextError> {
@@ -203,4 +215,41 @@ fn charset_name(id: u16) -> Option<&'static str> {
         1025..=1343 => return charset_name(id - 1024),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn converts_as_the_servers_do() {
+        let text = |charset: &str, bytes: &[u8]| {
+            let text = Charset::from_name(charset).unwrap().decode(bytes)?.into_owned();
+            Ok::<_, TextError>(String::from_utf8(text).unwrap())
+        };
+        assert_eq!(text("latin1", b"\x80\xe9\x81").unwrap(), "€é\u{81}");
+        assert_eq!(text("cp1251", b"\xcf\xf0").unwrap(), "Пр");
+        assert_eq!(text("utf16", b"\xd8\x3d\xde\x00").unwrap(), "😀");
+        assert_eq!(text("utf32", b"\0\x01\xf6\0").unwrap(), "😀");
+        assert_eq!(text("gbk", b"\xba\xba").unwrap(), "汉");
+        assert_eq!(text("utf8mb4", b"\xff"), Err(TextError::Malformed("UTF-8")));
+        assert_eq!(text("utf16", b"\xd8\x3d"), Err(TextError::Malformed("UTF-16")));
+        assert_eq!(text("gbk", b"\xaa\xa1"), Err(TextError::Malformed("gbk")));
+        assert_eq!(text("big5", b"\xba\xba"), Err(TextError::Charset("big5".into())));
+    }
+
+    #[test]
+    fn every_collation_has_a_character_set_that_exists() {
+        for id in 0..=u16::MAX {
+            if let Some(name) = charset_name(id) {
+                assert!(Charset::from_name(name).is_some(), "{id} {name}");
+                assert_eq!(charset_name(Charset::collation_of(name).unwrap()), Some(name));
+            }
+        }
+        // utf8mb4_0900_ai_ci, MariaDB's utf8mb4_uca1400_ai_ci and latin1_swedish_nopad_ci.
+        for (id, name) in [(255, "utf8mb4"), (2304, "utf8mb4"), (1032, "latin1")] {
+            assert_eq!(charset_name(id), Some(name));
+        }
+    }
 }

@@ -1,0 +1,174 @@
+//! The state of a running daemon, as JSON and as metrics.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Value, json};
+
+use crate::{
+    checkpoint,
+    config::Config,
+    invalidate::target::Target,
+    pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
+    retry::Queue,
+    source::{Preflight, SourceStats},
+    telemetry::{self as t, set_counter, set_gauge, target_counter, target_gauge},
+    watermark::{Watermark, Witness},
+};
+
+/// A stream that has had nothing ready for so long is taken for caught up: events in transit come sooner.
+const CAUGHT_UP: Duration = Duration::from_millis(30);
+
+/// Handles to the state of every part.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each is a part's own handle")]
+pub struct Status {
+    pub started: Instant,
+    pub config: Arc<Config>,
+    pub server: Preflight,
+    pub source: Arc<SourceStats>,
+    pub route: Arc<RouteStats>,
+    pub frontier: Frontier<Done>,
+    pub budget: Budget,
+    pub checkpoint: checkpoint::Watch,
+    pub queue: Arc<Queue>,
+    pub targets: Vec<Arc<Target>>,
+    pub watermark: Watermark,
+    pub metrics: PrometheusHandle,
+}
+
+impl Status {
+    /// Why the daemon isn't doing its work at the moment; `None`: it is.
+    pub fn not_ready(&self) -> Option<String> {
+        if !self.source.is_connected() {
+            return Some("the source is not connected".into());
+        }
+        if self.checkpoint.snapshot().saved.is_none() {
+            return Some("no checkpoint is saved yet".into());
+        }
+        None
+    }
+
+    /// Whether everything that was read is done and checkpointed, and the source has nothing newer.
+    pub fn caught_up(&self) -> bool {
+        self.source.idle_for().is_some_and(|idle| idle >= CAUGHT_UP)
+            && self.frontier.stats().open == 0
+            && !self.checkpoint.snapshot().behind
+    }
+
+    /// Age of the newest event; 0 when the source has nothing newer.
+    pub fn lag_seconds(&self) -> f64 {
+        match (self.source.idle_for(), self.source.last_timestamp()) {
+            (Some(_), _) | (_, 0) => 0.0,
+            (None, newest) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                now.saturating_sub(Duration::from_secs(newest)).as_secs_f64()
+            }
+        }
+    }
+
+    /// What `/status` answers. Fields are only ever added within a `schema_version`.
+    pub fn json(&self) -> Value {
+        let checkpoint = self.checkpoint.snapshot();
+        let queue = self.queue.stats();
+        let targets: Vec<Value> = self
+            .targets
+            .iter()
+            .map(|target| {
+                let since = target.breaker.since();
+                json!({
+                    "name": target.name(),
+                    "breaker": if since.is_some() { "open" } else { "closed" },
+                    "open_seconds": since.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
+                    "error": since.map(|(_, code)| code),
+                    "times_opened": target.breaker.times_opened(),
+                })
+            })
+            .collect();
+        json!({
+            "schema_version": 1,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "ready": self.not_ready().is_none(),
+            "caught_up": self.caught_up(),
+            "lag_seconds": self.lag_seconds(),
+            "witness": self.watermark.witness().to_string(),
+            "source": {
+                "flavor": self.server.flavor.to_string(),
+                "version": self.server.version,
+                "identity": self.server.identity,
+                "connected": self.source.is_connected(),
+                "reconnects": self.source.reconnects(),
+                "events": self.source.events(),
+                "transactions": self.source.transactions(),
+            },
+            "rows": self.route.rows.load(Relaxed),
+            "keys": {
+                "routed": self.route.keys.load(Relaxed),
+                "null": self.route.null.load(Relaxed),
+                "filtered": self.route.filtered.load(Relaxed),
+                "escaped": self.route.escaped.load(Relaxed),
+            },
+            "frontier": { "open_segments": self.frontier.stats().open },
+            "in_flight_bytes": self.budget.used(),
+            "in_flight_limit_bytes": self.budget.total(),
+            "checkpoint": checkpoint.saved.as_ref().map(|saved| json!({
+                "generation": saved.generation,
+                "epoch": saved.epoch,
+                "gtids": saved.gtids,
+                "file": saved.file,
+                "position": saved.position,
+                "behind": checkpoint.behind,
+                "age_seconds": checkpoint.at.map(|at| at.elapsed().as_secs_f64()),
+                "saves": checkpoint.saves,
+                "failures": checkpoint.failures,
+            })),
+            "queue": {
+                "pending": queue.pending,
+                "oldest_seconds": queue.oldest_age.map(|age| age.as_secs_f64()),
+                "dead": queue.dead,
+                "poison": queue.poison,
+            },
+            "targets": targets,
+        })
+    }
+
+    /// Brings the gauges, and the counters that are kept elsewhere, up to date.
+    pub fn refresh_metrics(&self) {
+        #[allow(clippy::cast_precision_loss, reason = "gauges are doubles")]
+        let f = |n: u64| n as f64;
+        let flag = |yes: bool| if yes { 1.0 } else { 0.0 };
+        set_counter(t::EVENTS, self.source.events());
+        set_counter(t::BYTES, self.source.bytes());
+        set_counter(t::TRANSACTIONS, self.source.transactions());
+        set_counter(t::RECONNECTS, self.source.reconnects());
+        set_counter(t::HEARTBEATS, self.source.heartbeats());
+        set_counter(t::ROWS, self.route.rows.load(Relaxed));
+        set_counter(t::KEYS_ROUTED, self.route.keys.load(Relaxed));
+        for (reason, count) in [("null", &self.route.null), ("filtered", &self.route.filtered)] {
+            metrics::counter!(t::KEYS_SKIPPED, "reason" => reason).absolute(count.load(Relaxed));
+        }
+        set_gauge(t::CONNECTED, flag(self.source.is_connected()));
+        set_gauge(t::LAG, self.lag_seconds());
+        set_gauge(t::IN_FLIGHT, f(self.budget.used() as u64));
+        set_gauge(t::SEGMENTS_OPEN, f(self.frontier.stats().open as u64));
+        let checkpoint = self.checkpoint.snapshot();
+        let age = checkpoint.at.filter(|_| checkpoint.behind).map_or(0.0, |at| at.elapsed().as_secs_f64());
+        set_gauge(t::CHECKPOINT_AGE, age);
+        set_counter(t::CHECKPOINT_SAVES, checkpoint.saves);
+        set_counter(t::CHECKPOINT_FAILURES, checkpoint.failures);
+        for target in &self.targets {
+            target_gauge(t::BREAKER_OPEN, target.name()).set(flag(target.breaker.is_open()));
+            target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
+        }
+        let queue = self.queue.stats();
+        set_gauge(t::QUEUE_PENDING, f(queue.pending));
+        set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        set_gauge(t::DEAD_LETTERS, f(queue.dead));
+        set_counter(t::POISON, queue.poison);
+        set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
+    }
+}

@@ -1,0 +1,306 @@
+//! The checkpoint as a file: CRC, two generations, never a moment without a whole one.
+//!
+//! Guarantees: after [`CheckpointFile::save`] returned, the position survives kill -9 and loss of power (file and folder are
+//! synced). At any moment `PATH` or `PATH.prev` is whole. A torn or corrupt file is never taken for a position, and two of them
+//! are an error, not a fresh start. One process at a time, by a lock on `PATH.lock`. May depend on nothing of ours.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::kill_point;
+
+const MAGIC: &str = "rowbust-checkpoint 1";
+
+/// What a checkpoint says. Positions are in the server's own text forms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Counts the saves; the higher one of two is the newer.
+    pub generation: u64,
+    /// Changes with each gap: positions of different epochs can't be compared.
+    pub epoch: u64,
+    /// `mysql` or `mariadb`.
+    pub flavor: String,
+    /// `@@server_uuid` on MySQL, the server id on MariaDB.
+    pub source: String,
+    /// Executed set (MySQL), or last GTID of each domain (MariaDB).
+    pub gtids: String,
+    /// Binlog file on that server.
+    pub file: String,
+    /// Offset in it: everything before it is done.
+    pub position: u64,
+    /// Unix time in seconds of the newest transaction that is done, by the server's clock; 0: none yet.
+    pub commit_time: u32,
+    /// Unix time in seconds of the save.
+    pub saved_at: u64,
+}
+
+/// Why there is no checkpoint to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Both generations are unusable.
+    #[error(
+        "checkpoint {path}: {newest}; {}: {previous}. Refusing to guess a position: restore one of the files, or remove both to begin \
+         at `source.start` (cached keys that changed meanwhile stay stale)", prev_path(path).display()
+    )]
+    Corrupt {
+        /// The newest generation.
+        path: PathBuf,
+        /// What is wrong with it.
+        newest: String,
+        /// What is wrong with the one before.
+        previous: String,
+    },
+    /// Another process holds it.
+    #[error(
+        "checkpoint {path} is in use by another rowbust: stop it, or give this one its own `checkpoint.path`"
+    )]
+    Locked {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// It can't be read or written.
+    #[error("checkpoint {path}: can't {action}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Which file a checkpoint was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// The newest.
+    Newest,
+    /// The one before: the newest is missing or corrupt.
+    Previous,
+}
+
+/// A checkpoint file that this process has locked.
+#[derive(Debug)]
+pub struct CheckpointFile {
+    path: PathBuf,
+    generation: u64,
+    _lock: File,
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn prev_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".prev")
+}
+
+/// Reads a checkpoint without locking it: for `rowbust checkpoint show`.
+///
+/// `None`: there is none yet.
+pub fn load(path: &Path) -> Result<Option<(Saved, Generation)>, CheckpointError> {
+    let newest = read(path);
+    let previous = read(&prev_path(path));
+    match (newest, previous) {
+        // A crash between two saves can't leave the older one newer; a restored backup can.
+        (Ok(Some(saved)), _) => Ok(Some((saved, Generation::Newest))),
+        (Ok(None), Ok(None)) => Ok(None),
+        (_, Ok(Some(saved))) => Ok(Some((saved, Generation::Previous))),
+        (newest, previous) => Err(CheckpointError::Corrupt {
+            path: path.to_owned(),
+            newest: describe(newest),
+            previous: describe(previous),
+        }),
+    }
+}
+
+fn describe(read: Result<Option<Saved>, String>) -> String {
+    match read {
+        Ok(_) => "missing".to_owned(),
+        Err(error) => error,
+    }
+}
+
+/// `Ok(None)`: there is no such file.
+fn read(path: &Path) -> Result<Option<Saved>, String> {
+    // A checkpoint is some kilobytes; a GTID set of a large fleet some hundred.
+    const LARGEST: u64 = 64 << 20;
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+        Ok(meta) if meta.len() > LARGEST => return Err(format!("{} bytes are no checkpoint", meta.len())),
+        Ok(_) => {}
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    decode(&bytes).map(Some)
+}
+
+/// The inverse of `encode`. Public for fuzzing.
+pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
+    let (head, body) = text.split_once('\n').ok_or("no header line")?;
+    let crc = head
+        .strip_prefix(MAGIC)
+        .and_then(|rest| rest.strip_prefix(" crc32="))
+        .ok_or("not a checkpoint of this version")?;
+    let crc = u32::from_str_radix(crc, 16).map_err(|_| "unreadable checksum".to_owned())?;
+    let found = crc32fast::hash(body.as_bytes());
+    if found != crc {
+        return Err(format!("checksum {found:08x} instead of {crc:08x}: torn or changed"));
+    }
+    serde_json::from_str(body).map_err(|error| error.to_string())
+}
+
+fn encode(saved: &Saved) -> io::Result<Vec<u8>> {
+    let mut body = serde_json::to_string_pretty(saved)?;
+    body.push('\n');
+    Ok(format!("{MAGIC} crc32={:08x}\n{body}", crc32fast::hash(body.as_bytes())).into_bytes())
+}
+
+impl CheckpointFile {
+    /// Locks the checkpoint for this process and reads it. Makes the folder if it is missing.
+    pub fn open(path: &Path) -> Result<(Self, Option<(Saved, Generation)>), CheckpointError> {
+        let io = |action| move |source| CheckpointError::Io { path: path.to_owned(), action, source };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).map_err(io("make its folder"))?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(with_suffix(path, ".lock"))
+            .map_err(io("open its lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(CheckpointError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io("lock it")(source)),
+        }
+        let found = load(path)?;
+        let generation = found.as_ref().map_or(0, |(saved, _)| saved.generation);
+        Ok((Self { path: path.to_owned(), generation, _lock: lock }, found))
+    }
+
+    /// Saves durably. `saved.generation` is set here.
+    pub fn save(&mut self, mut saved: Saved) -> Result<Saved, CheckpointError> {
+        saved.generation = self.generation + 1;
+        self.write(&saved).map_err(|(action, source)| CheckpointError::Io {
+            path: self.path.clone(),
+            action,
+            source,
+        })?;
+        self.generation = saved.generation;
+        Ok(saved)
+    }
+
+    fn write(&self, saved: &Saved) -> Result<(), (&'static str, io::Error)> {
+        let step = |action: &'static str| move |error: io::Error| (action, error);
+        let tmp = with_suffix(&self.path, ".tmp");
+        kill_point!("before_checkpoint_write");
+        let mut file = File::create(&tmp).map_err(step("create the new generation"))?;
+        file.write_all(&encode(saved).map_err(step("encode"))?).map_err(step("write"))?;
+        kill_point!("before_checkpoint_fsync");
+        file.sync_all().map_err(step("sync"))?;
+        kill_point!("before_checkpoint_rename");
+        // The old generation gets its second name before the new one takes its first: there is always a whole one.
+        if self.path.exists() {
+            let spare = with_suffix(&self.path, ".prev.tmp");
+            match fs::remove_file(&spare) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(("clear an old link", error));
+                }
+                _ => {}
+            }
+            fs::hard_link(&self.path, &spare).map_err(step("keep the old generation"))?;
+            fs::rename(&spare, prev_path(&self.path)).map_err(step("keep the old generation"))?;
+        }
+        fs::rename(&tmp, &self.path).map_err(step("rename the new generation"))?;
+        kill_point!("after_checkpoint_rename");
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))
+            .and_then(|folder| folder.sync_all())
+            .map_err(step("sync the folder"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn saved(position: u64) -> Saved {
+        Saved {
+            generation: 0,
+            epoch: 1,
+            flavor: "mariadb".into(),
+            source: "1".into(),
+            gtids: "0-1-7".into(),
+            file: "mysql-bin.000001".into(),
+            position,
+            commit_time: 5,
+            saved_at: 6,
+        }
+    }
+
+    #[test]
+    fn keeps_two_generations_and_falls_back_to_the_older() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/checkpoint");
+        let (mut file, found) = CheckpointFile::open(&path).unwrap();
+        assert!(found.is_none());
+        for position in [4, 100, 200] {
+            file.save(saved(position)).unwrap();
+        }
+        let (newest, generation) = load(&path).unwrap().unwrap();
+        assert_eq!((newest.position, newest.generation, generation), (200, 3, Generation::Newest));
+
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 3);
+        fs::write(&path, &bytes).unwrap();
+        let (older, generation) = load(&path).unwrap().unwrap();
+        assert_eq!((older.position, generation), (100, Generation::Previous));
+
+        fs::write(prev_path(&path), b"garbage").unwrap();
+        drop(file);
+        let error = CheckpointFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains("Refusing to guess") && error.contains("checksum"), "{error}");
+    }
+
+    #[test]
+    fn is_held_by_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        let held = CheckpointFile::open(&path).unwrap();
+        assert!(matches!(CheckpointFile::open(&path), Err(CheckpointError::Locked { .. })));
+        drop(held);
+        CheckpointFile::open(&path).unwrap();
+    }
+
+    proptest! {
+        /// Whatever byte of a checkpoint is changed, it is refused or says the same.
+        #[test]
+        fn a_changed_byte_is_never_a_position(at in any::<prop::sample::Index>(), byte: u8) {
+            let good = encode(&saved(77)).unwrap();
+            let mut bad = good.clone();
+            let at = at.index(bad.len());
+            bad[at] = byte;
+            match decode(&bad) {
+                Ok(saved) => prop_assert_eq!(saved, decode(&good).unwrap()),
+                Err(_) => prop_assert_ne!(&bad, &good),
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

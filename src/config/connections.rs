@@ -1,0 +1,383 @@
+//! `source` and `redis`: servers, their users and TLS.
+
+use std::{ops::Range, path::PathBuf};
+
+use secrecy::SecretString;
+
+use super::{
+    Password, RedisTarget, Source, Start, Tls, TlsMode,
+    codes::Code,
+    fields,
+    node::{Node, Value},
+    url::{self, Url},
+    walk::{Choice, Object, Walk, first_line},
+};
+
+impl Walk<'_> {
+    pub(super) fn source(&mut self, node: &Node, at: Range<usize>) -> Option<Source> {
+        let object = self.object(node, at, &fields::SOURCE)?;
+        let url = object.get("url").and_then(|n| self.mysql_url(n));
+        let password = self.password(&object);
+        let replicas = match object.get("replicas") {
+            Some(node) => self.addresses(node, "`replicas`", "[\"db2:3306\"]", Some(3306)),
+            None => Some(Vec::new()),
+        };
+        let loopback = url.as_ref().is_some_and(|(host, ..)| url::is_loopback(host));
+        let tls = match object.get("tls") {
+            Some(node) => self.tls(node, object.key_span("tls")),
+            None if loopback => Some(Tls { mode: TlsMode::Disabled, ca_file: None }),
+            None => Some(Tls { mode: TlsMode::VerifyIdentity, ca_file: None }),
+        };
+        let server_id = match object.get("server_id") {
+            Some(node) => {
+                let id = self.number(node, "server id", 1..=u64::from(u32::MAX));
+                id.map(|id| u32::try_from(id).ok())
+            }
+            None => Some(None),
+        };
+        if let Some(node) = object.get("driver") {
+            let native = Choice::Built(());
+            let later =
+                Choice::Later("write `native`, the default: it decodes by itself and needs no other crate");
+            self.choice(node, "driver", vec![("native", native), ("mysql_cdc", later)]);
+        }
+        if let Some(node) = object.get("on_gap") {
+            let later = Choice::Later("write `halt`, the default: the daemon stops and says what is missing");
+            self.choice(node, "on_gap", vec![("halt", Choice::Built(())), ("flush", later)]);
+        }
+        let start = match object.get("start") {
+            Some(node) => self.start(node, object.key_span("start")),
+            None => Some(Start::Latest),
+        };
+        let heartbeat = match object.get("heartbeat") {
+            Some(node) => self.schema_and_table(node).map(Some),
+            None => Some(None),
+        };
+        let (host, port, user) = url?;
+        Some(Source {
+            host,
+            port,
+            user,
+            password: password?,
+            replicas: replicas?,
+            tls: tls?,
+            server_id: server_id?,
+            start: start?,
+            heartbeat: heartbeat?,
+        })
+    }
+
+    fn mysql_url(&mut self, node: &Node) -> Option<(String, u16, String)> {
+        const HELP: &str = "write mysql://USER@HOST:PORT";
+        let url = self.url(node, HELP, &["mysql", "mariadb"])?;
+        let wrong = if url.user.is_empty() {
+            Some("no user in the URL")
+        } else if !matches!(url.path.as_str(), "" | "/") {
+            Some("the URL names a database")
+        } else if url.has_query {
+            Some("the URL has options behind `?`")
+        } else {
+            None
+        };
+        if let Some(message) = wrong {
+            let help = format!("{HELP}; schemas stand in `mappings`, everything else in fields of `source`");
+            self.report(Code::BadUrl, first_line(self.text, &node.span), message, help);
+            return None;
+        }
+        Some((url.host, url.port.unwrap_or(3306), url.user))
+    }
+
+    /// A URL of one of the schemes, without a password.
+    fn url(&mut self, node: &Node, help: &str, schemes: &[&str]) -> Option<Url> {
+        let text = self.text(node, "a URL")?;
+        let span = first_line(self.text, &node.span);
+        match url::parse(&text.value) {
+            Err(why) => self.report(Code::BadUrl, span, format!("not a URL: {why}"), help),
+            Ok(url) if !schemes.contains(&url.scheme.as_str()) => {
+                self.report(
+                    Code::BadUrl,
+                    span,
+                    format!("the URL's scheme isn't {}", schemes.join(" or ")),
+                    help,
+                );
+            }
+            Ok(url) if url.has_password => {
+                let help = "remove `:PASSWORD` from the URL and write `password_file: PATH` or `password: ${VARIABLE}`";
+                self.report(Code::PasswordInUrl, span, "the URL holds a password", help);
+            }
+            Ok(url) => return Some(url),
+        }
+        None
+    }
+
+    fn password(&mut self, object: &Object<'_>) -> Option<Password> {
+        let value = object.get("password");
+        let file = object.get("password_file");
+        if value.is_some() && file.is_some() {
+            let span = object.key_span("password_file");
+            self.report(Code::Conflict, span, "both `password` and `password_file`", "keep one of them");
+            return None;
+        }
+        if let Some(node) = file {
+            return self.path(node, "`password_file`").map(Password::File);
+        }
+        let Some(node) = value else { return Some(Password::Empty) };
+        self.text(node, "a password").map(|t| Password::Value(SecretString::from(t.value)))
+    }
+
+    fn tls(&mut self, node: &Node, at: Range<usize>) -> Option<Tls> {
+        if !matches!(node.value, Value::Map(_)) {
+            return self.tls_mode(node).map(|mode| Tls { mode, ca_file: None });
+        }
+        let object = self.object(node, at, &fields::TLS)?;
+        let mode = match object.get("mode") {
+            Some(node) => self.tls_mode(node),
+            None => Some(TlsMode::VerifyIdentity),
+        };
+        let ca_file: Option<Option<PathBuf>> = match object.get("ca_file") {
+            Some(node) => self.path(node, "`ca_file`").map(Some),
+            None => Some(None),
+        };
+        if ca_file.as_ref().is_some_and(Option::is_some)
+            && matches!(mode, Some(TlsMode::Disabled | TlsMode::Required))
+        {
+            let help = "write `mode: verify_identity`, or remove `ca_file`";
+            self.report(
+                Code::Conflict,
+                object.key_span("ca_file"),
+                "`ca_file` has no effect with this mode",
+                help,
+            );
+            return None;
+        }
+        Some(Tls { mode: mode?, ca_file: ca_file? })
+    }
+
+    fn tls_mode(&mut self, node: &Node) -> Option<TlsMode> {
+        let modes = vec![
+            ("disabled", Choice::Built(TlsMode::Disabled)),
+            ("required", Choice::Built(TlsMode::Required)),
+            ("verify_ca", Choice::Built(TlsMode::VerifyCa)),
+            ("verify_identity", Choice::Built(TlsMode::VerifyIdentity)),
+        ];
+        self.choice(node, "TLS mode", modes)
+    }
+
+    fn start(&mut self, node: &Node, at: Range<usize>) -> Option<Start> {
+        if !matches!(node.value, Value::Map(_)) {
+            let words =
+                vec![("latest", Choice::Built(Start::Latest)), ("earliest", Choice::Built(Start::Earliest))];
+            return self.choice(node, "start", words);
+        }
+        let object = self.object(node, at, &fields::START)?;
+        let position =
+            object.get("position").map(|n| self.number(n, "position in a binlog file", 4..=u64::MAX));
+        match (object.get("gtid"), object.get("file")) {
+            (Some(gtid), None) if position.is_none() => self.gtid(gtid).map(Start::Gtid),
+            (None, Some(file)) => {
+                let text = self.text(file, "the name of a binlog file")?;
+                if text.value.is_empty() || text.value.contains(['/', '\0']) {
+                    let help = "write the name as in SHOW BINARY LOGS, e.g. binlog.000042";
+                    self.report(Code::BadName, file.span.clone(), "not the name of a binlog file", help);
+                    return None;
+                }
+                Some(Start::Position { file: text.value, position: position.unwrap_or(Some(4))? })
+            }
+            (None, None) => {
+                let help = "write `{ gtid: \"…\" }` or `{ file: \"binlog.000042\", position: 4 }`";
+                self.report(Code::MissingField, object.span, "`start` has neither `gtid` nor `file`", help);
+                None
+            }
+            _ => {
+                let help = "keep either `gtid`, or `file` with `position`";
+                self.report(
+                    Code::Conflict,
+                    object.key_span("gtid"),
+                    "`gtid` beside `file` or `position`",
+                    help,
+                );
+                None
+            }
+        }
+    }
+
+    fn gtid(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "a GTID set")?;
+        let gtid: String = text.value.split_whitespace().collect();
+        if !gtid.is_empty() && gtid.split(',').all(|p| is_mysql_gtid(p) || is_mariadb_gtid(p)) {
+            return Some(gtid);
+        }
+        let help = "MySQL: \"3e11fa47-71ca-11e1-9e33-c80aa9429562:1-77\" (gtid_executed); \
+                    MariaDB: \"0-1-42\" (gtid_binlog_pos); several are separated by commas";
+        let message = format!("`{}` is no GTID set", self.shown(&node.span));
+        self.report(Code::BadGtid, first_line(self.text, &node.span), message, help);
+        None
+    }
+
+    pub(super) fn redis(&mut self, node: &Node, at: Range<usize>) -> Option<Vec<RedisTarget>> {
+        let entries = self.entries(node, "`redis`")?;
+        if entries.is_empty() {
+            let help = "write `main: { url: \"redis://HOST:6379/0\" }`";
+            self.report(Code::MissingField, at, "`redis` has no target", help);
+            return None;
+        }
+        let looks_like_target = |name: &str| fields::TARGET.fields.iter().any(|f| f.name == name);
+        if let Some((name, key, _)) = entries.iter().find(|(n, ..)| looks_like_target(n)) {
+            let help = "targets have names: `redis: { main: { url: \"redis://HOST:6379/0\" } }`";
+            let message = format!("`{name}` stands where the name of a target belongs");
+            self.report(Code::UnknownField, key.span.clone(), message, help);
+            return None;
+        }
+        let targets: Vec<_> =
+            entries.iter().map(|(name, key, value)| self.target(name, key, value)).collect();
+        targets.into_iter().collect()
+    }
+
+    fn target(&mut self, name: &str, key: &Node, node: &Node) -> Option<RedisTarget> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let named = !name.is_empty() && name.len() <= 64 && name.chars().all(plain);
+        if !named {
+            let help = "use letters, digits, `_` and `-`, at most 64";
+            self.report(Code::BadName, key.span.clone(), "this can't be the name of a target", help);
+        }
+        if matches!(node.value, Value::Scalar(_)) {
+            let (url, db) = self.redis_url(node)?;
+            let tls =
+                (url.scheme == "rediss").then_some(Tls { mode: TlsMode::VerifyIdentity, ca_file: None });
+            let username = (!url.user.is_empty()).then_some(url.user);
+            let (host, port) = (url.host, url.port.unwrap_or(6379));
+            let target =
+                RedisTarget { name: name.into(), host, port, db, username, password: Password::Empty, tls };
+            return named.then_some(target);
+        }
+        let object = self.object(node, key.span.clone(), &fields::TARGET)?;
+        let url = object.get("url").and_then(|n| self.redis_url(n));
+        if let Some(node) = object.get("mode") {
+            let later = || Choice::Later("write `standalone`, or point at one server or a proxy");
+            let modes = vec![("standalone", Choice::Built(())), ("cluster", later()), ("sentinel", later())];
+            self.choice(node, "mode", modes);
+        }
+        let username = match object.get("username") {
+            Some(node) => self.text(node, "a user name").map(|t| Some(t.value)),
+            None => Some(None),
+        };
+        let password = self.password(&object);
+        let tls = match object.get("tls") {
+            Some(node) => self.tls(node, object.key_span("tls")).map(Some),
+            None => Some(None),
+        };
+        let (url, db) = url?;
+        let (mut username, tls) = (username?, tls?);
+        if !url.user.is_empty() {
+            if username.is_some() {
+                let span = object.key_span("username");
+                self.report(Code::Conflict, span, "`username` beside a user in the URL", "keep one of them");
+                return None;
+            }
+            username = Some(url.user);
+        }
+        let encrypted = url.scheme == "rediss";
+        let asked = tls.as_ref().map(|t| t.mode != TlsMode::Disabled);
+        if asked.is_some_and(|asked| asked != encrypted) {
+            let (message, help) = if encrypted {
+                ("`tls: disabled` beside a rediss:// URL", "write redis:// in the URL, or remove `tls`")
+            } else {
+                ("`tls` beside a redis:// URL, which is not encrypted", "write rediss:// in the URL")
+            };
+            self.report(Code::Conflict, object.key_span("tls"), message, help);
+            return None;
+        }
+        let tls = encrypted.then(|| tls.unwrap_or(Tls { mode: TlsMode::VerifyIdentity, ca_file: None }));
+        let (host, port) = (url.host, url.port.unwrap_or(6379));
+        named.then_some(RedisTarget { name: name.into(), host, port, db, username, password: password?, tls })
+    }
+
+    fn redis_url(&mut self, node: &Node) -> Option<(Url, i64)> {
+        const HELP: &str = "write redis://HOST:6379/0, or rediss:// for TLS";
+        let url = self.url(node, HELP, &["redis", "rediss"])?;
+        let db = match url.path.trim_start_matches('/') {
+            "" => Some(0),
+            // Redis' own bound on `databases` is that of an int.
+            db => db.parse::<i32>().ok().filter(|n| *n >= 0).map(i64::from),
+        };
+        let wrong = match db {
+            None => "the URL's path isn't the number of a database",
+            Some(_) if url.has_query => "the URL has options behind `?` or `#`",
+            Some(db) => return Some((url, db)),
+        };
+        self.report(Code::BadUrl, first_line(self.text, &node.span), wrong, HELP);
+        None
+    }
+
+    /// A list of `host:port`; without a default, the port is required.
+    pub(super) fn addresses(
+        &mut self,
+        node: &Node,
+        what: &str,
+        example: &str,
+        default: Option<u16>,
+    ) -> Option<Vec<(String, u16)>> {
+        let mut out = Vec::new();
+        let mut ok = true;
+        for item in self.list(node, what, example)? {
+            let Some(text) = self.text(item, "`host:port`") else {
+                ok = false;
+                continue;
+            };
+            let parsed = url::host_port(&text.value)
+                .and_then(|(host, port)| Ok((host, port.or(default).ok_or("no port")?)));
+            match parsed {
+                Ok(address) => out.push(address),
+                Err(why) => {
+                    ok = false;
+                    let message = format!("`{}` is no `host:port`: {why}", self.shown(&item.span));
+                    self.report(Code::BadAddress, item.span.clone(), message, format!("write {example}"));
+                }
+            }
+        }
+        ok.then_some(out)
+    }
+
+    /// An exact `schema.table`.
+    fn schema_and_table(&mut self, node: &Node) -> Option<(String, String)> {
+        let text = self.text(node, "`schema.table`")?;
+        let plain =
+            |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '-'));
+        match text.value.split_once('.') {
+            Some((schema, table)) if plain(schema) && plain(table) => Some((schema.into(), table.into())),
+            _ => {
+                let message = format!("`{}` is no `schema.table`", self.shown(&node.span));
+                self.report(Code::BadTable, node.span.clone(), message, "write e.g. rowbust.heartbeat");
+                None
+            }
+        }
+    }
+}
+
+/// `UUID:1-5:7`, with MySQL 8.3's tags (`UUID:tag:1-5`): `GTID Sets` in the MySQL manual.
+fn is_mysql_gtid(part: &str) -> bool {
+    let mut fields = part.split(':');
+    let uuid = fields.next().unwrap_or("");
+    let shape: Vec<usize> = uuid.split('-').map(str::len).collect();
+    let hex = uuid.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    let interval = |f: &str| f.split('-').count() <= 2 && f.split('-').all(is_number);
+    let tag = |f: &str| {
+        f.len() <= 32
+            && f.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && f.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let rest: Vec<&str> = fields.collect();
+    hex && shape == [8, 4, 4, 4, 12]
+        && rest.last().is_some_and(|f| interval(f))
+        && rest.iter().all(|f| interval(f) || tag(f))
+}
+
+/// `domain-server-sequence`
+fn is_mariadb_gtid(part: &str) -> bool {
+    let fields: Vec<&str> = part.split('-').collect();
+    fields.len() == 3 && fields.iter().all(|f| is_number(f))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit())
+}

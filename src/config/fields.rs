@@ -1,0 +1,480 @@
+//! Every field of the config contract: one table for the validator, its suggestions, and `docs/config.md`.
+
+/// A mapping of the file.
+#[derive(Debug)]
+pub struct Section {
+    /// Where it stands, with `[]` for entries of a list and `NAME` for free names; empty for the file itself.
+    pub path: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+    /// Help for names that people try here: what they write, what to write instead.
+    pub hints: &'static [(&'static str, &'static str)],
+}
+
+/// A field of a [`Section`].
+#[derive(Debug)]
+pub struct Field {
+    /// As written.
+    pub name: &'static str,
+    /// What may stand there, with unit.
+    pub takes: &'static str,
+    /// What holds when it isn't there.
+    pub default: Default,
+    /// What it means.
+    pub about: &'static str,
+    /// Whether it can be used in this version; otherwise it is refused.
+    pub built: bool,
+}
+
+/// What holds when a field isn't there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// It has to be there.
+    Required,
+    /// In words or as a value.
+    Is(&'static str),
+}
+
+const fn required(name: &'static str, takes: &'static str, about: &'static str) -> Field {
+    Field { name, takes, default: Default::Required, about, built: true }
+}
+
+const fn field(name: &'static str, takes: &'static str, default: &'static str, about: &'static str) -> Field {
+    Field { name, takes, default: Default::Is(default), about, built: true }
+}
+
+const fn later(name: &'static str, takes: &'static str, about: &'static str) -> Field {
+    Field { name, takes, default: Default::Is("none"), about, built: false }
+}
+
+/// All sections, in the order of the documentation.
+pub const SECTIONS: &[&Section] = &[
+    &ROOT,
+    &SOURCE,
+    &START,
+    &TLS,
+    &REDIS,
+    &TARGET,
+    &RETRY,
+    &KAFKA,
+    &DISK,
+    &CHECKPOINT,
+    &ADMIN,
+    &LIMITS,
+    &MAPPING,
+    &WHEN,
+    &KEY,
+    &SECOND_REMOVAL,
+];
+
+/// The file itself.
+pub(super) static ROOT: Section = Section {
+    path: "",
+    about: "The file.",
+    fields: &[
+        field("version", "`1`", "`1`", "Version of this format."),
+        required("source", "mapping", "The MySQL or MariaDB server whose binlog is followed."),
+        required("redis", "mapping of names to targets", "Where keys are removed."),
+        field("retry", "mapping", "the local store", "Where removals that failed are kept until they work."),
+        field("checkpoint", "mapping", "see below", "Where the position to resume from is kept."),
+        field("admin", "mapping", "see below", "The HTTP server for health, metrics and status."),
+        field("limits", "mapping", "see below", "Bounds."),
+        required("mappings", "list, at least one entry", "Which tables' rows make which keys wrong."),
+    ],
+    hints: &[
+        ("mysql", "the server stands under `source`"),
+        ("database", "the server stands under `source`"),
+        ("tables", "tables stand in `mappings`, one entry each with `table`"),
+        (
+            "kafka",
+            "Kafka stands under `retry`: `retry: { kafka: { brokers: [\"host:9092\"], prefix: NAME } }`",
+        ),
+    ],
+};
+
+/// `source`
+pub(super) static SOURCE: Section = Section {
+    path: "source",
+    about: "The server whose binlog is followed, and how.",
+    fields: &[
+        required(
+            "url",
+            "`mysql://USER@HOST[:PORT]`",
+            "Host, port (3306) and user. No password, no database.",
+        ),
+        field("password", "text", "none", "The user's password, usually `${VARIABLE}`."),
+        field(
+            "password_file",
+            "path",
+            "none",
+            "File with the password, read again at each connect; its last line break is cut off.",
+        ),
+        field(
+            "replicas",
+            "list of `host:port`",
+            "none: only the primary",
+            "Every further server that cache fills read from: the second removal waits until all of them show the commit.",
+        ),
+        field(
+            "tls",
+            "`disabled`, `required`, `verify_ca`, `verify_identity`, or a mapping",
+            "`verify_identity`; `disabled` on a loopback host",
+            "How the connection is protected. There is no \"preferred\".",
+        ),
+        field(
+            "server_id",
+            "number, 1 to 4294967295",
+            "derived from host name and config path",
+            "The replica's id; unique among the server's replicas.",
+        ),
+        field("driver", "`native`, `mysql_cdc` (not yet)", "`native`", "What reads and decodes the binlog."),
+        field(
+            "start",
+            "`latest`, `earliest`, or a mapping",
+            "`latest`",
+            "Where to begin when there is no checkpoint.",
+        ),
+        field(
+            "heartbeat",
+            "`schema.table`",
+            "none",
+            "Table whose row is updated to see when commits become visible; needs INSERT, UPDATE and SELECT on it.",
+        ),
+        field(
+            "on_gap",
+            "`halt`, `flush` (not yet)",
+            "`halt`",
+            "What to do when the server no longer has the binlog behind the checkpoint.",
+        ),
+    ],
+    hints: &[
+        ("host", "write it in `url: mysql://USER@HOST:PORT`"),
+        ("port", "write it in `url: mysql://USER@HOST:PORT`"),
+        ("user", "write it in `url: mysql://USER@HOST:PORT`"),
+        ("username", "write it in `url: mysql://USER@HOST:PORT`"),
+        ("database", "not needed: `mappings` name their schemas"),
+        ("ca_file", "write `tls: { mode: verify_identity, ca_file: PATH }`"),
+        ("gtid", "write `start: { gtid: \"…\" }`"),
+    ],
+};
+
+/// `source.start` as a mapping
+pub(super) static START: Section = Section {
+    path: "source.start",
+    about: "As a mapping: either `gtid`, or `file` and `position`. Only used without a checkpoint.",
+    fields: &[
+        field(
+            "gtid",
+            "text",
+            "none",
+            "GTID set (MySQL) or GTID position (MariaDB); the stream begins behind it.",
+        ),
+        field("file", "text", "none", "Binlog file as in `SHOW BINARY LOGS`."),
+        field("position", "byte, at least 4", "`4`", "Where in the file an event begins."),
+    ],
+    hints: &[("offset", "its name is `position`"), ("pos", "its name is `position`")],
+};
+
+/// `tls` as a mapping
+pub(super) static TLS: Section = Section {
+    path: "source.tls, redis.NAME.tls",
+    about: "As a mapping, where a certificate authority of your own is needed.",
+    fields: &[
+        field(
+            "mode",
+            "`disabled`, `required`, `verify_ca`, `verify_identity`",
+            "`verify_identity`",
+            "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified. `verify_identity`: chain and host name.",
+        ),
+        field(
+            "ca_file",
+            "path of a PEM file",
+            "the system's roots",
+            "Certificates of the authorities to trust.",
+        ),
+    ],
+    hints: &[("ca", "its name is `ca_file`"), ("ca_cert", "its name is `ca_file`")],
+};
+
+/// `redis`
+pub(super) static REDIS: Section = Section {
+    path: "redis",
+    about: "Targets by name, e.g. `main`. A target is a mapping, or only its URL.",
+    fields: &[required(
+        "NAME",
+        "URL or mapping, at least one",
+        "A target; letters, digits, `_` and `-`. Mappings name it in `to`.",
+    )],
+    hints: &[],
+};
+
+/// `redis.NAME`
+pub(super) static TARGET: Section = Section {
+    path: "redis.NAME",
+    about: "One Redis target.",
+    fields: &[
+        required(
+            "url",
+            "`redis://HOST[:PORT][/DB]`, `rediss://…` for TLS",
+            "Host, port (6379), database (0). No password.",
+        ),
+        field("username", "text", "none", "ACL user."),
+        field("password", "text", "none", "Its password, usually `${VARIABLE}`."),
+        field(
+            "password_file",
+            "path",
+            "none",
+            "File with the password, read again at each connect; its last line break is cut off.",
+        ),
+        field(
+            "tls",
+            "as `source.tls`, without `disabled`",
+            "`verify_identity` with `rediss://`",
+            "How the server's certificate is verified; only with `rediss://`.",
+        ),
+        field(
+            "mode",
+            "`standalone`, `cluster` (not yet), `sentinel` (not yet)",
+            "`standalone`",
+            "What answers at the URL.",
+        ),
+        later("master", "text", "Name of the master that the sentinels watch."),
+        later("nodes", "list of `host:port`", "Nodes of the cluster, or sentinels."),
+    ],
+    hints: &[
+        ("host", "write it in `url: redis://HOST:PORT/DB`"),
+        ("port", "write it in `url: redis://HOST:PORT/DB`"),
+        ("db", "write it in `url: redis://HOST:PORT/DB`"),
+        ("user", "its name is `username`"),
+        ("ca_file", "write `tls: { mode: verify_identity, ca_file: PATH }`"),
+    ],
+};
+
+/// `retry`
+pub(super) static RETRY: Section = Section {
+    path: "retry",
+    about: "Where removals that failed are kept: `kafka` or `disk`, not both.",
+    fields: &[
+        field("kafka", "mapping", "none", "Kafka topics. Needs the cargo feature `kafka` (on by default)."),
+        field("disk", "mapping", "used when there is no `kafka`", "A local store."),
+        field(
+            "attempts",
+            "number, 1 to 1000",
+            "`5`",
+            "Attempts before a removal becomes a dead letter. Failures of the target (down, loading) don't count.",
+        ),
+        field("delay", "duration, 10ms to 24h", "`10s`", "Time between attempts."),
+    ],
+    hints: &[
+        ("path", "write `disk: { path: … }`"),
+        ("brokers", "write `kafka: { brokers: […], prefix: … }`"),
+        ("prefix", "write `kafka: { brokers: […], prefix: … }`"),
+    ],
+};
+
+/// `retry.kafka`
+pub(super) static KAFKA: Section = Section {
+    path: "retry.kafka",
+    about: "Topics `<prefix>.retry.10s` and `<prefix>.dead`.",
+    fields: &[
+        required("brokers", "list of `host:port`", "Brokers to ask first."),
+        required(
+            "prefix",
+            "text: letters, digits, `.`, `_`, `-`",
+            "Prefix of the topics' names; one per deployment.",
+        ),
+        field(
+            "properties",
+            "mapping",
+            "none",
+            "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. Those that rowbust's guarantees rest on are refused.",
+        ),
+    ],
+    hints: &[("topic", "write `prefix`: the topics' names are made from it")],
+};
+
+/// `retry.disk`
+pub(super) static DISK: Section = Section {
+    path: "retry.disk",
+    about: "The local store. Back it by a disk that survives the process.",
+    fields: &[field("path", "path", "`retry` beside the checkpoint", "Folder of the store.")],
+    hints: &[],
+};
+
+/// `checkpoint`
+pub(super) static CHECKPOINT: Section = Section {
+    path: "checkpoint",
+    about: "Where the position to resume from is kept.",
+    fields: &[
+        field(
+            "path",
+            "path",
+            "`rowbust-data/checkpoint` beside the config file",
+            "The file; two generations and a temporary file stand beside it.",
+        ),
+        later("kafka", "mapping", "A compacted topic, for a standby on another host."),
+        later("redis", "name of a target", "A key in Redis, for a standby on another host."),
+    ],
+    hints: &[("file", "its name is `path`")],
+};
+
+/// `admin`
+pub(super) static ADMIN: Section = Section {
+    path: "admin",
+    about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`.",
+    fields: &[field(
+        "listen",
+        "`address:port`",
+        "`127.0.0.1:8321`",
+        "Where to listen; port 0 takes a free one.",
+    )],
+    hints: &[("port", "write `listen: 127.0.0.1:PORT`")],
+};
+
+/// `limits`
+pub(super) static LIMITS: Section = Section {
+    path: "limits",
+    about: "Bounds.",
+    fields: &[
+        field(
+            "memory",
+            "size, 1MiB to 64GiB",
+            "`48MiB`",
+            "What all queues of keys in flight may take together; reading waits when it is used up.",
+        ),
+        field("keys_per_second", "`0` (unlimited); more: not yet", "`0`", "Removals per second."),
+        field(
+            "flush_keys_per_second",
+            "`0` (unlimited); more: not yet",
+            "`0`",
+            "Removals per second while flushing.",
+        ),
+    ],
+    hints: &[],
+};
+
+/// `mappings[]`
+pub(super) static MAPPING: Section = Section {
+    path: "mappings[]",
+    about: "One table, or several by a glob, and the keys that its rows make wrong. A row may match several mappings: all apply.",
+    fields: &[
+        required(
+            "table",
+            "`schema.table`",
+            "Exact, or with globs: `*`, `?`, `[ab]`, e.g. `\"shop_*.products\"`.",
+        ),
+        field(
+            "when_changed",
+            "list of columns",
+            "every change",
+            "Ignore updates that touch none of these. Inserts and deletes always count.",
+        ),
+        field("when", "mapping", "every row", "Only rows whose column has one of the given values."),
+        required("keys", "list, at least one entry", "What to remove: templates or mappings."),
+        field(
+            "second_removal",
+            "`when_visible`, `never`, or `{ after: DURATION }`",
+            "`when_visible`",
+            "When the second removal runs. `when_visible`: once every read source shows the commit, plus `fill_grace`.",
+        ),
+        field(
+            "fill_grace",
+            "duration, at most 10m",
+            "`1s`",
+            "How long a reader may take from its database read to its cache write. Only with `when_visible`.",
+        ),
+        later("guarded", "`true` or `false`", "Keys filled under leases: they need no grace."),
+        later("on_ddl", "mapping", "What TRUNCATE, DROP and RENAME do."),
+        field(
+            "to",
+            "name of a target",
+            "the only target; required when there are several",
+            "Where the keys are.",
+        ),
+    ],
+    hints: &[
+        ("key", "its name is `keys`, a list: `keys: [\"product:{id}\"]`"),
+        ("schema", "write `table: SCHEMA.TABLE`"),
+        ("database", "write `table: SCHEMA.TABLE`"),
+        ("columns", "its name is `when_changed`"),
+        ("target", "its name is `to`"),
+        ("redis", "its name is `to`"),
+    ],
+};
+
+/// `mappings[].when`
+pub(super) static WHEN: Section = Section {
+    path: "mappings[].when",
+    about: "A condition on one column.",
+    fields: &[
+        required("column", "name", "The column."),
+        required("in", "list of texts", "Text forms that match, as in key templates."),
+        field("image", "`before`, `after`, `any`", "`any`", "Which image of the row is looked at."),
+    ],
+    hints: &[
+        ("equals", "write `in: [VALUE]`"),
+        ("value", "write `in: [VALUE]`"),
+        ("is", "write `in: [VALUE]`"),
+    ],
+};
+
+/// `mappings[].keys[]` as a mapping
+pub(super) static KEY: Section = Section {
+    path: "mappings[].keys[]",
+    about: "A key: a template, or a mapping with one of `key`, `prefix`, `members_of`.",
+    fields: &[
+        field(
+            "key",
+            "template",
+            "none",
+            "The key, e.g. `\"product:{id}\"`: made from both images of a row, duplicates dropped.",
+        ),
+        field("op", "`unlink`, `hdel`", "`unlink`", "`unlink` removes the key, `hdel` one field of a hash."),
+        field("field", "template", "none", "The hash's field; required with `hdel`."),
+        field("events", "list of `insert`, `update`, `delete`", "all", "Which kinds of change."),
+        later("prefix", "template", "All keys that begin so (SCAN)."),
+        later("members_of", "template", "A set of keys: its members, then the set."),
+        later("alarm_above", "number", "With `prefix`: how many keys are suspicious."),
+    ],
+    hints: &[("template", "its name is `key`"), ("on", "its name is `events`")],
+};
+
+/// `mappings[].second_removal` as a mapping
+pub(super) static SECOND_REMOVAL: Section = Section {
+    path: "mappings[].second_removal",
+    about: "As a mapping: a fixed time.",
+    fields: &[required("after", "duration, at most 24h", "Time after the first removal.")],
+    hints: &[("delay", "its name is `after`")],
+};
+
+/// The tables of `docs/config.md`.
+pub fn fields_markdown() -> String {
+    let mut out = String::new();
+    for section in SECTIONS {
+        let title = if section.path.is_empty() { "The file" } else { section.path };
+        let title = if section.path.is_empty() { title.to_owned() } else { format!("`{title}`") };
+        out.push_str(&format!("### {title}\n\n{}\n\n", section.about));
+        out.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
+        for f in section.fields {
+            let default = match f.default {
+                Default::Required => "**required**",
+                Default::Is(text) => text,
+            };
+            let later = if f.built { "" } else { "*Not yet.* " };
+            out.push_str(&format!("| `{}` | {} | {default} | {later}{} |\n", f.name, f.takes, f.about));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// The table of codes of `docs/config.md`.
+pub fn codes_markdown() -> String {
+    let mut out = String::from("| code | meaning |\n|---|---|\n");
+    for code in super::Code::ALL {
+        out.push_str(&format!("| `{}` | {} |\n", code.name(), code.about().trim().replace('|', "\\|")));
+    }
+    out
+}

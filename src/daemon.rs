@@ -1,0 +1,308 @@
+//! `rowbust run`: wires the parts together, lets them live, and ends them in order.
+//!
+//! Guarantees: nothing is read before Redis, the queue and the checkpoint are there; at SIGTERM reading stops first, what was read is
+//! finished within [`DRAIN`], and the checkpoint is saved last. May depend on everything.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    admin::{self, status::Status},
+    checkpoint::{self, file::CheckpointFile},
+    cli::Exit,
+    config::Config,
+    invalidate::{
+        classify::Class,
+        retrying::RetryRemover,
+        target::{ConnectError, Target},
+        worker,
+    },
+    pipeline::{
+        Assembler, Budget, Lanes, WORKER_QUEUE,
+        frontier::Frontier,
+        sink::{RouteSink, RouteStats},
+    },
+    retry::{Queue, RetryError},
+    route::Router,
+    source::{Resume, Sink as _, Source, SourceError},
+    supervisor::{Shutdown, Supervisor, signals},
+    telemetry::{self, Metrics},
+    watermark::Watermark,
+};
+
+/// How long a drain may take: the second removals that are owed wait for visibility and the fill grace.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// Connections to each target: two keep Redis busy while one waits for an answer.
+const WORKERS: usize = 2;
+
+/// How a daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Drained: nothing will be read again.
+    Drained,
+    /// Stopped by a signal, but not all was finished: the rest is repeated at the next start.
+    Unfinished,
+    /// A second signal.
+    Interrupted,
+}
+
+/// Why a daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The source.
+    #[error("source: {0}")]
+    Source(#[from] SourceError),
+    /// A Redis target.
+    #[error("{0}")]
+    Redis(#[from] ConnectError),
+    /// The checkpoint.
+    #[error("{0}")]
+    Checkpoint(#[from] checkpoint::file::CheckpointError),
+    /// The retry queue.
+    #[error("{0}")]
+    Retry(#[from] RetryError),
+    /// Anything else; the text says what to do.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl RunError {
+    /// What the command line exits with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Source(error) => match error.exit_code() {
+                69 => Exit::Unavailable,
+                78 => Exit::Config,
+                _ => Exit::Failure,
+            },
+            // An outage doesn't keep the daemon from starting: this is the login.
+            Self::Redis(_) | Self::Retry(RetryError::Refused(_)) => Exit::Config,
+            Self::Retry(RetryError::Unreachable { .. }) => Exit::Unavailable,
+            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
+        }
+    }
+}
+
+/// Follows, removes and serves until a signal or an error.
+///
+/// # Errors
+/// See [`RunError`]; each says what to do.
+pub async fn run(config: Config) -> Result<End, RunError> {
+    let config = Arc::new(config);
+    let metrics_handle = telemetry::install_metrics().context("metrics can't be set up")?;
+    let mut signals = signals().context("signals can't be listened for")?;
+    let shutdown = Shutdown::default();
+
+    let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
+    let resume = match &found {
+        None => None,
+        Some((saved, generation)) => {
+            if *generation == checkpoint::file::Generation::Previous {
+                tracing::warn!(path = %config.checkpoint.path.display(),
+                    "newest checkpoint is torn or missing, resuming from the one before");
+            }
+            let position = checkpoint::position(saved)
+                .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
+            Some(Resume { position, identity: saved.source.clone() })
+        }
+    };
+    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+
+    let source = Source::new(Arc::clone(&config));
+    let server = source.preflight().await?;
+    let queue = Arc::new(Queue::open(&config.retry).await?);
+    let targets = connect_targets(&config).await?;
+    let watermark = Watermark::new(&config, &server);
+    let metrics = Arc::new(Metrics::default());
+    let frontier = Frontier::default();
+    let budget = Budget::new(config.limits.memory);
+    let route_stats = Arc::new(RouteStats::default());
+    let identity = checkpoint::Identity { flavor: server.flavor, source: server.identity.clone(), epoch };
+    let (started, begins) = oneshot::channel();
+    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, frontier.clone());
+
+    let mut supervisor = Supervisor::default();
+    let shared = Arc::new(worker::Shared {
+        queue: Arc::clone(&queue),
+        watermark: watermark.clone(),
+        metrics,
+        source: server.identity.clone(),
+        epoch,
+    });
+    let mut senders = Vec::new();
+    for target in &targets {
+        let mut own = Vec::new();
+        for _ in 0..WORKERS {
+            let (sender, batches) = mpsc::channel(WORKER_QUEUE);
+            let work = worker::run(Arc::clone(target), Arc::clone(&shared), batches);
+            supervisor.spawn("redis worker", async move {
+                work.await;
+                Ok(())
+            });
+            own.push(sender);
+        }
+        senders.push(own);
+        let (target, stop) = (Arc::clone(target), shutdown.all.clone());
+        supervisor.spawn("redis probe", async move {
+            target.heal(stop).await;
+            Ok(())
+        });
+    }
+
+    let status = Arc::new(Status {
+        started: Instant::now(),
+        config: Arc::clone(&config),
+        server: server.clone(),
+        source: source.stats(),
+        route: Arc::clone(&route_stats),
+        frontier: frontier.clone(),
+        budget: budget.clone(),
+        checkpoint: saved.clone(),
+        queue: Arc::clone(&queue),
+        targets: targets.clone(),
+        watermark: watermark.clone(),
+        metrics: metrics_handle,
+    });
+    let listener = admin::bind(config.admin.listen).await?;
+    supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
+
+    let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
+    let mut sink =
+        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let reading = shutdown.reading.clone();
+    supervisor.spawn("source", async move {
+        source.run(resume, &mut sink, &reading, |_| {}).await?;
+        // What was read and not handed on yet.
+        sink.flush().await?;
+        Ok(())
+    });
+    let (sampler, stop) = (watermark.clone(), shutdown.all.clone());
+    supervisor.spawn("watermark", async move {
+        sampler.run(stop).await;
+        Ok(())
+    });
+    let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
+    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity));
+    supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
+    let stop = shutdown.all.clone();
+    supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
+
+    let failure = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, deadline_s = DRAIN.as_secs(), "draining: reading stops, what was read is finished");
+            None
+        }
+        () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
+        failure = first_failure(&mut supervisor) => Some(failure),
+    };
+    let drained = tokio::select! {
+        drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some()) => drained,
+        signal = signals.next() => {
+            tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
+            return Ok(End::Interrupted);
+        }
+    };
+    match failure {
+        Some(error) => Err(match error.downcast::<SourceError>() {
+            Ok(error) => RunError::Source(error),
+            Err(error) => RunError::Other(error),
+        }),
+        None if drained => Ok(End::Drained),
+        None => Ok(End::Unfinished),
+    }
+}
+
+/// The first task that ends before it was asked to.
+async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
+    match supervisor.next().await {
+        Some(Err(failure)) => {
+            tracing::error!(
+                task = failure.task,
+                error = format!("{:#}", failure.error),
+                "task failed, ending"
+            );
+            failure.error
+        }
+        Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
+        None => anyhow::anyhow!("no task is left"),
+    }
+}
+
+/// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
+async fn drain(
+    supervisor: &mut Supervisor,
+    shutdown: &Shutdown,
+    frontier: &Frontier<crate::pipeline::Done>,
+    failed: bool,
+) -> bool {
+    let until = tokio::time::Instant::now() + DRAIN;
+    shutdown.reading.cancel();
+    let settled = async {
+        // A source that failed has read all that it will, too: what it read is finished in the same way.
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        let mut workers_and_source = 0;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                ended = supervisor.next() => match ended {
+                    Some(Ok("source" | "redis worker")) => workers_and_source += 1,
+                    Some(Ok(_)) => {}
+                    Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
+                    None => return,
+                },
+            }
+            let reading_ended = workers_and_source > 0 || failed;
+            if reading_ended && frontier.stats().open == 0 {
+                return;
+            }
+        }
+    };
+    let settled = tokio::time::timeout_at(until, settled).await.is_ok();
+    shutdown.all.cancel();
+    let rest = until.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(2));
+    let (unfinished, failures) = supervisor.drain(rest).await;
+    for failure in &failures {
+        tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed");
+    }
+    if !unfinished.is_empty() || !settled {
+        tracing::warn!(
+            ?unfinished,
+            segments = frontier.stats().open,
+            "not drained: the rest is repeated at the next start"
+        );
+    }
+    settled && unfinished.is_empty() && failures.is_empty()
+}
+
+/// Connects each target. One that can't be reached doesn't keep the daemon from starting (its removals are queued until it is back); one that refuses the
+/// login does.
+async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> {
+    let mut targets = Vec::new();
+    for redis in &config.redis {
+        let target = Target::new(redis.clone());
+        match target.connect().await {
+            Ok(()) => {}
+            Err(ConnectError::Redis { failure, host, port, .. })
+                if failure.class == Class::Target && is_outage(&failure.code) =>
+            {
+                target.breaker.trip(&failure.code);
+                tracing::warn!(target = target.name(), host, port, %failure,
+                    "redis target can't be used yet: removals go to the retry queue until it can");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+/// Heals without anybody's doing, unlike a wrong password.
+fn is_outage(code: &str) -> bool {
+    !matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "PROTOCOL")
+}

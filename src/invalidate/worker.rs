@@ -1,0 +1,261 @@
+//! A worker: takes batches, removes their keys twice, hands what fails to the retry queue.
+//!
+//! Guarantees: a ticket is settled only by Redis' acknowledgement of the last removal that is owed, or by the queue's
+//! acknowledgement of records that stand for all that is owed. While the queue refuses, the batch is held, and through the byte budget
+//! the reading of the binlog. May depend on `pipeline`, `watermark` and `retry`.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustc_hash::FxBuildHasher;
+use tokio::sync::mpsc;
+
+use super::{
+    classify::{Class, Failure},
+    second::SecondQueue,
+    target::Target,
+};
+use crate::{
+    config::SecondRemoval,
+    kill_point,
+    pipeline::{BATCH_KEYS, Batch, batch::Removal},
+    retry::{Origin, Queue, Record},
+    telemetry::Metrics,
+    watermark::Watermark,
+};
+
+/// Commands on their way at once, per worker.
+const IN_FLIGHT: usize = 4;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where failed removals go.
+    pub queue: Arc<Queue>,
+    /// When a commit is visible.
+    pub watermark: Watermark,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// `@@server_uuid`, or the server id on MariaDB: goes into records.
+    pub source: String,
+    /// Epoch of the checkpoint: goes into records.
+    pub epoch: u64,
+}
+
+/// Which of the two removals a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    First,
+    Second,
+}
+
+/// Batches whose first removal worked and whose second is still owed.
+type Owed = Vec<(Batch, Instant)>;
+
+/// Removes what `batches` brings until it is closed and everything is settled.
+pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+    let mut in_flight = FuturesUnordered::new();
+    let mut second = SecondQueue::new(shared.watermark.clone());
+    let mut open = true;
+    while open || !in_flight.is_empty() || !second.is_empty() {
+        let free = in_flight.len() < IN_FLIGHT;
+        tokio::select! {
+            biased;
+            Some(owed) = in_flight.next(), if !in_flight.is_empty() => {
+                let owed: Owed = owed;
+                for (batch, first_done) in owed {
+                    second.push(batch, first_done);
+                }
+            }
+            () = second.ready(), if free && !second.is_empty() => {
+                let due = second.take_due();
+                in_flight.push(remove(Arc::clone(&target), Arc::clone(&shared), due, Stage::Second));
+            }
+            batch = batches.recv(), if free && open => {
+                let Some(batch) = batch else {
+                    open = false;
+                    continue;
+                };
+                let mut keys = batch.keys.len();
+                let mut job = vec![batch];
+                while keys < BATCH_KEYS && let Ok(more) = batches.try_recv() {
+                    keys += more.keys.len();
+                    job.push(more);
+                }
+                in_flight.push(remove(Arc::clone(&target), Arc::clone(&shared), job, Stage::First));
+            }
+        }
+    }
+}
+
+/// Removes the keys of a job. What Redis refuses goes to the queue. Returns the batches that still owe their second removal.
+async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage: Stage) -> Owed {
+    if job.is_empty() {
+        return Owed::new();
+    }
+    // Asked before the removal is sent: a commit that became visible meanwhile may have a late fill behind this removal.
+    let sent = Instant::now();
+    let last: Vec<bool> = job
+        .iter()
+        .map(|batch| stage == Stage::Second || SecondQueue::one_is_enough(batch, &shared.watermark, sent))
+        .collect();
+    match stage {
+        Stage::First => kill_point!("before_first_removal"),
+        Stage::Second => kill_point!("before_second_removal"),
+    }
+    let failures = send(&target, &shared, &job).await;
+    let mut owed = Owed::new();
+    for ((batch, last), failed) in job.into_iter().zip(last).zip(failures) {
+        match acknowledge(&target, &shared, &batch, failed).await {
+            Acked::ByRedis => {
+                let acked = Instant::now();
+                match stage {
+                    Stage::First => kill_point!("after_first_removal"),
+                    Stage::Second => kill_point!("after_second_removal"),
+                }
+                shared.metrics.removed(&batch, target.name(), stage == Stage::Second, acked);
+                if last {
+                    batch.ticket.settle();
+                } else {
+                    owed.push((batch, acked));
+                }
+            }
+            // The records stand for both removals.
+            Acked::ByQueue => batch.ticket.settle(),
+        }
+    }
+    owed
+}
+
+/// Who has acknowledged a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acked {
+    /// Redis, this removal; where single keys of the batch were refused, the queue has those.
+    ByRedis,
+    /// The queue, all removals.
+    ByQueue,
+}
+
+/// The removals of one batch that failed: all of them with one cause, or by place.
+#[derive(Debug)]
+enum Failed {
+    None,
+    All(Failure),
+    Some(Vec<(usize, Failure)>),
+}
+
+/// One command for many keys; one for each where fields are removed. The result is by batch.
+async fn send(target: &Target, shared: &Shared, job: &[Batch]) -> Vec<Failed> {
+    if job.iter().any(|batch| batch.keys.has_fields()) {
+        let mut results = Vec::with_capacity(job.len());
+        for batch in job {
+            let removals: Vec<Removal<'_>> = batch.keys.iter().collect();
+            results.push(match target.remove_each(&removals).await {
+                Err(failure) => Failed::All(failure),
+                Ok(each) => {
+                    let failed: Vec<_> = each
+                        .into_iter()
+                        .enumerate()
+                        .filter_map(|(at, result)| Some((at, result.err()?)))
+                        .collect();
+                    if failed.is_empty() { Failed::None } else { Failed::Some(failed) }
+                }
+            });
+        }
+        shared.metrics.commands(target.name(), job.len());
+        return results;
+    }
+    let result = if let [batch] = job {
+        target.unlink(batch.keys.iter().map(|removal| removal.key)).await
+    } else {
+        // Hot keys come in many segments: once is enough for all of them.
+        let keys: HashSet<&[u8], FxBuildHasher> =
+            job.iter().flat_map(|batch| batch.keys.iter().map(|removal| removal.key)).collect();
+        target.unlink(keys.into_iter()).await
+    };
+    shared.metrics.commands(target.name(), 1);
+    match result {
+        Ok(()) => job.iter().map(|_| Failed::None).collect(),
+        Err(failure) => job.iter().map(|_| Failed::All(failure.clone())).collect(),
+    }
+}
+
+/// Puts what failed into the retry queue. While that refuses, Redis is asked again whenever its breaker is closed. Returns only
+/// when one of them has acknowledged all.
+async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed: Failed) -> Acked {
+    let mut backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times()
+        .build();
+    loop {
+        let (acked, records): (_, Vec<Record>) = match &failed {
+            Failed::None => return Acked::ByRedis,
+            Failed::All(failure) => (
+                Acked::ByQueue,
+                (0..batch.keys.len()).filter_map(|at| record(target, shared, batch, at, failure)).collect(),
+            ),
+            Failed::Some(places) => (
+                Acked::ByRedis,
+                places
+                    .iter()
+                    .filter_map(|(at, failure)| record(target, shared, batch, *at, failure))
+                    .collect(),
+            ),
+        };
+        let keys = records.len();
+        let error = match shared.queue.enqueue(records).await {
+            Ok(()) => {
+                shared.metrics.queued(target.name(), keys);
+                return acked;
+            }
+            Err(error) => error,
+        };
+        shared.metrics.queue_refused(target.name());
+        tracing::warn!(%error, keys, target = target.name(), "retry queue refuses removals, holding them");
+        tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(2))).await;
+        if !target.breaker.is_open() {
+            failed = send(target, shared, std::slice::from_ref(batch)).await.pop().unwrap_or(Failed::None);
+        }
+    }
+}
+
+fn record(target: &Target, shared: &Shared, batch: &Batch, at: usize, failure: &Failure) -> Option<Record> {
+    let (removal, place) = (batch.keys.get(at)?, batch.keys.place(at)?);
+    let segment = &batch.segment;
+    let now = now_ms();
+    Some(Record {
+        target: target.name().to_owned(),
+        key: removal.key.to_vec(),
+        field: removal.field.map(<[u8]>::to_vec),
+        origin: Origin {
+            source: shared.source.clone(),
+            gtid: segment.span.gtid_text(),
+            file: segment.file.to_string(),
+            position: place.position,
+            row: place.row,
+            commit_time: u32::try_from(segment.commit_micros / 1_000_000).unwrap_or(u32::MAX),
+            epoch: shared.epoch,
+            visible_file: segment.span.last.file.to_string(),
+            visible_position: segment.span.last.position,
+        },
+        when_visible: batch.lane.second == SecondRemoval::WhenVisible,
+        fill_grace_ms: u64::try_from(batch.lane.fill_grace.as_millis()).unwrap_or(u64::MAX),
+        attempt: u32::from(failure.class == Class::Key),
+        // The queue sets it.
+        not_before_ms: 0,
+        first_failed_ms: now,
+        error_code: failure.code.clone(),
+    })
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,185 @@
+//! What the follower hands row changes to: plans per table, keys into the assembler.
+//!
+//! Guarantees: every row of a mapped table is routed under the plan of its own table map, or stops the daemon with a refusal. May depend on
+//! `source`'s seam and `route`.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tokio::sync::oneshot;
+
+use rowbust_binlog::{Header, RowSlots, Rows, TableMap};
+
+use super::{
+    Assembler, Closed, Transaction,
+    batch::{Removal, RowPlace},
+};
+use crate::{
+    checkpoint,
+    route::{Plan, Router, Scratch},
+    source::{
+        self, Refusal,
+        position::{Coordinates, Position},
+    },
+    watermark::Watermark,
+};
+
+/// Counts of what was routed. Added to once per row event.
+#[derive(Debug, Default)]
+pub struct RouteStats {
+    /// Rows of mapped tables.
+    pub rows: AtomicU64,
+    /// Keys made, duplicates included.
+    pub keys: AtomicU64,
+    /// Keys in which a value was escaped.
+    pub escaped: AtomicU64,
+    /// Images without a key, for a column was NULL.
+    pub null: AtomicU64,
+    /// Row changes that `when` or `when_changed` left out.
+    pub filtered: AtomicU64,
+}
+
+/// Routes rows into the assembler.
+#[derive(Debug)]
+pub struct RouteSink {
+    router: Router,
+    assembler: Assembler,
+    watermark: Watermark,
+    /// By the decoder's slots.
+    plans: Vec<Option<Plan>>,
+    slots: RowSlots<'static>,
+    scratch: Scratch,
+    stats: Arc<RouteStats>,
+    checkpoint: checkpoint::Watch,
+    saved_once: bool,
+    /// Told the first position.
+    started: Option<oneshot::Sender<Position>>,
+}
+
+impl RouteSink {
+    /// `started` is told where reading begins; nothing is handed on before `checkpoint` has saved that.
+    pub fn new(
+        router: Router,
+        assembler: Assembler,
+        watermark: Watermark,
+        stats: Arc<RouteStats>,
+        checkpoint: checkpoint::Watch,
+        started: oneshot::Sender<Position>,
+    ) -> Self {
+        Self {
+            router,
+            assembler,
+            watermark,
+            plans: Vec::new(),
+            slots: RowSlots::new(),
+            scratch: Scratch::new(),
+            stats,
+            checkpoint,
+            saved_once: false,
+            started: Some(started),
+        }
+    }
+}
+
+impl source::Sink for RouteSink {
+    type Error = Closed;
+
+    fn started(&mut self, position: &Position) {
+        self.plans.clear();
+        if let Some(started) = self.started.take() {
+            // Without a receiver the daemon is on its way down.
+            let _ = started.send(position.clone());
+        }
+    }
+
+    fn begin(&mut self, transaction: source::Transaction<'_>) {
+        self.assembler.begin(Transaction {
+            gtid: transaction.gtid,
+            at: transaction.at.clone(),
+            commit_micros: transaction.commit_micros,
+        });
+    }
+
+    fn is_mapped(&self, schema: &str, table: &str) -> bool {
+        self.router.is_mapped(schema, table)
+    }
+
+    fn is_schema_mapped(&self, schema: &str) -> bool {
+        self.router.is_schema_mapped(schema)
+    }
+
+    fn table(&mut self, slot: usize, table: &TableMap) -> Result<(), Refusal> {
+        if self.plans.len() <= slot {
+            self.plans.resize_with(slot + 1, || None);
+        }
+        self.plans[slot] = None;
+        self.plans[slot] = self
+            .router
+            .plan(table)
+            .map_err(|error| Refusal::new("route.table", error.to_string(), error.help()))?;
+        Ok(())
+    }
+
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, header: &Header, end: u64) -> Result<(), Refusal> {
+        let Some(plan) = self.plans.get(rows.slot).and_then(Option::as_ref) else {
+            return Err(Refusal::new(
+                "route.no_plan",
+                format!("rows of {}.{} came without its table map", table.schema, table.table),
+                "report this with the binlog's file and position",
+            ));
+        };
+        let decode = |error: rowbust_binlog::DecodeError| {
+            Refusal::new(
+                "binlog.rows",
+                format!("rows of {}.{} can't be decoded: {error}", table.schema, table.table),
+                "report this with the binlog's file and position",
+            )
+        };
+        let _ = header;
+        let mut slots = std::mem::take(&mut self.slots).recycle();
+        let mut cursor = rows.cursor(table, plan.projection()).map_err(decode)?;
+        let mut count: u64 = 0;
+        while cursor.next(&mut slots).map_err(decode)? {
+            let place = RowPlace { position: end, row: u16::try_from(count).unwrap_or(u16::MAX) };
+            let assembler = &mut self.assembler;
+            plan.route(rows.kind, &slots, &mut self.scratch, &mut |key: crate::route::RoutedKey<'_>| {
+                assembler.push(key.mapping, Removal { key: key.key, field: key.field }, place);
+            })
+            .map_err(|error| Refusal::new("route.row", format!("row {count}: {error}"), error.help()))?;
+            count += 1;
+        }
+        self.slots = slots.recycle();
+        let counts = self.scratch.take_counts();
+        self.stats.rows.fetch_add(count, Relaxed);
+        self.stats.keys.fetch_add(counts.keys, Relaxed);
+        self.stats.escaped.fetch_add(counts.escaped, Relaxed);
+        self.stats.null.fetch_add(counts.null, Relaxed);
+        self.stats.filtered.fetch_add(counts.filtered, Relaxed);
+        Ok(())
+    }
+
+    fn commit(&mut self, end: &Coordinates) {
+        self.assembler.commit(end.clone());
+    }
+
+    fn abandon(&mut self) {
+        self.assembler.abort();
+    }
+
+    fn wants_flush(&self) -> bool {
+        self.assembler.wants_flush()
+    }
+
+    async fn flush(&mut self) -> Result<(), Closed> {
+        if !self.saved_once {
+            self.checkpoint.saved_once().await;
+            self.saved_once = true;
+        }
+        if let Some(newest) = self.assembler.newest() {
+            self.watermark.received(newest);
+        }
+        self.assembler.flush().await
+    }
+}

@@ -1,0 +1,270 @@
+//! The bytes of a record in the disk store.
+//!
+//! Guarantees: decoding never panics and allocates no more than its input holds; a byte that changed is found (CRC-32);
+//! a layout that a newer version wrote is refused, not misread. May depend on [`super::record`] only.
+//!
+//! Layout: version byte, fields in order (integers little-endian, bytes and strings with a u32 length before them), CRC-32
+//! of all before it.
+
+use super::record::{Origin, Record};
+
+/// Version of the layout, the first byte.
+const VERSION: u8 = 1;
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CodecError {
+    #[error("layout version {0} is not known")]
+    Version(u8),
+    #[error("cut off at byte {0}")]
+    CutOff(usize),
+    #[error("checksum differs")]
+    Checksum,
+    #[error("text at byte {0} is not UTF-8")]
+    Utf8(usize),
+    #[error("flag {0} is neither 0 nor 1")]
+    Flag(u8),
+    #[error("{0} bytes too many")]
+    TooLong(usize),
+}
+
+/// A dead letter as the disk store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Letter {
+    pub(super) died_ms: u64,
+    pub(super) reason: String,
+    /// Encoded record, or the bytes that couldn't be decoded.
+    pub(super) payload: Vec<u8>,
+}
+
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let mut out = Writer::new(160 + record.key.len() + record.origin.gtid.len());
+    out.bytes(record.target.as_bytes());
+    out.bytes(&record.key);
+    match &record.field {
+        None => out.0.push(0),
+        Some(field) => {
+            out.0.push(1);
+            out.bytes(field);
+        }
+    }
+    let origin = &record.origin;
+    out.bytes(origin.source.as_bytes());
+    out.bytes(origin.gtid.as_bytes());
+    out.bytes(origin.file.as_bytes());
+    out.u64(origin.position);
+    out.0.extend_from_slice(&origin.row.to_le_bytes());
+    out.u32(origin.commit_time);
+    out.u64(origin.epoch);
+    out.bytes(origin.visible_file.as_bytes());
+    out.u64(origin.visible_position);
+    out.0.push(u8::from(record.when_visible));
+    out.u64(record.fill_grace_ms);
+    out.u32(record.attempt);
+    out.u64(record.not_before_ms);
+    out.u64(record.first_failed_ms);
+    out.bytes(record.error_code.as_bytes());
+    out.seal()
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
+    let mut input = Reader::open(bytes)?;
+    let target = input.text()?;
+    let key = input.bytes()?.to_vec();
+    let field = if input.flag()? { Some(input.bytes()?.to_vec()) } else { None };
+    let origin = Origin {
+        source: input.text()?,
+        gtid: input.text()?,
+        file: input.text()?,
+        position: input.u64()?,
+        row: u16::from_le_bytes(input.array()?),
+        commit_time: input.u32()?,
+        epoch: input.u64()?,
+        visible_file: input.text()?,
+        visible_position: input.u64()?,
+    };
+    let record = Record {
+        target,
+        key,
+        field,
+        origin,
+        when_visible: input.flag()?,
+        fill_grace_ms: input.u64()?,
+        attempt: input.u32()?,
+        not_before_ms: input.u64()?,
+        first_failed_ms: input.u64()?,
+        error_code: input.text()?,
+    };
+    input.end()?;
+    Ok(record)
+}
+
+pub(super) fn encode_letter(letter: &Letter) -> Vec<u8> {
+    let mut out = Writer::new(32 + letter.reason.len() + letter.payload.len());
+    out.u64(letter.died_ms);
+    out.bytes(letter.reason.as_bytes());
+    out.bytes(&letter.payload);
+    out.seal()
+}
+
+pub(super) fn decode_letter(bytes: &[u8]) -> Result<Letter, CodecError> {
+    let mut input = Reader::open(bytes)?;
+    let letter = Letter { died_ms: input.u64()?, reason: input.text()?, payload: input.bytes()?.to_vec() };
+    input.end()?;
+    Ok(letter)
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn new(capacity: usize) -> Self {
+        let mut out = Vec::with_capacity(capacity);
+        out.push(VERSION);
+        Self(out)
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Redis keys end at 512 MiB, so a length always fits; a longer one is cut rather than written with a wrong length.
+    fn bytes(&mut self, value: &[u8]) {
+        let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        self.u32(len);
+        self.0.extend_from_slice(&value[..(len as usize).min(value.len())]);
+    }
+
+    fn seal(mut self) -> Vec<u8> {
+        let crc = crc32fast::hash(&self.0);
+        self.u32(crc);
+        self.0
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn open(bytes: &'a [u8]) -> Result<Self, CodecError> {
+        let version = *bytes.first().ok_or(CodecError::CutOff(0))?;
+        if version != VERSION {
+            return Err(CodecError::Version(version));
+        }
+        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(CodecError::CutOff(bytes.len()))?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return Err(CodecError::Checksum);
+        }
+        Ok(Self { bytes: body, at: 1 })
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let chunk = *rest.first_chunk::<N>().ok_or(CodecError::CutOff(self.at))?;
+        self.at += N;
+        Ok(chunk)
+    }
+
+    fn u32(&mut self) -> Result<u32, CodecError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, CodecError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn flag(&mut self) -> Result<bool, CodecError> {
+        match self.array::<1>()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [other] => Err(CodecError::Flag(other)),
+        }
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], CodecError> {
+        let len = self.u32()? as usize;
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let value = rest.get(..len).ok_or(CodecError::CutOff(self.at))?;
+        self.at += len;
+        Ok(value)
+    }
+
+    fn text(&mut self) -> Result<String, CodecError> {
+        let at = self.at;
+        let bytes = self.bytes()?;
+        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| CodecError::Utf8(at))
+    }
+
+    fn end(&self) -> Result<(), CodecError> {
+        match self.bytes.len().saturating_sub(self.at) {
+            0 => Ok(()),
+            more => Err(CodecError::TooLong(more)),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn any_origin()(
+            source in ".{0,40}", gtid in ".{0,60}", file in ".{0,20}", position: u64, row: u16, commit_time: u32, epoch: u64,
+            visible_file in ".{0,20}", visible_position: u64,
+        ) -> Origin {
+            Origin { source, gtid, file, position, row, commit_time, epoch, visible_file, visible_position }
+        }
+    }
+
+    prop_compose! {
+        /// Any record at all.
+        pub(in super::super) fn any_record()(
+            target in "[a-z:-]{0,12}", key in any::<Vec<u8>>(), field in any::<Option<Vec<u8>>>(), origin in any_origin(),
+            when_visible: bool, fill_grace_ms: u64, attempt: u32, not_before_ms: u64, first_failed_ms: u64, error_code in ".{0,20}",
+        ) -> Record {
+            Record {
+                target, key, field, origin, when_visible, fill_grace_ms, attempt, not_before_ms, first_failed_ms, error_code,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(record in any_record()) {
+            prop_assert_eq!(decode(&encode(&record)).unwrap(), record);
+        }
+
+        #[test]
+        fn letter_round_trip(died_ms: u64, reason in ".{0,60}", payload: Vec<u8>) {
+            let letter = Letter { died_ms, reason, payload };
+            prop_assert_eq!(decode_letter(&encode_letter(&letter)).unwrap(), letter);
+        }
+
+        #[test]
+        fn any_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+            // And past the checksum.
+            let mut sealed = Writer(std::iter::once(VERSION).chain(bytes).collect()).seal();
+            let _ = decode(&sealed);
+            let _ = decode_letter(&sealed);
+            sealed.pop();
+            prop_assert!(decode(&sealed).is_err());
+        }
+
+        #[test]
+        fn one_changed_byte_is_found(record in any_record(), at: prop::sample::Index, by in 1u8..) {
+            let mut bytes = encode(&record);
+            let at = at.index(bytes.len());
+            bytes[at] ^= by;
+            prop_assert!(decode(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,218 @@
+#![allow(clippy::unwrap_used)]
+use std::io::Write;
+
+use super::{
+    super::{
+        Queue,
+        policy::tests::record,
+        testing::{Script, until},
+    },
+    *,
+};
+
+const DELAY: Duration = Duration::from_millis(150);
+const POLICY: RetryPolicy = RetryPolicy { delay: DELAY, attempts: 3 };
+
+struct Running {
+    queue: Arc<Queue>,
+    script: Arc<Script>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), RetryError>>,
+}
+
+async fn start(folder: &Path) -> Running {
+    let queue = Arc::new(Queue::Disk(DiskQueue::open(folder, POLICY, Clock::system()).await.unwrap()));
+    let (script, stop) = (Arc::new(Script::default()), CancellationToken::new());
+    let task = tokio::spawn({
+        let (queue, script, stop) = (Arc::clone(&queue), Arc::clone(&script), stop.clone());
+        async move { queue.run(script, stop).await }
+    });
+    Running { queue, script, stop, task }
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        Arc::into_inner(self.queue).unwrap().close().await;
+    }
+}
+
+#[tokio::test]
+async fn retried_when_due_and_removed_when_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path()).await;
+    let clock = Clock::system();
+    let before = clock.now_ms();
+    let records = (0..1500).map(|n| record(&format!("k{n}"))).collect();
+    run.queue.enqueue(records).await.unwrap();
+    assert_eq!(run.queue.stats().produced, 1500);
+    until("all done", || run.queue.stats().acked == 1500).await;
+    assert!(clock.now_ms() >= before + millis(DELAY), "early");
+    let stats = run.queue.stats();
+    assert_eq!((stats.pending, stats.oldest_age, stats.dead), (0, None, 0));
+    assert_eq!(run.script.calls.lock().unwrap().len(), 1500);
+    assert!(
+        run.script
+            .calls
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|(_, attempt, at)| *attempt == 0 && *at >= before + millis(DELAY))
+    );
+    run.end().await;
+}
+
+#[tokio::test]
+async fn attempts_then_a_dead_letter_then_requeue() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path()).await;
+    run.queue.enqueue(vec![record("bad"), record("good")]).await.unwrap();
+    until("dead", || run.queue.stats().dead == 1).await;
+    let times: Vec<_> =
+        run.script.calls.lock().unwrap().iter().filter(|(k, _, _)| k == "bad").cloned().collect();
+    assert_eq!(times.iter().map(|(_, attempt, _)| *attempt).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(times.windows(2).all(|pair| pair[1].2 >= pair[0].2 + millis(DELAY)), "{times:?}");
+    let stats = run.queue.stats();
+    assert_eq!((stats.forwarded, stats.acked, stats.pending), (2, 1, 0));
+    let letters = run.queue.list(Which::Dead, 10).await.unwrap();
+    let letter = letters[0].record.clone().unwrap();
+    assert_eq!((letters.len(), letter.attempt, letter.error_code.as_str()), (1, 3, "WRONGTYPE"));
+    assert!(letter.first_failed_ms > 0);
+
+    let other = Filter { target: Some("other".into()), ..Filter::default() };
+    assert_eq!(run.queue.requeue(other).await.unwrap(), 0);
+    assert_eq!(run.queue.requeue(Filter::default()).await.unwrap(), 1);
+    let again = run.queue.list(Which::Pending, 10).await.unwrap()[0].record.clone().unwrap();
+    assert_eq!((again.attempt, again.first_failed_ms), (0, letter.first_failed_ms));
+    until("dead again", || run.queue.stats().dead == 2).await;
+    run.end().await;
+}
+
+#[tokio::test]
+async fn a_target_that_is_down_uses_up_no_attempts() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path()).await;
+    run.script.down.store(true, Ordering::Release);
+    run.queue.enqueue(vec![record("k"), record("soon")]).await.unwrap();
+    until("the consumer waits for the target", || run.script.asked.load(Ordering::Acquire)).await;
+    assert_eq!(run.queue.stats().pending, 2);
+    run.script.down.store(false, Ordering::Release);
+    run.script.up.notify_waiters();
+    until("k is done", || run.queue.stats().acked == 1).await;
+    // Not visible: asked again, and once it has waited for a whole delay it is filed again, with no attempt used.
+    until("soon is forwarded", || run.queue.stats().forwarded == 1).await;
+    run.script.visible.store(true, Ordering::Release);
+    until("soon is done", || run.queue.stats().acked == 2).await;
+    assert!(run.script.count("soon") > 2);
+    assert!(run.script.calls.lock().unwrap().iter().all(|(_, attempt, _)| *attempt == 0));
+    run.end().await;
+}
+
+#[tokio::test]
+async fn concurrent_callers_share_commits_and_all_are_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Arc::new(DiskQueue::open(dir.path(), POLICY, Clock::system()).await.unwrap());
+    let callers: Vec<_> = (0..64)
+        .map(|n| {
+            let queue = Arc::clone(&queue);
+            tokio::spawn(async move {
+                queue.enqueue((0..10).map(|m| record(&format!("{n}-{m}"))).collect()).await
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    Arc::into_inner(queue).unwrap().close().await;
+    let queue = DiskQueue::open(dir.path(), POLICY, Clock::system()).await.unwrap();
+    assert_eq!(queue.stats().pending, 640);
+    assert!(queue.stats().oldest_age.is_some());
+}
+
+#[tokio::test]
+async fn what_can_not_be_decoded_becomes_a_dead_letter() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    store.commit(&[Change::Add(Record { first_failed_ms: 1, ..record("poison") })]).unwrap();
+    let page = store.due(10, DELAY, 1, &HashSet::new()).unwrap().0;
+    drop(store);
+    // A byte of the record changes behind the store's back.
+    let table: redb::TableDefinition<'_, (u64, u64, u64), &[u8]> = redb::TableDefinition::new("pending");
+    let db = redb::Database::open(dir.path().join("queue.redb")).unwrap();
+    let txn = db.begin_write().unwrap();
+    let place = page.due[0].0;
+    txn.open_table(table)
+        .unwrap()
+        .insert((place.due_ms, place.seq, place.first_failed_ms), b"\x09rubbish".as_slice())
+        .unwrap();
+    txn.commit().unwrap();
+    drop(db);
+
+    let run = start(dir.path()).await;
+    until("buried", || run.queue.stats().poison == 1).await;
+    let stats = run.queue.stats();
+    assert_eq!((stats.dead, stats.pending, stats.oldest_age), (1, 0, None));
+    assert_eq!(run.queue.list(Which::Dead, 10).await.unwrap()[0].raw, b"\x09rubbish");
+    assert_eq!(run.queue.requeue(Filter::default()).await.unwrap(), 0);
+    run.end().await;
+}
+
+#[tokio::test]
+async fn only_one_consumer() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = start(dir.path()).await;
+    let second = async || run.queue.run(Arc::new(Script::default()), CancellationToken::new()).await;
+    // The first one may not have begun yet.
+    run.queue.enqueue(vec![record("k")]).await.unwrap();
+    until("it runs", || run.queue.stats().acked == 1).await;
+    assert!(matches!(second().await, Err(RetryError::AlreadyRunning)));
+    run.end().await;
+}
+
+/// The child half of the next test: writes until it is killed, and says what was acknowledged.
+#[tokio::test]
+async fn child_writes_until_killed() {
+    let Some(folder) = std::env::var_os("ROWBUST_TEST_RETRY_FOLDER") else { return };
+    let queue = DiskQueue::open(Path::new(&folder), POLICY, Clock::system()).await.unwrap();
+    for n in 0_u64.. {
+        queue.enqueue(vec![record(&n.to_string())]).await.unwrap();
+        writeln!(std::io::stderr(), "acked {n}").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5_u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "retry::disk::tests::child_writes_until_killed", "--nocapture"])
+            .env("ROWBUST_TEST_RETRY_FOLDER", dir.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let acked = lines
+            .by_ref()
+            .map(|line| line.unwrap())
+            .filter(|line| line.starts_with("acked"))
+            .take(20)
+            .count();
+        assert_eq!(acked, 20);
+        child.kill().unwrap();
+        // What it still said before it died counts too.
+        let rest = lines.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with("acked"))).count();
+        child.wait().unwrap();
+        let queue = DiskQueue::open(dir.path(), POLICY, Clock::system()).await.unwrap();
+        let keys = queue.list(Which::Pending, 1_000_000).await.unwrap();
+        for n in 0..(20 + rest) {
+            let key = n.to_string().into_bytes();
+            let found =
+                keys.iter().filter(|line| line.record.as_ref().is_some_and(|r| r.key == key)).count() as u64;
+            assert!(found > round, "record {n} of round {round} is lost");
+        }
+        queue.close().await;
+    }
+}

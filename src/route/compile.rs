@@ -1,0 +1,203 @@
+//! Mappings of the config to compiled rules whose columns are slots.
+
+use std::collections::BTreeSet;
+
+use rowbust_binlog::{Column, Projection, RowKind, TableMap};
+use rowbust_protocol::template::{ImageRef, Template};
+
+use super::{RouteError, RouteErrorKind, error::Place};
+use crate::config::{Events, Image, KeyOp, Mapping};
+
+/// A mapping, compiled.
+#[derive(Debug, Clone)]
+pub(super) struct PlanMapping {
+    /// Index into [`crate::config::Config::mappings`].
+    pub(super) index: usize,
+    /// Its line in the config.
+    pub(super) line: usize,
+    pub(super) when_changed: Option<Vec<usize>>,
+    pub(super) when: Option<PlanWhen>,
+    pub(super) rules: Vec<PlanRule>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct PlanWhen {
+    pub(super) slot: usize,
+    pub(super) any_of: Vec<Vec<u8>>,
+    pub(super) image: Image,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct PlanRule {
+    pub(super) line: usize,
+    pub(super) key: PlanTemplate,
+    /// With a field it is an HDEL.
+    pub(super) field: Option<PlanTemplate>,
+    pub(super) events: Events,
+    /// Uses `{old.x}`.
+    pub(super) needs_before: bool,
+    /// Uses `{new.x}`.
+    pub(super) needs_after: bool,
+    /// Slots of the plain `{x}`: with at least one, each image gives a key.
+    pub(super) plain: Vec<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct PlanTemplate {
+    pub(super) template: Template,
+    /// By slot of the template.
+    pub(super) slots: Vec<PlanSlot>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlanSlot {
+    /// By position in the plan's columns.
+    pub(super) slot: usize,
+    pub(super) image: ImageRef,
+}
+
+impl PlanRule {
+    pub(super) fn wants(&self, kind: RowKind) -> bool {
+        match kind {
+            RowKind::Write => self.events.insert,
+            RowKind::Update => self.events.update,
+            RowKind::Delete => self.events.delete,
+        }
+    }
+}
+
+/// A column that a mapping uses, and where.
+pub(super) struct ColumnUse<'a> {
+    pub(super) name: &'a str,
+    /// `when`, `when_changed`, or the template.
+    pub(super) part: &'a str,
+    /// Its text is needed, not only whether it changed.
+    pub(super) text: bool,
+    line: usize,
+}
+
+/// Every use of a column in a mapping, in the order of the config.
+pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
+    let line = mapping.line;
+    let mut uses = Vec::new();
+    for name in mapping.when_changed.iter().flatten() {
+        uses.push(ColumnUse { name, part: "when_changed", text: false, line });
+    }
+    if let Some(when) = &mapping.when {
+        uses.push(ColumnUse { name: &when.column, part: "when", text: true, line });
+    }
+    for rule in &mapping.keys {
+        let field = match &rule.op {
+            KeyOp::Unlink => None,
+            KeyOp::Hdel { field } => Some(field),
+        };
+        for template in std::iter::once(&rule.key).chain(field) {
+            uses.extend(template.columns().iter().map(|column| ColumnUse {
+                name: &column.name,
+                part: template.source(),
+                text: true,
+                line: rule.line,
+            }));
+        }
+    }
+    uses
+}
+
+/// Compiles a mapping; `slot_of` knows every name of its [`column_uses`].
+pub(super) fn compile(index: usize, mapping: &Mapping, slot_of: &dyn Fn(&str) -> usize) -> PlanMapping {
+    let template = |template: &Template| PlanTemplate {
+        template: template.clone(),
+        slots: template
+            .columns()
+            .iter()
+            .map(|c| PlanSlot { slot: slot_of(&c.name), image: c.image })
+            .collect(),
+    };
+    let rules = mapping.keys.iter().map(|rule| {
+        let key = template(&rule.key);
+        let field = match &rule.op {
+            KeyOp::Unlink => None,
+            KeyOp::Hdel { field } => Some(template(field)),
+        };
+        let slots = || key.slots.iter().chain(field.iter().flat_map(|f| &f.slots));
+        PlanRule {
+            line: rule.line,
+            events: rule.events,
+            needs_before: slots().any(|s| s.image == ImageRef::Old),
+            needs_after: slots().any(|s| s.image == ImageRef::New),
+            plain: slots().filter(|s| s.image == ImageRef::Both).map(|s| s.slot).collect(),
+            key,
+            field,
+        }
+    });
+    PlanMapping {
+        index,
+        line: mapping.line,
+        when_changed: mapping.when_changed.as_ref().map(|names| names.iter().map(|n| slot_of(n)).collect()),
+        when: mapping.when.as_ref().map(|when| PlanWhen {
+            slot: slot_of(&when.column),
+            any_of: when.any_of.iter().map(|text| text.clone().into_bytes()).collect(),
+            image: when.image,
+        }),
+        rules: rules.collect(),
+    }
+}
+
+/// Takes the columns that the mappings use out of the table's rows.
+pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<Projection, RouteError> {
+    let table = || format!("{}.{}", map.schema, map.table);
+    let mut indices = BTreeSet::new();
+    for &(mapping, config) in mappings {
+        for used in column_uses(config) {
+            let fail = |kind| {
+                let place = Place { mapping, line: used.line, part: used.part.to_owned() };
+                Err(RouteError { table: table(), place: Some(place), kind })
+            };
+            let Some(index) = map.column_index(used.name) else {
+                if map.columns.iter().any(|c| c.name.is_none()) {
+                    return Err(RouteError {
+                        table: table(),
+                        place: None,
+                        kind: RouteErrorKind::NeedsSchema,
+                    });
+                }
+                return fail(RouteErrorKind::UnknownColumn {
+                    column: used.name.to_owned(),
+                    similar: similar(used.name, map),
+                });
+            };
+            let column = &map.columns[index];
+            if used.text && !column.is_complete() {
+                return Err(RouteError { table: table(), place: None, kind: RouteErrorKind::NeedsSchema });
+            }
+            if used.text && !has_text(column) {
+                let column_type = column.column_type;
+                return fail(RouteErrorKind::NoText { column: used.name.to_owned(), column_type });
+            }
+            indices.insert(index);
+        }
+    }
+    let indices: Vec<usize> = indices.into_iter().collect();
+    Projection::new(map, &indices).map_err(|error| RouteError {
+        table: table(),
+        place: None,
+        kind: RouteErrorKind::Projection(error),
+    })
+}
+
+/// The types of which `Value::write_text` says "not yet", before the first row does.
+fn has_text(column: &Column) -> bool {
+    use rowbust_binlog::ColumnType as T;
+    match column.column_type {
+        T::Json | T::Geometry | T::Vector => false,
+        T::String => !matches!(column.data_type.as_deref(), Some("uuid" | "inet4" | "inet6")),
+        _ => true,
+    }
+}
+
+fn similar(name: &str, map: &TableMap) -> Option<String> {
+    let distance =
+        |candidate: &String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
+    let names = map.columns.iter().filter_map(|column| column.name.as_ref());
+    names.map(|n| (distance(n), n)).filter(|(d, _)| *d <= 2).min().map(|(_, n)| n.clone())
+}
