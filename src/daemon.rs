@@ -29,7 +29,7 @@ use crate::{
     cli::Exit,
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Source, SourceError},
+    source::{Resume, Sink as _, Source, SourceError},
     supervisor::{Shutdown, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -176,7 +176,10 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     let mut sink = RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
-        source.run(resume, &mut sink, &reading, |_| {}).await.map_err(anyhow::Error::from)
+        source.run(resume, &mut sink, &reading, |_| {}).await?;
+        // What was read and not handed on yet.
+        sink.flush().await?;
+        Ok(())
     });
     let (sampler, stop) = (watermark.clone(), shutdown.all.clone());
     supervisor.spawn("watermark", async move {
