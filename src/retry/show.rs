@@ -33,7 +33,8 @@ pub fn listed_json(listed: &Listed) -> Value {
         value["died_ms"] = json!(listed.died_ms);
     }
     if let Some((topic, partition, offset, time_ms)) = &listed.original {
-        value["original"] = json!({ "topic": topic, "partition": partition, "offset": offset, "time_ms": time_ms });
+        value["original"] =
+            json!({ "topic": topic, "partition": partition, "offset": offset, "time_ms": time_ms });
     }
     value
 }
