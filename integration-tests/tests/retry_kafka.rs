@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     pin::Pin,
     process::{Command, Stdio},
     sync::{
@@ -268,7 +268,7 @@ impl Handler for Stuck {
     ) -> Pin<Box<dyn Future<Output = Vec<Verdict>> + Send + 'a>> {
         Box::pin(async move {
             for record in records {
-                writeln!(std::io::stderr(), "removed {}", record.key.escape_ascii()).unwrap();
+                eprintln!("removed {}", record.key.escape_ascii());
             }
             std::future::pending().await
         })
@@ -285,7 +285,7 @@ async fn child_consumes_until_killed() {
     let Ok(brokers) = std::env::var("ROWBUST_TEST_RETRY_BROKERS") else { return };
     let queue = Queue::open(&config(&brokers, 5)).await.unwrap();
     queue.enqueue(vec![record("a"), record("b")]).await.unwrap();
-    writeln!(std::io::stderr(), "acked").unwrap();
+    eprintln!("acked");
     queue.run(Arc::new(Stuck), CancellationToken::new()).await.unwrap();
 }
 
