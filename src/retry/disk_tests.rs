@@ -1,5 +1,4 @@
 #![allow(clippy::unwrap_used)]
-use std::io::Write;
 
 use super::{
     super::{
@@ -177,7 +176,7 @@ async fn child_writes_until_killed() {
     let queue = DiskQueue::open(Path::new(&folder), POLICY, Clock::system()).await.unwrap();
     for n in 0_u64.. {
         queue.enqueue(vec![record(&n.to_string())]).await.unwrap();
-        writeln!(std::io::stderr(), "acked {n}").unwrap();
+        eprintln!("acked {n}");
     }
 }
 
