@@ -13,6 +13,7 @@ const fn tables() -> [[u32; 256]; 16] {
     let mut b = 0;
     while b < 256 {
         // The reflected polynomial.
+        #[allow(clippy::cast_possible_truncation)]
         let (mut crc, mut bit) = (b as u32, 0);
         while bit < 8 {
             crc = if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0xedb8_8320 };
