@@ -58,10 +58,8 @@ pub struct Plan {
     pub readers: u64,
     /// Pause between two transactions of a writer, and between two fills of a reader.
     pub pause: Duration,
-    /// Products with ids up to this are written to; the ones above stay as they are.
+    /// Products with ids up to this are written and filled; the ones above stay as they are.
     pub hot: u64,
-    /// Products that readers fill.
-    pub read: u64,
     /// Of the random numbers.
     pub seed: u64,
 }
@@ -235,7 +233,7 @@ async fn read(context: Context, reader: u64) -> Result<()> {
             }
             continue;
         };
-        let id = 1 + rng.below(context.plan.read);
+        let id = 1 + rng.below(context.plan.hot);
         match shop::fill(conn, cache, &context.schema, id).await {
             Ok(in_time) => {
                 let mut history = context.history.lock().unwrap_or_else(PoisonError::into_inner);

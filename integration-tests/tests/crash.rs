@@ -23,7 +23,7 @@ const PRODUCTS: u64 = 200;
 const HOT: u64 = 100;
 
 fn plan(seed: u64) -> Plan {
-    Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, read: PRODUCTS, seed }
+    Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, seed }
 }
 
 async fn kill_at_each_point(flavor: Flavor) -> Result<()> {
@@ -44,8 +44,8 @@ async fn kill_at_each_point(flavor: Flavor) -> Result<()> {
             if redis_down {
                 stage.proxy.cut().await;
             }
-            // Not always the first time that the point is met. A checkpoint is saved but once a second.
-            let skip = rng.below(if point.contains("checkpoint") { 2 } else { 6 });
+            // Not always the first time that the point is met. The first checkpoint of a run is saved before anything is read.
+            let skip = rng.below(if point.contains("checkpoint") { 4 } else { 6 });
             let mut daemon = stage.launch(&format!("{point}={skip}*off->return"))?;
             daemon.killed_at(point, DIES_WITHIN).await.with_context(|| format!("hit {hit}, after {skip} times"))?;
             *deaths.entry(point).or_default() += 1;

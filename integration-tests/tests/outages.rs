@@ -22,7 +22,7 @@ const FIRST_TIER: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_secs(40);
 
 fn plan(seed: u64) -> Plan {
-    Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, read: PRODUCTS, seed }
+    Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, seed }
 }
 
 /// Returns when the load has done `more` transactions more.
