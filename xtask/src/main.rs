@@ -1,5 +1,6 @@
-//! Developer tasks: `cargo xtask servers | test`.
+//! Developer tasks: `cargo xtask demo | servers | test`.
 
+mod demo;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -17,12 +18,19 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// A shop with a cache, without rowbust and with it, both under faults: from nothing to a result in minutes.
+    Demo(demo::Args),
+    /// The application of the demo, in a process of its own.
+    #[command(hide = true)]
+    DemoApp(demo::app::Args),
     /// Private servers on free ports: MariaDB, MySQL, Redis, Kafka.
     Servers(servers::Args),
 }
 
 fn main() -> Result<()> {
     match Args::parse().task {
+        Task::Demo(args) => demo::run(args),
+        Task::DemoApp(args) => demo::app::run(args),
         Task::Servers(args) => servers::run(args),
     }
 }
@@ -31,4 +39,12 @@ fn main() -> Result<()> {
 fn workspace() -> Result<PathBuf> {
     let xtask = std::env::var_os("CARGO_MANIFEST_DIR").context("please run it as `cargo xtask`")?;
     Ok(Path::new(&xtask).parent().context("xtask has no parent folder")?.to_owned())
+}
+
+/// The target folder.
+fn target() -> Result<PathBuf> {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => Ok(std::path::absolute(dir)?),
+        None => Ok(workspace()?.join("target")),
+    }
 }
