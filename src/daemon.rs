@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     admin::{self, status::Status},
     checkpoint::{self, file::CheckpointFile},
+    cli::Exit,
     config::Config,
     invalidate::{
         classify::Class,
@@ -26,9 +27,9 @@ use crate::{
         frontier::Frontier,
         sink::{RouteSink, RouteStats},
     },
-    retry::Queue,
+    retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Source, SourceError},
+    source::{Resume, Sink as _, Source, SourceError},
     supervisor::{Shutdown, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -65,25 +66,25 @@ pub enum RunError {
     Checkpoint(#[from] checkpoint::file::CheckpointError),
     /// The retry queue.
     #[error("{0}")]
-    Retry(#[from] crate::retry::RetryError),
+    Retry(#[from] RetryError),
     /// Anything else; the text says what to do.
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
 impl RunError {
-    /// The exit code of the CLI contract.
-    pub fn exit_code(&self) -> u8 {
+    /// What the command line exits with.
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Source(error) => error.exit_code(),
-            Self::Redis(ConnectError::File { .. }) => 78,
-            Self::Redis(ConnectError::Redis { failure, .. }) => match failure.code.as_str() {
-                "IO" | "TIMEOUT" => 69,
-                _ => 78,
+            Self::Source(error) => match error.exit_code() {
+                69 => Exit::Unavailable,
+                78 => Exit::Config,
+                _ => Exit::Failure,
             },
-            Self::Retry(crate::retry::RetryError::Unreachable { .. }) => 69,
-            Self::Retry(crate::retry::RetryError::Refused(_)) => 78,
-            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => 1,
+            // An outage doesn't keep the daemon from starting: this is the login.
+            Self::Redis(_) | Self::Retry(RetryError::Refused(_)) => Exit::Config,
+            Self::Retry(RetryError::Unreachable { .. }) => Exit::Unavailable,
+            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
         }
     }
 }
@@ -172,10 +173,14 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
     let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
-    let mut sink = RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let mut sink =
+        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
-        source.run(resume, &mut sink, &reading, |_| {}).await.map_err(anyhow::Error::from)
+        source.run(resume, &mut sink, &reading, |_| {}).await?;
+        // What was read and not handed on yet.
+        sink.flush().await?;
+        Ok(())
     });
     let (sampler, stop) = (watermark.clone(), shutdown.all.clone());
     supervisor.spawn("watermark", async move {
@@ -217,7 +222,11 @@ pub async fn run(config: Config) -> Result<End, RunError> {
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
     match supervisor.next().await {
         Some(Err(failure)) => {
-            tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed, ending");
+            tracing::error!(
+                task = failure.task,
+                error = format!("{:#}", failure.error),
+                "task failed, ending"
+            );
             failure.error
         }
         Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
@@ -262,7 +271,11 @@ async fn drain(
         tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed");
     }
     if !unfinished.is_empty() || !settled {
-        tracing::warn!(?unfinished, segments = frontier.stats().open, "not drained: the rest is repeated at the next start");
+        tracing::warn!(
+            ?unfinished,
+            segments = frontier.stats().open,
+            "not drained: the rest is repeated at the next start"
+        );
     }
     settled && unfinished.is_empty() && failures.is_empty()
 }

@@ -46,6 +46,15 @@ fn every_mistake_has_a_snapshot() {
     for file in fixtures("tests/config") {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&file).unwrap();
+        // What is said about Kafka depends on the build: each has its fixtures.
+        let other_build = if cfg!(feature = "kafka") {
+            name == "not_in_this_build"
+        } else {
+            name != "not_in_this_build" && text.contains("kafka")
+        };
+        if other_build {
+            continue;
+        }
         let report = config::parse(&text, Path::new(&format!("{name}.yaml")), &env)
             .expect_err(&format!("{name} should be refused"));
         seen.extend(report.diagnostics().iter().map(|d| d.code.name()));
@@ -65,15 +74,17 @@ fn every_mistake_has_a_snapshot() {
             insta::assert_snapshot!(name, shown);
         });
     }
-    let missing: Vec<_> = Code::ALL.iter().map(|c| c.name()).filter(|c| !seen.contains(c)).collect();
-    let other = if cfg!(feature = "kafka") { vec!["config::not_in_this_build"] } else { vec![] };
-    // Of files that can't be opened there is no fixture: see `unreadable`.
-    assert_eq!(missing, [&["config::unreadable"][..], &other].concat(), "codes without a fixture");
+    if cfg!(feature = "kafka") {
+        let missing: Vec<_> = Code::ALL.iter().map(|c| c.name()).filter(|c| !seen.contains(c)).collect();
+        // Of files that can't be opened there is no fixture: see `unreadable`.
+        assert_eq!(missing, ["config::unreadable", "config::not_in_this_build"], "codes without a fixture");
+    }
 }
 
 #[test]
 fn graphical() {
-    let text = fs::read_to_string(fixtures("tests/config").iter().find(|p| p.ends_with("many.yaml")).unwrap());
+    let text =
+        fs::read_to_string(fixtures("tests/config").iter().find(|p| p.ends_with("many.yaml")).unwrap());
     let report = config::parse(&text.unwrap(), Path::new("many.yaml"), &env).unwrap_err();
     insta::with_settings!({
         snapshot_path => "config", prepend_module_to_snapshot => false, omit_expression => true,
@@ -192,10 +203,13 @@ mappings:
     assert_eq!(file, Path::new("/etc/rowbust/pw"));
     assert_eq!(redis.tls.as_ref().unwrap().ca_file.as_deref(), Some(Path::new("/certs/ca.pem")));
     let Retry::Disk { path, policy } = &config.retry else { panic!() };
-    assert_eq!((path.as_path(), policy.attempts, policy.delay.as_millis()), (Path::new("/data/retry"), 3, 100));
+    assert_eq!(
+        (path.as_path(), policy.attempts, policy.delay.as_millis()),
+        (Path::new("/data/retry"), 3, 100)
+    );
     let mapping = &config.mappings[0];
     assert_eq!(mapping.when.as_ref().unwrap().any_of, ["active", "1", "yes", "007"]);
-    assert_eq!((mapping.target, mapping.line), (1, 17));
+    assert_eq!((mapping.target, mapping.line), (1, 16));
     assert!(!mapping.keys[0].events.insert && mapping.keys[0].events.delete);
 }
 
@@ -205,19 +219,25 @@ fn docs_are_generated() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.md");
     let text = fs::read_to_string(&file).unwrap();
     let mut new = text.clone();
-    let reserved = config::RESERVED_PROPERTIES.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
-    for (name, table) in
-        [("fields", config::fields_markdown()), ("codes", config::codes_markdown()), ("reserved", reserved + "\n")]
-    {
+    let reserved =
+        config::RESERVED_PROPERTIES.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
+    for (name, table) in [
+        ("fields", config::fields_markdown()),
+        ("codes", config::codes_markdown()),
+        ("reserved", reserved + "\n"),
+    ] {
         let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
         let start = new.find(&open).unwrap() + open.len();
         let end = new.find(&close).unwrap();
-        new.replace_range(start..end, &format!("\n{}\n", table.trim()) .replace("\n\n\n", "\n\n"));
+        new.replace_range(start..end, &format!("\n{}\n", table.trim()).replace("\n\n\n", "\n\n"));
     }
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&file, &new).unwrap();
     } else {
-        assert!(text == new, "docs/config.md is out of date: UPDATE_DOCS=1 cargo test -p rowbust --test config");
+        assert!(
+            text == new,
+            "docs/config.md is out of date: UPDATE_DOCS=1 cargo test -p rowbust --test config"
+        );
     }
 }
 

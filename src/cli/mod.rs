@@ -1,1 +1,238 @@
-//! Placeholder.
+//! The command line: arguments, what each command prints, exit codes.
+//!
+//! Guarantees: data goes to stdout and everything else to stderr; with `--json` the data is one JSON object with a
+//! `schema_version`; `NO_COLOR` and non-terminals are honoured. Commands of the contract that aren't built yet exit
+//! with 2 and say so. May depend on every part.
+
+mod admin;
+mod check;
+mod checkpoint;
+mod explain;
+mod out;
+mod retry;
+mod run;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+pub use self::{
+    check::CheckArgs,
+    explain::ExplainArgs,
+    retry::{LsArgs, RequeueArgs},
+    run::RunArgs,
+};
+use crate::config::{self, Config};
+
+/// Exit codes, the same for all commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done; a drained SIGTERM too.
+    Ok,
+    /// 1: anything that none of the others says: the daemon gave up, a store is damaged or in use.
+    Failure,
+    /// 2: wrong arguments, or a command that isn't built yet. (clap exits so by itself.)
+    Usage,
+    /// 69 (`EX_UNAVAILABLE`): MySQL, Redis or Kafka can't be reached by a command that needs it.
+    Unavailable,
+    /// 78 (`EX_CONFIG`): the config has mistakes, or a server contradicts it (binlog off, grants missing).
+    Config,
+    /// 99: a threshold or consistency check failed. No command of this version gives it.
+    Threshold,
+    /// 130: a second signal cut the drain short.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Failure => 1,
+            Exit::Usage => 2,
+            Exit::Unavailable => 69,
+            Exit::Config => 78,
+            Exit::Threshold => 99,
+            Exit::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Keeps caches true: follows the MySQL/MariaDB binlog and removes the Redis keys that each row change makes wrong.
+#[derive(Debug, Parser)]
+#[command(name = "rowbust", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  rowbust check                      is ./rowbust.yaml right, and what does it say?
+  rowbust explain --table shop.products --after '{\"id\": \"1\"}'
+  rowbust -c /etc/rowbust.yaml run   follow the binlog until SIGTERM
+
+Exit codes: 0 ok, 1 failure, 2 usage, 69 a server can't be reached, 78 bad config, 130 a second signal.")]
+pub struct Args {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Arguments of every command.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Global {
+    /// Config file
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "./rowbust.yaml")]
+    pub config: PathBuf,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow the binlog and remove keys, until SIGTERM or SIGINT
+    Run(RunArgs),
+    /// Check the config file and print what was understood
+    Check(CheckArgs),
+    /// Show which keys a row change removes, and why not others
+    Explain(ExplainArgs),
+    /// Look at the position to resume from
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Look at removals that failed, and send dead letters back
+    #[command(subcommand)]
+    Retry(RetryCommand),
+}
+
+/// `rowbust checkpoint`
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// Print the saved position
+    #[command(after_help = "Example:\n  rowbust checkpoint show --json")]
+    Show,
+}
+
+/// `rowbust retry`
+#[derive(Debug, Subcommand)]
+pub enum RetryCommand {
+    /// List removals that wait, or dead letters
+    Ls(LsArgs),
+    /// Send dead letters back to the queue
+    Requeue(RequeueArgs),
+}
+
+/// Commands and flags of the contract that come later.
+const LATER: &[&str] = &[
+    "config",
+    "init",
+    "watch",
+    "status",
+    "healthcheck",
+    "flush",
+    "lab",
+    "why",
+    "completions",
+    "man",
+    "schema",
+    "test",
+    "audit",
+    "top",
+    "set",
+    "show",
+    "drop",
+    "--live",
+    "--dry-run",
+    "--flush-new",
+    "--role",
+];
+
+/// Parses the arguments.
+///
+/// # Errors
+/// The exit code, after the message was printed: 0 for `--help` and `--version`, else 2.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, Exit> {
+    Args::try_parse_from(args).map_err(|error| {
+        let context = match error.kind() {
+            ErrorKind::InvalidSubcommand => error.get(ContextKind::InvalidSubcommand),
+            ErrorKind::UnknownArgument => error.get(ContextKind::InvalidArg),
+            _ => None,
+        };
+        if let Some(ContextValue::String(what)) = context
+            && LATER.contains(&what.split('=').next().unwrap_or(what))
+        {
+            out::complain(&format!("`{what}` is not built yet"));
+            return Exit::Usage;
+        }
+        // Nothing is left to do if the terminal is gone.
+        let _ = error.print();
+        if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+    })
+}
+
+/// Runs a command to its end.
+pub fn execute(args: &Args) -> Exit {
+    let global = &args.global;
+    match &args.command {
+        Command::Run(run) => run::execute(global, run),
+        Command::Check(check) => check::execute(global, check),
+        Command::Explain(explain) => explain::execute(global, explain),
+        Command::Checkpoint(CheckpointCommand::Show) => checkpoint::show(global),
+        Command::Retry(RetryCommand::Ls(ls)) => retry::ls(global, ls),
+        Command::Retry(RetryCommand::Requeue(requeue)) => retry::requeue(global, requeue),
+    }
+}
+
+/// Loads the config, or prints its mistakes.
+fn load(global: &Global) -> Result<Config, Exit> {
+    config::load(&global.config).map_err(|report| {
+        if global.json {
+            out::json(&report.to_json());
+        } else {
+            out::stderr(&report.render(out::stderr_style()));
+        }
+        Exit::Config
+    })
+}
+
+/// A runtime for commands that wait for something.
+fn block_on<F: Future>(future: F) -> Result<F::Output, Exit> {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => Ok(runtime.block_on(future)),
+        Err(error) => {
+            out::complain(&format!("no runtime: {error}"));
+            Err(Exit::Failure)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_comes_later_is_a_usage_error() {
+        for args in
+            ["status", "check --live", "run --dry-run", "checkpoint set", "retry drop", "nonsense", ""]
+        {
+            let args = std::iter::once("rowbust").chain(args.split_whitespace()).map(OsString::from);
+            assert_eq!(parse(args).err(), Some(Exit::Usage));
+        }
+        assert_eq!(parse(["rowbust", "--help"].map(OsString::from)).err(), Some(Exit::Ok));
+    }
+}

@@ -37,7 +37,8 @@ impl Walk<'_> {
         };
         if let Some(node) = object.get("driver") {
             let native = Choice::Built(());
-            let later = Choice::Later("write `native`, the default: it decodes by itself and needs no other crate");
+            let later =
+                Choice::Later("write `native`, the default: it decodes by itself and needs no other crate");
             self.choice(node, "driver", vec![("native", native), ("mysql_cdc", later)]);
         }
         if let Some(node) = object.get("on_gap") {
@@ -93,7 +94,12 @@ impl Walk<'_> {
         match url::parse(&text.value) {
             Err(why) => self.report(Code::BadUrl, span, format!("not a URL: {why}"), help),
             Ok(url) if !schemes.contains(&url.scheme.as_str()) => {
-                self.report(Code::BadUrl, span, format!("the URL's scheme isn't {}", schemes.join(" or ")), help);
+                self.report(
+                    Code::BadUrl,
+                    span,
+                    format!("the URL's scheme isn't {}", schemes.join(" or ")),
+                    help,
+                );
             }
             Ok(url) if url.has_password => {
                 let help = "remove `:PASSWORD` from the URL and write `password_file: PATH` or `password: ${VARIABLE}`";
@@ -136,7 +142,12 @@ impl Walk<'_> {
             && matches!(mode, Some(TlsMode::Disabled | TlsMode::Required))
         {
             let help = "write `mode: verify_identity`, or remove `ca_file`";
-            self.report(Code::Conflict, object.key_span("ca_file"), "`ca_file` has no effect with this mode", help);
+            self.report(
+                Code::Conflict,
+                object.key_span("ca_file"),
+                "`ca_file` has no effect with this mode",
+                help,
+            );
             return None;
         }
         Some(Tls { mode: mode?, ca_file: ca_file? })
@@ -159,7 +170,8 @@ impl Walk<'_> {
             return self.choice(node, "start", words);
         }
         let object = self.object(node, at, &fields::START)?;
-        let position = object.get("position").map(|n| self.number(n, "position in a binlog file", 4..=u64::MAX));
+        let position =
+            object.get("position").map(|n| self.number(n, "position in a binlog file", 4..=u64::MAX));
         match (object.get("gtid"), object.get("file")) {
             (Some(gtid), None) if position.is_none() => self.gtid(gtid).map(Start::Gtid),
             (None, Some(file)) => {
@@ -178,7 +190,12 @@ impl Walk<'_> {
             }
             _ => {
                 let help = "keep either `gtid`, or `file` with `position`";
-                self.report(Code::Conflict, object.key_span("gtid"), "`gtid` beside `file` or `position`", help);
+                self.report(
+                    Code::Conflict,
+                    object.key_span("gtid"),
+                    "`gtid` beside `file` or `position`",
+                    help,
+                );
                 None
             }
         }
@@ -211,7 +228,8 @@ impl Walk<'_> {
             self.report(Code::UnknownField, key.span.clone(), message, help);
             return None;
         }
-        let targets: Vec<_> = entries.iter().map(|(name, key, value)| self.target(name, key, value)).collect();
+        let targets: Vec<_> =
+            entries.iter().map(|(name, key, value)| self.target(name, key, value)).collect();
         targets.into_iter().collect()
     }
 
@@ -224,7 +242,8 @@ impl Walk<'_> {
         }
         if matches!(node.value, Value::Scalar(_)) {
             let (url, db) = self.redis_url(node)?;
-            let tls = (url.scheme == "rediss").then_some(Tls { mode: TlsMode::VerifyIdentity, ca_file: None });
+            let tls =
+                (url.scheme == "rediss").then_some(Tls { mode: TlsMode::VerifyIdentity, ca_file: None });
             let username = (!url.user.is_empty()).then_some(url.user);
             let (host, port) = (url.host, url.port.unwrap_or(6379));
             let target =
@@ -235,8 +254,7 @@ impl Walk<'_> {
         let url = object.get("url").and_then(|n| self.redis_url(n));
         if let Some(node) = object.get("mode") {
             let later = || Choice::Later("write `standalone`, or point at one server or a proxy");
-            let modes =
-                vec![("standalone", Choice::Built(())), ("cluster", later()), ("sentinel", later())];
+            let modes = vec![("standalone", Choice::Built(())), ("cluster", later()), ("sentinel", later())];
             self.choice(node, "mode", modes);
         }
         let username = match object.get("username") {
@@ -323,7 +341,8 @@ impl Walk<'_> {
     /// An exact `schema.table`.
     fn schema_and_table(&mut self, node: &Node) -> Option<(String, String)> {
         let text = self.text(node, "`schema.table`")?;
-        let plain = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '-'));
+        let plain =
+            |s: &str| !s.is_empty() && s.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '-'));
         match text.value.split_once('.') {
             Some((schema, table)) if plain(schema) && plain(table) => Some((schema.into(), table.into())),
             _ => {

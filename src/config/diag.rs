@@ -184,19 +184,27 @@ pub(super) fn of_yaml(error: &serde_saphyr::Error, text: &str) -> Mistake {
         E::MultipleDocuments { .. } => {
             (Code::Syntax, "a second document begins here".into(), "keep one document: remove the `---`")
         }
-        E::UnknownAnchor { .. } => {
-            (Code::Syntax, "`*` refers to an anchor that isn't there".into(), "quote the text if `*` is meant literally")
+        E::UnknownAnchor { .. } => (
+            Code::Syntax,
+            "`*` refers to an anchor that isn't there".into(),
+            "quote the text if `*` is meant literally",
+        ),
+        E::UnsupportedTag { .. } => {
+            (Code::Syntax, "unknown tag".into(), "quote the text if `!` is meant literally")
         }
-        E::UnsupportedTag { .. } => (Code::Syntax, "unknown tag".into(), "quote the text if `!` is meant literally"),
         _ if unquoted_variable(line) => (
             Code::Syntax,
             "not YAML: an unquoted `${…}` inside `{ }` or `[ ]`".into(),
             "quote the whole text: \"${NAME}\"",
         ),
-        E::Message { msg, .. } | E::ExternalMessage { msg, .. } => {
-            (Code::Syntax, format!("not YAML: {msg}"), "look at indentation, quotes and brackets here and just before")
+        E::Message { msg, .. } | E::ExternalMessage { msg, .. } => (
+            Code::Syntax,
+            format!("not YAML: {msg}"),
+            "look at indentation, quotes and brackets here and just before",
+        ),
+        _ => {
+            (Code::Syntax, "not YAML".into(), "look at indentation, quotes and brackets here and just before")
         }
-        _ => (Code::Syntax, "not YAML".into(), "look at indentation, quotes and brackets here and just before"),
     };
     Mistake { code, message, span: at, help: help.into() }
 }
@@ -227,7 +235,8 @@ fn unquoted_template(line: &str) -> Option<Range<usize>> {
             Some(_) => {}
             None if matches!(c, '"' | '\'') => quote = Some(c),
             None if c == '{' && before != '$' => {
-                let len = line[i + 1..].find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '|')))?;
+                let len =
+                    line[i + 1..].find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '|')))?;
                 if len > 0 && line[i + 1 + len..].starts_with('}') {
                     return Some(i..i + len + 2);
                 }

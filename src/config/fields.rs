@@ -87,7 +87,10 @@ pub(super) static ROOT: Section = Section {
         ("mysql", "the server stands under `source`"),
         ("database", "the server stands under `source`"),
         ("tables", "tables stand in `mappings`, one entry each with `table`"),
-        ("kafka", "Kafka stands under `retry`: `retry: { kafka: { brokers: [\"host:9092\"], prefix: NAME } }`"),
+        (
+            "kafka",
+            "Kafka stands under `retry`: `retry: { kafka: { brokers: [\"host:9092\"], prefix: NAME } }`",
+        ),
     ],
 };
 
@@ -96,16 +99,55 @@ pub(super) static SOURCE: Section = Section {
     path: "source",
     about: "The server whose binlog is followed, and how.",
     fields: &[
-        required("url", "`mysql://USER@HOST[:PORT]`", "Host, port (3306) and user. No password, no database."),
+        required(
+            "url",
+            "`mysql://USER@HOST[:PORT]`",
+            "Host, port (3306) and user. No password, no database.",
+        ),
         field("password", "text", "none", "The user's password, usually `${VARIABLE}`."),
-        field("password_file", "path", "none", "File with the password, read again at each connect; its last line break is cut off."),
-        field("replicas", "list of `host:port`", "none: only the primary", "Every further server that cache fills read from: the second removal waits until all of them show the commit."),
-        field("tls", "`disabled`, `required`, `verify_ca`, `verify_identity`, or a mapping", "`verify_identity`; `disabled` on a loopback host", "How the connection is protected. There is no \"preferred\"."),
-        field("server_id", "number, 1 to 4294967295", "derived from host name and config path", "The replica's id; unique among the server's replicas."),
+        field(
+            "password_file",
+            "path",
+            "none",
+            "File with the password, read again at each connect; its last line break is cut off.",
+        ),
+        field(
+            "replicas",
+            "list of `host:port`",
+            "none: only the primary",
+            "Every further server that cache fills read from: the second removal waits until all of them show the commit.",
+        ),
+        field(
+            "tls",
+            "`disabled`, `required`, `verify_ca`, `verify_identity`, or a mapping",
+            "`verify_identity`; `disabled` on a loopback host",
+            "How the connection is protected. There is no \"preferred\".",
+        ),
+        field(
+            "server_id",
+            "number, 1 to 4294967295",
+            "derived from host name and config path",
+            "The replica's id; unique among the server's replicas.",
+        ),
         field("driver", "`native`, `mysql_cdc` (not yet)", "`native`", "What reads and decodes the binlog."),
-        field("start", "`latest`, `earliest`, or a mapping", "`latest`", "Where to begin when there is no checkpoint."),
-        field("heartbeat", "`schema.table`", "none", "Table whose row is updated to see when commits become visible; needs INSERT, UPDATE and SELECT on it."),
-        field("on_gap", "`halt`, `flush` (not yet)", "`halt`", "What to do when the server no longer has the binlog behind the checkpoint."),
+        field(
+            "start",
+            "`latest`, `earliest`, or a mapping",
+            "`latest`",
+            "Where to begin when there is no checkpoint.",
+        ),
+        field(
+            "heartbeat",
+            "`schema.table`",
+            "none",
+            "Table whose row is updated to see when commits become visible; needs INSERT, UPDATE and SELECT on it.",
+        ),
+        field(
+            "on_gap",
+            "`halt`, `flush` (not yet)",
+            "`halt`",
+            "What to do when the server no longer has the binlog behind the checkpoint.",
+        ),
     ],
     hints: &[
         ("host", "write it in `url: mysql://USER@HOST:PORT`"),
@@ -123,7 +165,12 @@ pub(super) static START: Section = Section {
     path: "source.start",
     about: "As a mapping: either `gtid`, or `file` and `position`. Only used without a checkpoint.",
     fields: &[
-        field("gtid", "text", "none", "GTID set (MySQL) or GTID position (MariaDB); the stream begins behind it."),
+        field(
+            "gtid",
+            "text",
+            "none",
+            "GTID set (MySQL) or GTID position (MariaDB); the stream begins behind it.",
+        ),
         field("file", "text", "none", "Binlog file as in `SHOW BINARY LOGS`."),
         field("position", "byte, at least 4", "`4`", "Where in the file an event begins."),
     ],
@@ -135,8 +182,18 @@ pub(super) static TLS: Section = Section {
     path: "source.tls, redis.NAME.tls",
     about: "As a mapping, where a certificate authority of your own is needed.",
     fields: &[
-        field("mode", "`disabled`, `required`, `verify_ca`, `verify_identity`", "`verify_identity`", "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified. `verify_identity`: chain and host name."),
-        field("ca_file", "path of a PEM file", "the system's roots", "Certificates of the authorities to trust."),
+        field(
+            "mode",
+            "`disabled`, `required`, `verify_ca`, `verify_identity`",
+            "`verify_identity`",
+            "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified. `verify_identity`: chain and host name.",
+        ),
+        field(
+            "ca_file",
+            "path of a PEM file",
+            "the system's roots",
+            "Certificates of the authorities to trust.",
+        ),
     ],
     hints: &[("ca", "its name is `ca_file`"), ("ca_cert", "its name is `ca_file`")],
 };
@@ -145,7 +202,11 @@ pub(super) static TLS: Section = Section {
 pub(super) static REDIS: Section = Section {
     path: "redis",
     about: "Targets by name, e.g. `main`. A target is a mapping, or only its URL.",
-    fields: &[required("NAME", "URL or mapping, at least one", "A target; letters, digits, `_` and `-`. Mappings name it in `to`.")],
+    fields: &[required(
+        "NAME",
+        "URL or mapping, at least one",
+        "A target; letters, digits, `_` and `-`. Mappings name it in `to`.",
+    )],
     hints: &[],
 };
 
@@ -154,12 +215,31 @@ pub(super) static TARGET: Section = Section {
     path: "redis.NAME",
     about: "One Redis target.",
     fields: &[
-        required("url", "`redis://HOST[:PORT][/DB]`, `rediss://…` for TLS", "Host, port (6379), database (0). No password."),
+        required(
+            "url",
+            "`redis://HOST[:PORT][/DB]`, `rediss://…` for TLS",
+            "Host, port (6379), database (0). No password.",
+        ),
         field("username", "text", "none", "ACL user."),
         field("password", "text", "none", "Its password, usually `${VARIABLE}`."),
-        field("password_file", "path", "none", "File with the password, read again at each connect; its last line break is cut off."),
-        field("tls", "as `source.tls`, without `disabled`", "`verify_identity` with `rediss://`", "How the server's certificate is verified; only with `rediss://`."),
-        field("mode", "`standalone`, `cluster` (not yet), `sentinel` (not yet)", "`standalone`", "What answers at the URL."),
+        field(
+            "password_file",
+            "path",
+            "none",
+            "File with the password, read again at each connect; its last line break is cut off.",
+        ),
+        field(
+            "tls",
+            "as `source.tls`, without `disabled`",
+            "`verify_identity` with `rediss://`",
+            "How the server's certificate is verified; only with `rediss://`.",
+        ),
+        field(
+            "mode",
+            "`standalone`, `cluster` (not yet), `sentinel` (not yet)",
+            "`standalone`",
+            "What answers at the URL.",
+        ),
         later("master", "text", "Name of the master that the sentinels watch."),
         later("nodes", "list of `host:port`", "Nodes of the cluster, or sentinels."),
     ],
@@ -179,7 +259,12 @@ pub(super) static RETRY: Section = Section {
     fields: &[
         field("kafka", "mapping", "none", "Kafka topics. Needs the cargo feature `kafka` (on by default)."),
         field("disk", "mapping", "used when there is no `kafka`", "A local store."),
-        field("attempts", "number, 1 to 1000", "`5`", "Attempts before a removal becomes a dead letter. Failures of the target (down, loading) don't count."),
+        field(
+            "attempts",
+            "number, 1 to 1000",
+            "`5`",
+            "Attempts before a removal becomes a dead letter. Failures of the target (down, loading) don't count.",
+        ),
         field("delay", "duration, 10ms to 24h", "`10s`", "Time between attempts."),
     ],
     hints: &[
@@ -195,8 +280,17 @@ pub(super) static KAFKA: Section = Section {
     about: "Topics `<prefix>.retry.10s` and `<prefix>.dead`.",
     fields: &[
         required("brokers", "list of `host:port`", "Brokers to ask first."),
-        required("prefix", "text: letters, digits, `.`, `_`, `-`", "Prefix of the topics' names; one per deployment."),
-        field("properties", "mapping", "none", "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. Those that rowbust's guarantees rest on are refused."),
+        required(
+            "prefix",
+            "text: letters, digits, `.`, `_`, `-`",
+            "Prefix of the topics' names; one per deployment.",
+        ),
+        field(
+            "properties",
+            "mapping",
+            "none",
+            "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. Those that rowbust's guarantees rest on are refused.",
+        ),
     ],
     hints: &[("topic", "write `prefix`: the topics' names are made from it")],
 };
@@ -214,7 +308,12 @@ pub(super) static CHECKPOINT: Section = Section {
     path: "checkpoint",
     about: "Where the position to resume from is kept.",
     fields: &[
-        field("path", "path", "`rowbust-data/checkpoint` beside the config file", "The file; two generations and a temporary file stand beside it."),
+        field(
+            "path",
+            "path",
+            "`rowbust-data/checkpoint` beside the config file",
+            "The file; two generations and a temporary file stand beside it.",
+        ),
         later("kafka", "mapping", "A compacted topic, for a standby on another host."),
         later("redis", "name of a target", "A key in Redis, for a standby on another host."),
     ],
@@ -225,7 +324,12 @@ pub(super) static CHECKPOINT: Section = Section {
 pub(super) static ADMIN: Section = Section {
     path: "admin",
     about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`.",
-    fields: &[field("listen", "`address:port`", "`127.0.0.1:8321`", "Where to listen; port 0 takes a free one.")],
+    fields: &[field(
+        "listen",
+        "`address:port`",
+        "`127.0.0.1:8321`",
+        "Where to listen; port 0 takes a free one.",
+    )],
     hints: &[("port", "write `listen: 127.0.0.1:PORT`")],
 };
 
@@ -234,9 +338,19 @@ pub(super) static LIMITS: Section = Section {
     path: "limits",
     about: "Bounds.",
     fields: &[
-        field("memory", "size, 1MiB to 64GiB", "`48MiB`", "What all queues of keys in flight may take together; reading waits when it is used up."),
+        field(
+            "memory",
+            "size, 1MiB to 64GiB",
+            "`48MiB`",
+            "What all queues of keys in flight may take together; reading waits when it is used up.",
+        ),
         field("keys_per_second", "`0` (unlimited); more: not yet", "`0`", "Removals per second."),
-        field("flush_keys_per_second", "`0` (unlimited); more: not yet", "`0`", "Removals per second while flushing."),
+        field(
+            "flush_keys_per_second",
+            "`0` (unlimited); more: not yet",
+            "`0`",
+            "Removals per second while flushing.",
+        ),
     ],
     hints: &[],
 };
@@ -246,15 +360,39 @@ pub(super) static MAPPING: Section = Section {
     path: "mappings[]",
     about: "One table, or several by a glob, and the keys that its rows make wrong. A row may match several mappings: all apply.",
     fields: &[
-        required("table", "`schema.table`", "Exact, or with globs: `*`, `?`, `[ab]`, e.g. `\"shop_*.products\"`."),
-        field("when_changed", "list of columns", "every change", "Ignore updates that touch none of these. Inserts and deletes always count."),
+        required(
+            "table",
+            "`schema.table`",
+            "Exact, or with globs: `*`, `?`, `[ab]`, e.g. `\"shop_*.products\"`.",
+        ),
+        field(
+            "when_changed",
+            "list of columns",
+            "every change",
+            "Ignore updates that touch none of these. Inserts and deletes always count.",
+        ),
         field("when", "mapping", "every row", "Only rows whose column has one of the given values."),
         required("keys", "list, at least one entry", "What to remove: templates or mappings."),
-        field("second_removal", "`when_visible`, `never`, or `{ after: DURATION }`", "`when_visible`", "When the second removal runs. `when_visible`: once every read source shows the commit, plus `fill_grace`."),
-        field("fill_grace", "duration, at most 10m", "`1s`", "How long a reader may take from its database read to its cache write. Only with `when_visible`."),
+        field(
+            "second_removal",
+            "`when_visible`, `never`, or `{ after: DURATION }`",
+            "`when_visible`",
+            "When the second removal runs. `when_visible`: once every read source shows the commit, plus `fill_grace`.",
+        ),
+        field(
+            "fill_grace",
+            "duration, at most 10m",
+            "`1s`",
+            "How long a reader may take from its database read to its cache write. Only with `when_visible`.",
+        ),
         later("guarded", "`true` or `false`", "Keys filled under leases: they need no grace."),
         later("on_ddl", "mapping", "What TRUNCATE, DROP and RENAME do."),
-        field("to", "name of a target", "the only target; required when there are several", "Where the keys are."),
+        field(
+            "to",
+            "name of a target",
+            "the only target; required when there are several",
+            "Where the keys are.",
+        ),
     ],
     hints: &[
         ("key", "its name is `keys`, a list: `keys: [\"product:{id}\"]`"),
@@ -275,7 +413,11 @@ pub(super) static WHEN: Section = Section {
         required("in", "list of texts", "Text forms that match, as in key templates."),
         field("image", "`before`, `after`, `any`", "`any`", "Which image of the row is looked at."),
     ],
-    hints: &[("equals", "write `in: [VALUE]`"), ("value", "write `in: [VALUE]`"), ("is", "write `in: [VALUE]`")],
+    hints: &[
+        ("equals", "write `in: [VALUE]`"),
+        ("value", "write `in: [VALUE]`"),
+        ("is", "write `in: [VALUE]`"),
+    ],
 };
 
 /// `mappings[].keys[]` as a mapping
@@ -283,7 +425,12 @@ pub(super) static KEY: Section = Section {
     path: "mappings[].keys[]",
     about: "A key: a template, or a mapping with one of `key`, `prefix`, `members_of`.",
     fields: &[
-        field("key", "template", "none", "The key, e.g. `\"product:{id}\"`: made from both images of a row, duplicates dropped."),
+        field(
+            "key",
+            "template",
+            "none",
+            "The key, e.g. `\"product:{id}\"`: made from both images of a row, duplicates dropped.",
+        ),
         field("op", "`unlink`, `hdel`", "`unlink`", "`unlink` removes the key, `hdel` one field of a hash."),
         field("field", "template", "none", "The hash's field; required with `hdel`."),
         field("events", "list of `insert`, `update`, `delete`", "all", "Which kinds of change."),

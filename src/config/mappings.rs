@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use globset::{GlobBuilder, GlobMatcher};
-use rowbust_protocol::template::Template;
+use rowbust_protocol::template::{ImageRef, Template};
 
 use super::{
     Events, Image, KeyOp, KeyRule, Mapping, RedisTarget, SecondRemoval, When,
@@ -44,7 +44,8 @@ impl Walk<'_> {
             Some(node) => self.duration(node, "`fill_grace`", Duration::ZERO, Duration::from_secs(600)),
             None => Some(Duration::from_secs(1)),
         };
-        if object.get("fill_grace").is_some() && !matches!(second_removal, None | Some(SecondRemoval::WhenVisible))
+        if object.get("fill_grace").is_some()
+            && !matches!(second_removal, None | Some(SecondRemoval::WhenVisible))
         {
             let span = object.key_span("fill_grace");
             let help = "remove it, or write `second_removal: when_visible`";
@@ -72,7 +73,8 @@ impl Walk<'_> {
         let parts: Vec<&str> = text.value.split('.').collect();
         let [schema, table] = parts[..] else {
             let message = format!("`{}` is no `schema.table`", self.shown(&node.span));
-            let help = "write schema and table with one dot between them, e.g. shop.products or \"shop_*.products\"";
+            let help =
+                "write schema and table with one dot between them, e.g. shop.products or \"shop_*.products\"";
             self.report(Code::BadTable, node.span.clone(), message, help);
             return None;
         };
@@ -109,7 +111,12 @@ impl Walk<'_> {
         let text = self.quoted_text(node, "the name of a column")?;
         if text.value.is_empty() || text.value.contains(['`', '{', '}']) {
             let message = format!("`{}` is no name of a column", self.shown(&node.span));
-            self.report(Code::BadName, node.span.clone(), message, "write the bare name, without backticks or braces");
+            self.report(
+                Code::BadName,
+                node.span.clone(),
+                message,
+                "write the bare name, without backticks or braces",
+            );
             return None;
         }
         Some(text.value)
@@ -120,7 +127,8 @@ impl Walk<'_> {
         let column = object.get("column").and_then(|n| self.column(n));
         let any_of = object.get("in").and_then(|node| {
             let items = self.list(node, "`in`", "[active, banned]")?;
-            let texts: Vec<_> = items.iter().map(|n| self.quoted_text(n, "a text").map(|t| t.value)).collect();
+            let texts: Vec<_> =
+                items.iter().map(|n| self.quoted_text(n, "a text").map(|t| t.value)).collect();
             texts.into_iter().collect::<Option<Vec<_>>>()
         });
         let image = match object.get("image") {
@@ -145,8 +153,7 @@ impl Walk<'_> {
 
     fn key_rule(&mut self, node: &Node) -> Option<KeyRule> {
         let (line, _) = diag::position(self.text, node.span.start);
-        let template_by_mistake =
-            matches!(&node.value, Value::Map(e) if !e.is_empty() && e.iter().all(|(_, v)| matches!(v.value, Value::Null)));
+        let template_by_mistake = matches!(&node.value, Value::Map(e) if !e.is_empty() && e.iter().all(|(_, v)| matches!(v.value, Value::Null)));
         if !matches!(node.value, Value::Map(_)) || template_by_mistake {
             let key = self.template(node)?;
             return Some(KeyRule { key, op: KeyOp::Unlink, events: Events::ALL, line });
@@ -180,11 +187,31 @@ impl Walk<'_> {
             }
             (false, Some(_)) => {
                 let help = "write `op: hdel`, or remove `field`";
-                self.report(Code::Conflict, object.key_span("field"), "`field` has no effect without `op: hdel`", help);
+                self.report(
+                    Code::Conflict,
+                    object.key_span("field"),
+                    "`field` has no effect without `op: hdel`",
+                    help,
+                );
                 return None;
             }
         };
-        Some(KeyRule { key: key?, op, events: events?, line })
+        let (key, events) = (key?, events?);
+        let field = match &op {
+            KeyOp::Unlink => None,
+            KeyOp::Hdel { field } => Some(field),
+        };
+        let uses = |image| key.uses(image) || field.is_some_and(|f| f.uses(image));
+        // An insert has no row before it, and a delete none after it: `{old.x}` and `{new.x}` make no key then.
+        let never = (uses(ImageRef::Old) && !events.update && !events.delete)
+            || (uses(ImageRef::New) && !events.update && !events.insert);
+        if never {
+            let help =
+                "inserts have no `old` row and deletes no `new` one: add `update`, or write the bare column";
+            self.report(Code::Conflict, object.key_span("events"), "no change makes this key", help);
+            return None;
+        }
+        Some(KeyRule { key, op, events, line })
     }
 
     fn template(&mut self, node: &Node) -> Option<Template> {
@@ -203,8 +230,11 @@ impl Walk<'_> {
         let mut events = Events { insert: false, update: false, delete: false };
         let mut ok = true;
         for item in self.list(node, "`events`", "[update, delete]")? {
-            let kinds =
-                vec![("insert", Choice::Built(0)), ("update", Choice::Built(1)), ("delete", Choice::Built(2))];
+            let kinds = vec![
+                ("insert", Choice::Built(0)),
+                ("update", Choice::Built(1)),
+                ("delete", Choice::Built(2)),
+            ];
             match self.choice(item, "kind of change", kinds) {
                 Some(0) => events.insert = true,
                 Some(1) => events.update = true,
@@ -244,7 +274,8 @@ impl Walk<'_> {
         let text = self.text(node, "the name of a target")?;
         let found = names().position(|n| n == text.value);
         if found.is_none() {
-            let near = nearest(&text.value, names()).map_or(String::new(), |n| format!("did you mean `{n}`? "));
+            let near =
+                nearest(&text.value, names()).map_or(String::new(), |n| format!("did you mean `{n}`? "));
             let message = format!("`redis` has no target `{}`", self.shown(&node.span));
             self.report(Code::UnknownTarget, node.span.clone(), message, format!("{near}targets: {list}"));
         }

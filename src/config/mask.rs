@@ -79,7 +79,8 @@ pub(super) fn is_secret_field(name: &str) -> bool {
     let about_a_file = ["_file", "file", ".location", "path"].iter().any(|end| name.ends_with(end));
     let secret = ["password", "passwd", "passphrase", "secret", "token", "jaas", "credential"];
     // Names that were meant to be `password`.
-    let misspelt = strsim::damerau_levenshtein(&name, "password") <= 2 || matches!(name.as_str(), "pass" | "pw" | "pwd");
+    let misspelt =
+        strsim::damerau_levenshtein(&name, "password") <= 2 || matches!(name.as_str(), "pass" | "pw" | "pwd");
     let key = name.ends_with(".pem") || name.ends_with(".key");
     !about_a_file && (key || misspelt || secret.iter().any(|s| name.contains(s)))
 }
@@ -130,7 +131,8 @@ pub(super) fn guess(text: &str) -> Vec<Range<usize>> {
                 block = Some(indent);
             } else if !is_reference(&value[..len]) {
                 // A quoted value may go on in the next lines.
-                if len == value.len() && value.starts_with(['"', '\'']) && !value[1..].ends_with(['"', '\'']) {
+                if len == value.len() && value.starts_with(['"', '\'']) && !value[1..].ends_with(['"', '\''])
+                {
                     block = Some(indent);
                 }
                 ranges.push(at + start..at + start + len);

@@ -27,6 +27,7 @@ use globset::GlobMatcher;
 use rowbust_protocol::template::Template;
 use secrecy::SecretString;
 
+pub(crate) use self::units::{show_duration, show_size};
 pub use self::{
     codes::Code,
     diag::{Diagnostic, Report, Style},
@@ -34,7 +35,6 @@ pub use self::{
     storage::RESERVED_PROPERTIES,
     walk::Env,
 };
-pub(crate) use self::units::{show_duration, show_size};
 use self::{
     node::{Node, Value},
     walk::Walk,

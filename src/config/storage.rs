@@ -95,7 +95,11 @@ impl Walk<'_> {
     }
 
     #[allow(clippy::type_complexity)]
-    fn kafka(&mut self, node: &Node, at: Range<usize>) -> Option<(Vec<String>, String, Vec<(String, String)>)> {
+    fn kafka(
+        &mut self,
+        node: &Node,
+        at: Range<usize>,
+    ) -> Option<(Vec<String>, String, Vec<(String, String)>)> {
         if !cfg!(feature = "kafka") {
             let help = "build with `cargo build --release --features kafka`, or keep failed removals on disk: \
                         `retry: { disk: { path: PATH } }`";
@@ -182,10 +186,17 @@ impl Walk<'_> {
         let text = self.text(node, what)?;
         let shown = self.shown(&node.span);
         match units::size(&text.value) {
-            Err((why, help)) => self.report(Code::BadSize, node.span.clone(), format!("`{shown}`: {why}"), help),
+            Err((why, help)) => {
+                self.report(Code::BadSize, node.span.clone(), format!("`{shown}`: {why}"), help)
+            }
             Ok(bytes) if bytes < min || bytes > max => {
                 let help = format!("write {} to {}", units::show_size(min), units::show_size(max));
-                self.report(Code::BadSize, node.span.clone(), format!("`{shown}` is out of bounds for {what}"), help);
+                self.report(
+                    Code::BadSize,
+                    node.span.clone(),
+                    format!("`{shown}` is out of bounds for {what}"),
+                    help,
+                );
             }
             Ok(bytes) => return Some(bytes),
         }
@@ -196,7 +207,8 @@ impl Walk<'_> {
     pub(super) fn version(&mut self, node: &Node) {
         let Some(text) = self.text(node, "`version`") else { return };
         if text.value != "1" || !matches!(node.value, Value::Scalar(_)) {
-            let message = format!("version `{}` of the format is unknown to this build", self.shown(&node.span));
+            let message =
+                format!("version `{}` of the format is unknown to this build", self.shown(&node.span));
             self.report(Code::BadVersion, node.span.clone(), message, "write `version: 1`");
         }
     }

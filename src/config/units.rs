@@ -78,7 +78,9 @@ mod tests {
     fn durations() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "1", "1.5s", "s", "-1s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+        for wrong in
+            ["", "1", "1.5s", "s", "-1s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"]
+        {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert_eq!(show_duration(Duration::from_millis(90_000)), "90s");

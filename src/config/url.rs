@@ -63,7 +63,9 @@ pub(super) fn host_port(text: &str) -> Result<(String, Option<u16>), &'static st
     };
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => None,
-        Some(port) => Some(port.parse::<u16>().ok().filter(|p| *p > 0).ok_or("a port is a number from 1 to 65535")?),
+        Some(port) => {
+            Some(port.parse::<u16>().ok().filter(|p| *p > 0).ok_or("a port is a number from 1 to 65535")?)
+        }
         None => return Err("text between `]` and the port"),
     };
     Ok((host.to_owned(), port))
@@ -71,7 +73,8 @@ pub(super) fn host_port(text: &str) -> Result<(String, Option<u16>), &'static st
 
 /// Whether a host is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Percent-decoding to UTF-8.
@@ -101,7 +104,9 @@ mod tests {
         assert_eq!((url.port, url.path.as_str(), url.has_query), (Some(3307), "/x", true));
         let url = parse("redis://cache").unwrap();
         assert_eq!((url.host.as_str(), url.port, url.path.as_str()), ("cache", None, ""));
-        for wrong in ["", "cache", "redis://", "redis://h:0", "redis://h:x", "redis://[::1", "redis://[x]", "r://a b"] {
+        for wrong in
+            ["", "cache", "redis://", "redis://h:0", "redis://h:x", "redis://[::1", "redis://[x]", "r://a b"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

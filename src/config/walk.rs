@@ -58,7 +58,13 @@ pub(super) enum Choice<T> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn report(&mut self, code: Code, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn report(
+        &mut self,
+        code: Code,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.mistakes.push(Mistake { code, message: message.into(), span, help: help.into() });
     }
 
@@ -76,10 +82,17 @@ impl<'a> Walk<'a> {
     }
 
     /// A mapping of a section; `at` is where to point for what is missing.
-    pub(super) fn object<'n>(&mut self, node: &'n Node, at: Range<usize>, section: &'static Section) -> Option<Object<'n>> {
+    pub(super) fn object<'n>(
+        &mut self,
+        node: &'n Node,
+        at: Range<usize>,
+        section: &'static Section,
+    ) -> Option<Object<'n>> {
         let Value::Map(entries) = &node.value else {
-            let names: Vec<_> = section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
-            let what = if section.path.is_empty() { "the file".into() } else { format!("`{}`", section.path) };
+            let names: Vec<_> =
+                section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
+            let what =
+                if section.path.is_empty() { "the file".into() } else { format!("`{}`", section.path) };
             let span = if node.span.is_empty() { at } else { first_line(self.text, &node.span) };
             self.report(
                 Code::WrongType,
@@ -92,7 +105,12 @@ impl<'a> Walk<'a> {
         let mut object = Object { span: at, fields: HashMap::new() };
         for (key, value) in entries {
             let Value::Scalar(Scalar { text: name, .. }) = &key.value else {
-                self.report(Code::WrongType, key.span.clone(), "a field's name is a single word", "write `name: value`");
+                self.report(
+                    Code::WrongType,
+                    key.span.clone(),
+                    "a field's name is a single word",
+                    "write `name: value`",
+                );
                 continue;
             };
             let Some(field) = section.fields.iter().find(|f| f.name == name) else {
@@ -115,7 +133,8 @@ impl<'a> Walk<'a> {
         }
         for field in section.fields.iter().filter(|f| f.default == Default::Required) {
             if !object.fields.contains_key(field.name) {
-                let place = if section.path.is_empty() { "the file".into() } else { format!("`{}`", section.path) };
+                let place =
+                    if section.path.is_empty() { "the file".into() } else { format!("`{}`", section.path) };
                 self.report(
                     Code::MissingField,
                     object.span.clone(),
@@ -128,7 +147,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Entries of a mapping with free names, without duplicates.
-    pub(super) fn entries<'n>(&mut self, node: &'n Node, what: &str) -> Option<Vec<(&'n str, &'n Node, &'n Node)>> {
+    pub(super) fn entries<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+    ) -> Option<Vec<(&'n str, &'n Node, &'n Node)>> {
         let Value::Map(entries) = &node.value else {
             let span = first_line(self.text, &node.span);
             let message = format!("{what} is a mapping, but here is {}", node.kind());
@@ -138,7 +161,12 @@ impl<'a> Walk<'a> {
         let mut out: Vec<(&str, &Node, &Node)> = Vec::new();
         for (key, value) in entries {
             let Value::Scalar(Scalar { text: name, .. }) = &key.value else {
-                self.report(Code::WrongType, key.span.clone(), "a name is a single word", "write `name: value`");
+                self.report(
+                    Code::WrongType,
+                    key.span.clone(),
+                    "a name is a single word",
+                    "write `name: value`",
+                );
                 continue;
             };
             match out.iter().find(|(n, ..)| n == name).map(|(_, k, _)| k.span.clone()) {
@@ -158,14 +186,17 @@ impl<'a> Walk<'a> {
 
     fn unknown_field(&mut self, section: &'static Section, name: &str, key: &Node) {
         let hint = section.hints.iter().find(|(n, _)| *n == name).map(|(_, help)| (*help).to_owned());
-        let near = || nearest(name, section.fields.iter().map(|f| f.name)).map(|n| format!("did you mean `{n}`?"));
+        let near =
+            || nearest(name, section.fields.iter().map(|f| f.name)).map(|n| format!("did you mean `{n}`?"));
         let elsewhere = || {
             let found = SECTIONS.iter().find(|s| s.fields.iter().any(|f| f.name == name))?;
-            let place = if found.path.is_empty() { "the top level".into() } else { format!("`{}`", found.path) };
+            let place =
+                if found.path.is_empty() { "the top level".into() } else { format!("`{}`", found.path) };
             Some(format!("`{name}` is a field of {place}"))
         };
         let list = || {
-            let names: Vec<_> = section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
+            let names: Vec<_> =
+                section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
             format!("fields here: {}", names.join(", "))
         };
         let help = hint.or_else(near).or_else(elsewhere).unwrap_or_else(list);
@@ -178,7 +209,12 @@ impl<'a> Walk<'a> {
     pub(super) fn list<'n>(&mut self, node: &'n Node, what: &str, example: &str) -> Option<&'n [Node]> {
         let Value::Seq(items) = &node.value else {
             let message = format!("{what} is a list, but here is {}", node.kind());
-            self.report(Code::WrongType, first_line(self.text, &node.span), message, format!("write {example}"));
+            self.report(
+                Code::WrongType,
+                first_line(self.text, &node.span),
+                message,
+                format!("write {example}"),
+            );
             return None;
         };
         if items.is_empty() {
@@ -195,7 +231,12 @@ impl<'a> Walk<'a> {
             Value::Scalar(scalar) => scalar,
             Value::Null => {
                 let help = format!("write {what}, or remove the field");
-                self.report(Code::WrongType, node.span.clone(), format!("expected {what}, found nothing"), help);
+                self.report(
+                    Code::WrongType,
+                    node.span.clone(),
+                    format!("expected {what}, found nothing"),
+                    help,
+                );
                 return None;
             }
             Value::Map(entries) if is_unquoted_template(entries) => {
@@ -232,7 +273,9 @@ impl<'a> Walk<'a> {
         };
         if let Some(word) = ambiguous {
             let message = format!("`{word}` is not a text for every YAML reader");
-            let help = format!("quote it if the text is meant: \"{word}\". MySQL's booleans have the text forms 0 and 1");
+            let help = format!(
+                "quote it if the text is meant: \"{word}\". MySQL's booleans have the text forms 0 and 1"
+            );
             self.report(Code::AmbiguousText, node.span.clone(), message, help);
             return None;
         }
@@ -278,7 +321,9 @@ impl<'a> Walk<'a> {
                 None => {
                     ok = false;
                     let message = format!("the environment variable `{name}` is not set or empty");
-                    let help = format!("set {name}, or give a default: `${{{name}:-…}}`; for a literal `${{` write `$${{`");
+                    let help = format!(
+                        "set {name}, or give a default: `${{{name}:-…}}`; for a literal `${{` write `$${{`"
+                    );
                     self.report(Code::MissingVariable, span, message, help);
                 }
             }
@@ -310,7 +355,12 @@ impl<'a> Walk<'a> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T>(&mut self, node: &Node, what: &str, choices: Vec<(&str, Choice<T>)>) -> Option<T> {
+    pub(super) fn choice<T>(
+        &mut self,
+        node: &Node,
+        what: &str,
+        choices: Vec<(&str, Choice<T>)>,
+    ) -> Option<T> {
         let text = self.text(node, what)?;
         let names: Vec<String> = choices
             .iter()
@@ -337,12 +387,22 @@ impl<'a> Walk<'a> {
             ""
         };
         let message = format!("unknown {what} `{}`{boolean}", self.shown(&node.span));
-        self.report(Code::UnknownValue, node.span.clone(), message, format!("{near}allowed: {}", names.join(", ")));
+        self.report(
+            Code::UnknownValue,
+            node.span.clone(),
+            message,
+            format!("{near}allowed: {}", names.join(", ")),
+        );
         None
     }
 
     /// A whole number within bounds.
-    pub(super) fn number(&mut self, node: &Node, what: &str, bounds: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn number(
+        &mut self,
+        node: &Node,
+        what: &str,
+        bounds: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
         let text = self.text(node, what)?;
         let number = text.value.parse::<u64>().ok().filter(|n| bounds.contains(n));
         if number.is_none() {
@@ -354,14 +414,27 @@ impl<'a> Walk<'a> {
     }
 
     /// A duration within bounds.
-    pub(super) fn duration(&mut self, node: &Node, what: &str, min: Duration, max: Duration) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        node: &Node,
+        what: &str,
+        min: Duration,
+        max: Duration,
+    ) -> Option<Duration> {
         let text = self.text(node, what)?;
         let shown = self.shown(&node.span);
         match units::duration(&text.value) {
-            Err((why, help)) => self.report(Code::BadDuration, node.span.clone(), format!("`{shown}`: {why}"), help),
+            Err((why, help)) => {
+                self.report(Code::BadDuration, node.span.clone(), format!("`{shown}`: {why}"), help)
+            }
             Ok(d) if d < min || d > max => {
                 let help = format!("write {} to {}", units::show_duration(min), units::show_duration(max));
-                self.report(Code::BadDuration, node.span.clone(), format!("`{shown}` is out of bounds for {what}"), help);
+                self.report(
+                    Code::BadDuration,
+                    node.span.clone(),
+                    format!("`{shown}` is out of bounds for {what}"),
+                    help,
+                );
             }
             Ok(d) => return Some(d),
         }
@@ -372,7 +445,12 @@ impl<'a> Walk<'a> {
     pub(super) fn path(&mut self, node: &Node, what: &str) -> Option<PathBuf> {
         let text = self.text(node, what)?;
         if text.value.is_empty() || text.value.contains('\0') {
-            self.report(Code::BadName, node.span.clone(), format!("{what} is empty or no path"), "write a path");
+            self.report(
+                Code::BadName,
+                node.span.clone(),
+                format!("{what} is empty or no path"),
+                "write a path",
+            );
             return None;
         }
         Some(self.base.join(&text.value))

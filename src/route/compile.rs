@@ -188,9 +188,11 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
 /// The types of which `Value::write_text` says "not yet", before the first row does.
 fn has_text(column: &Column) -> bool {
     use rowbust_binlog::ColumnType as T;
-    let inet_or_uuid = matches!(column.data_type.as_deref(), Some("uuid" | "inet4" | "inet6"));
-    !matches!(column.column_type, T::Json | T::Geometry | T::Vector)
-        && !(column.column_type == T::String && inet_or_uuid)
+    match column.column_type {
+        T::Json | T::Geometry | T::Vector => false,
+        T::String => !matches!(column.data_type.as_deref(), Some("uuid" | "inet4" | "inet6")),
+        _ => true,
+    }
 }
 
 fn similar(name: &str, map: &TableMap) -> Option<String> {

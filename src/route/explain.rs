@@ -1,7 +1,5 @@
 //! `rowbust explain`: which keys a change would make wrong, and why not others, by the code of the live path.
 
-use std::fmt;
-
 use rowbust_binlog::{RowKind, TextError};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -259,33 +257,5 @@ impl ImageValues for JsonRow {
 
     fn same(&self, slot: usize) -> bool {
         self.before.get(slot) == self.after.get(slot)
-    }
-}
-
-/// For people; `--json` serialises instead.
-impl fmt::Display for Explained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mappings[{}] (line {}, {}): ", self.mapping, self.line, self.table)?;
-        if let Some(why) = &self.skipped {
-            return writeln!(f, "no: {why}");
-        }
-        writeln!(f, "applies, to {}", self.target)?;
-        for rule in &self.rules {
-            writeln!(f, "  {} (line {})", rule.template, rule.line)?;
-            for key in &rule.keys {
-                write!(f, "    {} {}", key.op, key.key)?;
-                if let Some(field) = &key.field {
-                    write!(f, " {field}")?;
-                }
-                if let Some(image) = &key.image {
-                    write!(f, "   from the row {image}")?;
-                }
-                writeln!(f, "{}", if key.escaped { ", escaped" } else { "" })?;
-            }
-            for why in &rule.skipped {
-                writeln!(f, "    - {why}")?;
-            }
-        }
-        Ok(())
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! The way of a row: [`Router::plan`] compiles, once per version of a table, the mappings that match it into a
 //! [`Plan`]; its [`Plan::columns`] are the only ones that are decoded; [`Plan::route`] gives each row's keys to a
-//! [`Sink`]. [`explain`] takes the same way with rows written as JSON.
+//! [`Sink`]. [`explain()`] takes the same way with rows written as JSON.
 //!
 //! Names of schemas and tables are compared as the binlog writes them, letter case included (the server has folded
 //! them already if `lower_case_table_names` says so); names of columns without letter case, as the server does.

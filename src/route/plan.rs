@@ -210,7 +210,10 @@ fn is_unchanged(values: &impl ImageValues, slot: usize) -> bool {
         && values.same(slot)
 }
 
-/// Why a template gave no key.
+/// Whether a value was escaped; or the slot and image of the NULL for which there is no key.
+type Made = Result<bool, (usize, RowImage)>;
+
+/// Why a value can't be had.
 enum Failure {
     Missing { slot: usize, image: RowImage },
     Text { slot: usize, source: TextError },
@@ -282,7 +285,7 @@ impl Rules {
                 values.write_text(image, when.slot, &mut scratch.work).map_err(|source| {
                     self.error(mapping, mapping.line, "when", Failure::Text { slot: when.slot, source })
                 })?;
-                Ok(when.any_of.iter().any(|text| *text == scratch.work))
+                Ok(when.any_of.contains(&scratch.work))
             }
         }
     }
@@ -297,49 +300,44 @@ impl Rules {
         sink: &mut impl Sink,
     ) -> Result<(), RouteError> {
         let rule = &mapping.rules[index];
-        let mut skip = |reason| sink.skipped(Skipped { mapping: mapping.index, rule: Some(index), reason });
+        let skip = |sink: &mut _, reason| {
+            Sink::skipped(sink, Skipped { mapping: mapping.index, rule: Some(index), reason });
+        };
         if !rule.wants(kind) {
-            skip(SkipReason::Events);
+            skip(sink, SkipReason::Events);
             return Ok(());
         }
         for (needed, image) in [(rule.needs_before, RowImage::Before), (rule.needs_after, RowImage::After)] {
             if needed && !has(kind, image) {
-                skip(SkipReason::NoImage(image));
+                skip(sink, SkipReason::NoImage(image));
                 return Ok(());
             }
         }
+        let follows_images = !rule.plain.is_empty();
+        let images: &[RowImage] = match kind {
+            RowKind::Update if follows_images => &[RowImage::Before, RowImage::After],
+            RowKind::Write => &[RowImage::After],
+            _ => &[RowImage::Before],
+        };
 
         scratch.key.clear();
         scratch.field.clear();
         let mut first: Option<(usize, usize)> = None;
-        for image in [RowImage::Before, RowImage::After] {
-            let once = rule.plain.is_empty();
-            if once && image == RowImage::After {
-                break;
-            }
-            if !once && !has(kind, image) {
-                continue;
-            }
+        for (nth, &image) in images.iter().enumerate() {
             // Saves making the same key twice, the usual case of an update.
-            let second = image == RowImage::After && kind == RowKind::Update;
-            if second && rule.plain.iter().all(|&slot| gives_same(values, slot)) {
-                sink.skipped(Skipped {
-                    mapping: mapping.index,
-                    rule: Some(index),
-                    reason: SkipReason::SameKey,
-                });
-                continue;
+            if nth > 0 && rule.plain.iter().all(|&slot| gives_same(values, slot)) {
+                skip(sink, SkipReason::SameKey);
+                break;
             }
             let (key_start, field_start) = (scratch.key.len(), scratch.field.len());
             let escaped = match self.render(mapping, rule, image, kind, values, scratch)? {
                 Ok(escaped) => escaped,
                 Err((slot, image)) => {
-                    scratch.counts.null += 1;
-                    let reason = SkipReason::Null { slot, image };
-                    sink.skipped(Skipped { mapping: mapping.index, rule: Some(index), reason });
-                    // A field that came before the NULL must not stay.
+                    // The key may have been made before its field turned out to be NULL.
                     scratch.key.truncate(key_start);
                     scratch.field.truncate(field_start);
+                    scratch.counts.null += 1;
+                    skip(sink, SkipReason::Null { slot, image });
                     continue;
                 }
             };
@@ -348,9 +346,8 @@ impl Rules {
                 && *key == scratch.key[..key_end]
                 && *field == scratch.field[..field_end]
             {
-                let reason = SkipReason::SameKey;
-                sink.skipped(Skipped { mapping: mapping.index, rule: Some(index), reason });
-                continue;
+                skip(sink, SkipReason::SameKey);
+                break;
             }
             scratch.counts.keys += 1;
             scratch.counts.escaped += u64::from(escaped);
@@ -359,11 +356,11 @@ impl Rules {
                 rule: index,
                 key,
                 field: rule.field.as_ref().map(|_| field),
-                image: match (once, rule.needs_before, rule.needs_after) {
-                    (false, _, _) => Some(image),
-                    (true, true, false) => Some(RowImage::Before),
-                    (true, false, true) => Some(RowImage::After),
-                    (true, _, _) => None,
+                image: match (follows_images, rule.needs_before, rule.needs_after) {
+                    (true, _, _) => Some(image),
+                    (false, true, false) => Some(RowImage::Before),
+                    (false, false, true) => Some(RowImage::After),
+                    (false, _, _) => None,
                 },
                 escaped,
             });
@@ -372,9 +369,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Appends key and field to the buffers. `Ok(Ok)`: whether a value was escaped; `Ok(Err)`: the slot and image
-    /// of a NULL.
-    #[allow(clippy::type_complexity)]
+    /// Appends key and field to the buffers: whether a value was escaped, or the slot and image of a NULL.
     fn render(
         &self,
         mapping: &PlanMapping,
@@ -383,7 +378,7 @@ impl Rules {
         kind: RowKind,
         values: &impl ImageValues,
         scratch: &mut Scratch,
-    ) -> Result<Result<bool, (usize, RowImage)>, RouteError> {
+    ) -> Result<Made, RouteError> {
         let Scratch { key, field, work, .. } = scratch;
         let mut escaped = false;
         for (template, out) in std::iter::once((&rule.key, key)).chain(rule.field.as_ref().zip(Some(field))) {

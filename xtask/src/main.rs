@@ -1,9 +1,11 @@
 //! Developer tasks: `cargo xtask demo | servers | test`.
 
+mod ci;
 mod demo;
 mod servers;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -25,13 +27,23 @@ enum Task {
     DemoApp(demo::app::Args),
     /// Private servers on free ports: MariaDB, MySQL, Redis, Kafka.
     Servers(servers::Args),
+    /// All checks and tests, as CI runs them.
+    Test(ci::Args),
 }
 
-fn main() -> Result<()> {
-    match Args::parse().task {
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
         Task::Demo(args) => demo::run(args),
         Task::DemoApp(args) => demo::app::run(args),
         Task::Servers(args) => servers::run(args),
+        Task::Test(args) => ci::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Layout: the manual's "Binary Log Event Header" and `libbinlogevents/include/binlog_event.h`.
 
+use crate::crc::crc32;
 use crate::error::{DecodeError, DecodeErrorKind};
 
 /// Event type codes: MySQL 5.7 to 9 (`enum Log_event_type`) and MariaDB (`sql/log_event.h`).
@@ -209,6 +210,8 @@ pub struct RawEvent<'a> {
     pub body: &'a [u8],
     /// The checksum behind the body, if there is one.
     pub crc: Option<u32>,
+    /// Header and body in one piece, if the event was framed here.
+    image: Option<&'a [u8]>,
 }
 
 /// Bytes of a CRC32 behind an event.
@@ -234,7 +237,7 @@ impl<'a> RawEvent<'a> {
             _ => checksummed,
         };
         if !checksummed {
-            return Ok(Self { header, body, crc: None });
+            return Ok(Self { header, body, crc: None, image: Some(bytes) });
         }
         let Some((body, crc)) = body.split_last_chunk::<CRC_LEN>() else {
             return Err(DecodeError::new(
@@ -243,12 +246,13 @@ impl<'a> RawEvent<'a> {
                 DecodeErrorKind::Truncated { what: "checksum", needed: CRC_LEN as u64, left: body.len() },
             ));
         };
-        Ok(Self { header, body, crc: Some(u32::from_le_bytes(*crc)) })
+        let image = bytes.get(..Header::LEN + body.len());
+        Ok(Self { header, body, crc: Some(u32::from_le_bytes(*crc)), image })
     }
 
     /// Puts together an event whose parts a driver has already taken apart.
     pub fn from_parts(header: Header, body: &'a [u8], crc: Option<u32>) -> Self {
-        Self { header, body, crc }
+        Self { header, body, crc, image: None }
     }
 
     /// Compares the checksum with the bytes; `Ok` where there is none.
@@ -268,14 +272,17 @@ impl<'a> RawEvent<'a> {
     /// The CRC32 of the header and `body`, which is this event's body or its beginning.
     pub(crate) fn compute_crc(&self, body: &[u8]) -> u32 {
         let mut header = self.header;
-        if header.event_type == event_type::FORMAT_DESCRIPTION {
+        let in_use = header.event_type == event_type::FORMAT_DESCRIPTION && header.flags & FLAG_IN_USE != 0;
+        if let Some(image) = self.image.and_then(|image| image.get(..Header::LEN + body.len()))
+            && !in_use
+        {
+            return crc32(0, image);
+        }
+        if in_use {
             // The server sets and clears this flag in place, without a new checksum.
             header.flags &= !FLAG_IN_USE;
         }
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&header.encode());
-        crc.update(body);
-        crc.finalize()
+        crc32(crc32(0, &header.encode()), body)
     }
 }
 

@@ -5,7 +5,7 @@
 //! an [`Event::Unsupported`]; nothing is skipped in silence. Depends on nothing else of this project.
 //!
 //! The parts, in the order in which an event passes them:
-//! - [`file`]: the events of a binlog file image; over the network the source frames them itself.
+//! - [`mod@file`]: the events of a binlog file image; over the network the source frames them itself.
 //! - [`header`]: the common header, event types, the CRC32 ([`RawEvent`]).
 //! - [`decoder`]: the format description, table ids and their maps; one [`Event`] per raw event.
 //! - [`table_map`] and [`schema`]: columns as the binlog describes them, completed from `information_schema`.
@@ -29,6 +29,7 @@ pub mod table_map;
 pub mod text;
 pub mod value;
 
+mod crc;
 mod decimal;
 mod metadata;
 mod reader;

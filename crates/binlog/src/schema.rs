@@ -17,6 +17,8 @@ pub struct SchemaColumn {
     pub labels: Vec<String>,
     /// The D of `FLOAT(M,D)` and `DOUBLE(M,D)`, which the server prints with D decimals.
     pub float_decimals: Option<u8>,
+    /// Digits behind the point of TIME, DATETIME and TIMESTAMP.
+    pub time_decimals: u8,
 }
 
 /// The table isn't the one that the binlog wrote about: it was altered since.
@@ -59,7 +61,7 @@ impl SchemaColumn {
     ) -> Self {
         let data_type = data_type.to_ascii_lowercase();
         let attributes = column_type.to_ascii_lowercase();
-        let (mut labels, mut float_decimals) = (Vec::new(), None);
+        let (mut labels, mut float_decimals, mut time_decimals) = (Vec::new(), None, 0);
         match data_type.as_str() {
             "enum" | "set" => labels = parse_labels(column_type),
             "float" | "double" => {
@@ -67,6 +69,13 @@ impl SchemaColumn {
                     .split_once(',')
                     .and_then(|(_, rest)| rest.split_once(')'))
                     .and_then(|(decimals, _)| decimals.trim().parse().ok());
+            }
+            "time" | "datetime" | "timestamp" => {
+                time_decimals = attributes
+                    .split_once('(')
+                    .and_then(|(_, rest)| rest.split_once(')'))
+                    .and_then(|(decimals, _)| decimals.trim().parse().ok())
+                    .unwrap_or(0);
             }
             _ => {}
         }
@@ -77,6 +86,7 @@ impl SchemaColumn {
             charset: character_set_name.map(str::to_ascii_lowercase),
             labels,
             float_decimals,
+            time_decimals,
         }
     }
 
@@ -141,4 +151,28 @@ fn parse_labels(column_type: &str) -> Vec<String> {
         }
     }
     labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_column_types() {
+        let column = |data_type, column_type| SchemaColumn::new("c", data_type, column_type, None);
+        assert!(column("int", "int(10) unsigned").unsigned);
+        assert!(column("int", "int(10) unsigned zerofill").unsigned);
+        assert!(!column("int", "int(11)").unsigned);
+        assert_eq!(column("float", "float(10,2) unsigned").float_decimals, Some(2));
+        assert_eq!(column("float", "float").float_decimals, None);
+        assert_eq!(column("decimal", "decimal(10,2)").float_decimals, None);
+        assert_eq!(column("TIME", "time(3)").time_decimals, 3);
+        assert_eq!(column("time", "time").time_decimals, 0);
+        assert_eq!(
+            column("enum", "enum('a','b,c','it''s','x\\\\y','')").labels,
+            ["a", "b,c", "it's", "x\\y", ""]
+        );
+        assert_eq!(column("set", "set('Unsigned')").labels, ["Unsigned"]);
+        assert_eq!(column("enum", "enum('cut").labels, [""; 0]);
+    }
 }

@@ -176,6 +176,21 @@ impl Column {
         if !now.fits(self.column_type) {
             return Some(self.column_type.to_string());
         }
+        use ColumnType as T;
+        // Before MySQL 5.6's types, which MariaDB can still use, the binlog doesn't tell the digits, and so not even
+        // the length of what has any.
+        let temporal = matches!(
+            self.column_type,
+            T::Time | T::DateTime | T::Timestamp | T::Time2 | T::DateTime2 | T::Timestamp2
+        );
+        if temporal && self.decimals() != now.time_decimals {
+            return Some(format!(
+                "{}({}) of type code {}",
+                self.column_type,
+                self.decimals(),
+                self.column_type as u8
+            ));
+        }
         let signs = ["signed", "unsigned"];
         if let Some(unsigned) = self.unsigned
             && unsigned != now.unsigned

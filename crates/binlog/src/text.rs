@@ -1,9 +1,11 @@
 //! The server's own text form of a value.
 
 use std::io::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::charset::{BINARY_COLLATION, Charset};
 use crate::column_type::ColumnType;
+use crate::gtid::Uuid;
 use crate::table_map::Column;
 use crate::value::Value;
 use crate::{decimal, temporal};
@@ -194,18 +196,61 @@ fn string(bytes: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(), TextEr
 }
 
 fn binary(bytes: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
-    out.extend_from_slice(bytes);
-    if column.column_type == ColumnType::String {
-        match column.data_type.as_deref() {
-            Some("uuid") => return Err(TextError::NotYet("UUID")),
-            Some("inet4") => return Err(TextError::NotYet("INET4")),
-            Some("inet6") => return Err(TextError::NotYet("INET6")),
-            _ => {}
+    if column.column_type != ColumnType::String {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
+    // The binlog has it without its trailing zero bytes: `Field_string::pack`.
+    match column.data_type.as_deref() {
+        Some("uuid") => put(out, format_args!("{}", Uuid(filled(bytes, "UUID")?))),
+        Some("inet4") => put(out, format_args!("{}", Ipv4Addr::from(filled(bytes, "INET4")?))),
+        Some("inet6") => inet6(Ipv6Addr::from(filled(bytes, "INET6")?), out),
+        _ => {
+            out.extend_from_slice(bytes);
+            out.extend(std::iter::repeat_n(0, usize::from(column.meta).saturating_sub(bytes.len())));
         }
-        // The binlog has it without its trailing zero bytes: `Field_string::pack`.
-        out.extend(std::iter::repeat_n(0, usize::from(column.meta).saturating_sub(bytes.len())));
     }
     Ok(())
+}
+
+/// Trailing zero bytes put back.
+fn filled<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], TextError> {
+    let mut all = [0; N];
+    all.get_mut(..bytes.len()).ok_or(TextError::Malformed(what))?.copy_from_slice(bytes);
+    Ok(all)
+}
+
+/// As `Inet6::to_string` in MariaDB's `sql_type_inet.cc`: unlike RFC 5952 it prints IPv4-compatible addresses with
+/// points, and makes `::` of a single zero too.
+fn inet6(address: Ipv6Addr, out: &mut Vec<u8>) {
+    let words = address.segments();
+    // The longest run of zeros, the first of several.
+    let (mut gap, mut from) = (0..0, 0);
+    for to in 0..=words.len() {
+        if words.get(to) != Some(&0) {
+            if to - from > gap.len() {
+                gap = from..to;
+            }
+            from = to + 1;
+        }
+    }
+    if gap.start == 0 && (gap.end == 6 || gap.end == 5 && words[5] == 0xffff) {
+        let [.., a, b, c, d] = address.octets();
+        let prefix = if gap.end == 6 { "::" } else { "::ffff:" };
+        return put(out, format_args!("{prefix}{}", Ipv4Addr::new(a, b, c, d)));
+    }
+    for (i, word) in words.iter().enumerate() {
+        if gap.contains(&i) {
+            if i == gap.start {
+                out.extend_from_slice(b"::");
+            }
+            continue;
+        }
+        if i > 0 && i != gap.end {
+            out.push(b':');
+        }
+        put(out, format_args!("{word:x}"));
+    }
 }
 
 fn label(column: &Column, index: u16, out: &mut Vec<u8>) -> Result<(), TextError> {

@@ -17,6 +17,8 @@ use crate::{cache, wire};
 const VERSION: &str = "4.3.1";
 /// Binds Kafka's slf4j to the log4j it brings; the Maven artifact leaves that to its user.
 const LOG4J: &str = "2.25.4";
+/// By its full name, so that it is the same everywhere and an error tells its cause.
+const COPY_DEPENDENCIES: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
 
 /// Kafka's class path and the Java runtime.
 #[derive(Debug, Clone)]
@@ -77,7 +79,7 @@ pub(crate) fn fetch() -> Result<()> {
         run(process::Command::new(&mvn)
             .args(["-q", "-B", "-f"])
             .arg(&pom_path)
-            .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
+            .args([COPY_DEPENDENCIES, "-DincludeScope=runtime"])
             .arg(format!("-DoutputDirectory={}", new.display())))
         .map(|_| ())
     })

@@ -69,6 +69,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
         eprintln!("kept: {}", dir.display());
     } else {
         _ = fs::remove_dir_all(&dir);
+        // Unless another demo runs.
+        _ = dir.parent().map(fs::remove_dir);
     }
     result
 }

@@ -98,7 +98,7 @@ impl Report {
             }
         }
         text + &format!(
-            "\n{}, {} s each, {} operations/s, seed {}; all in {:.0} s.\n",
+            "\n{}; {} s each, at most {} operations/s, seed {}; all in {:.0} s.\n",
             self.servers,
             self.seconds,
             grouped(self.operations_per_second.into()),
@@ -114,6 +114,9 @@ impl Report {
             table.add_row([name.to_owned(), value(&self.without), value(&self.with)]);
         };
         row("reads", &|run| grouped(run.application.reads));
+        row("  served by the cache", &|run| {
+            format!("{} %", run.application.hits * 100 / run.application.reads.max(1))
+        });
         row("writes", &|run| grouped(run.writes));
         row("the application's DELs that failed", &|run| grouped(run.dels_failed));
         row("keys removed by the application", &|run| grouped(run.keys_removed_by_application));
@@ -146,7 +149,11 @@ fn shown(quantiles: Option<Quantiles>) -> String {
 }
 
 fn time(ms: f64) -> String {
-    if ms < 1000.0 { format!("{ms:.1} ms") } else { format!("{:.2} s", ms / 1000.0) }
+    match ms {
+        ..10.0 => format!("{ms:.2} ms"),
+        10.0..1000.0 => format!("{ms:.0} ms"),
+        _ => format!("{:.2} s", ms / 1000.0),
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +162,7 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!([0.04, 12.34, 999.0, 12_345.0].map(time), ["0.0 ms", "12.3 ms", "999.0 ms", "12.35 s"]);
+        assert_eq!([0.04, 12.34, 999.0, 12_345.0].map(time), ["0.04 ms", "12 ms", "999 ms", "12.35 s"]);
         assert_eq!(shown(None), "–");
     }
 }

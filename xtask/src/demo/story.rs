@@ -49,7 +49,7 @@ pub(crate) fn stories(
     let usual = once()
         .filter(calm)
         .filter(|commit| cached_before(commit, history) && unlinks(commit, history).len() == 2)
-        .max_by_key(|commit| put_back(commit, history));
+        .max_by_key(|commit| (put_back(commit, history), filled_after(commit, history)));
     let queued = once()
         .filter(|commit| outage.holds(commit.sent) && outage.holds(commit.returned))
         .find(|commit| cached_before(commit, history) && !unlinks(commit, history).is_empty());
@@ -88,6 +88,11 @@ fn put_back(commit: &Commit, history: &History) -> bool {
             .iter()
             .any(|s| matches!(s.command, Command::Set(v) if v < commit.version))
     })
+}
+
+/// Whether a reader has filled the key with the new value at last.
+fn filled_after(commit: &Commit, history: &History) -> bool {
+    history.of(commit.key).last().is_some_and(|seen| seen.command == Command::Set(commit.version))
 }
 
 fn tell(commit: &Commit, history: &History, title: &str) -> Story {

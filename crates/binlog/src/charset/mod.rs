@@ -216,3 +216,40 @@ fn charset_name(id: u16) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn converts_as_the_servers_do() {
+        let text = |charset: &str, bytes: &[u8]| {
+            let text = Charset::from_name(charset).unwrap().decode(bytes)?.into_owned();
+            Ok::<_, TextError>(String::from_utf8(text).unwrap())
+        };
+        assert_eq!(text("latin1", b"\x80\xe9\x81").unwrap(), "€é\u{81}");
+        assert_eq!(text("cp1251", b"\xcf\xf0").unwrap(), "Пр");
+        assert_eq!(text("utf16", b"\xd8\x3d\xde\x00").unwrap(), "😀");
+        assert_eq!(text("utf32", b"\0\x01\xf6\0").unwrap(), "😀");
+        assert_eq!(text("gbk", b"\xba\xba").unwrap(), "汉");
+        assert_eq!(text("utf8mb4", b"\xff"), Err(TextError::Malformed("UTF-8")));
+        assert_eq!(text("utf16", b"\xd8\x3d"), Err(TextError::Malformed("UTF-16")));
+        assert_eq!(text("gbk", b"\xaa\xa1"), Err(TextError::Malformed("gbk")));
+        assert_eq!(text("big5", b"\xba\xba"), Err(TextError::Charset("big5".into())));
+    }
+
+    #[test]
+    fn every_collation_has_a_character_set_that_exists() {
+        for id in 0..=u16::MAX {
+            if let Some(name) = charset_name(id) {
+                assert!(Charset::from_name(name).is_some(), "{id} {name}");
+                assert_eq!(charset_name(Charset::collation_of(name).unwrap()), Some(name));
+            }
+        }
+        // utf8mb4_0900_ai_ci, MariaDB's utf8mb4_uca1400_ai_ci and latin1_swedish_nopad_ci.
+        for (id, name) in [(255, "utf8mb4"), (2304, "utf8mb4"), (1032, "latin1")] {
+            assert_eq!(charset_name(id), Some(name));
+        }
+    }
+}

@@ -157,3 +157,54 @@ impl fmt::Display for GtidState {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    #[test]
+    fn reads_what_mysql_prints() {
+        let text = format!("{UUID}:1-3:11:47-49,\n 00000000-0000-0000-0000-000000000001:5");
+        let set: GtidSet = text.parse().unwrap();
+        assert_eq!(set.to_string(), format!("00000000-0000-0000-0000-000000000001:5,{UUID}:1-3:11:47-49"));
+        assert!(set.contains(UUID.to_ascii_uppercase().parse().unwrap(), 48));
+        assert!(!set.contains(UUID.parse().unwrap(), 4));
+        assert!("".parse::<GtidSet>().unwrap().is_empty());
+        for wrong in ["x", UUID, &format!("{UUID}:"), &format!("{UUID}:0"), &format!("{UUID}:3-1"), "1-2-3"] {
+            assert!(matches!(wrong.parse::<GtidSet>(), Err(GtidParseError::Malformed { .. })), "{wrong}");
+        }
+        for tagged in [format!("{UUID}:tag:1"), format!("{UUID}:1-3:tag:1")] {
+            assert_eq!(tagged.parse::<GtidSet>(), Err(GtidParseError::Tagged(tagged)));
+        }
+        assert!(matches!(format!("{UUID}:tag:1").parse::<Gtid>(), Err(GtidParseError::Tagged(_))));
+    }
+
+    #[test]
+    fn reads_what_mariadb_prints() {
+        let pos: MariaGtidPos = "1-2-7, 0-1-5".parse().unwrap();
+        assert_eq!(pos.to_string(), "0-1-5,1-2-7");
+        for wrong in ["0-1", "0-1-2-3", "0-1-x", "+0-1-2", "0-1-5,0-2-6", "0-1-5,"] {
+            assert!(wrong.parse::<MariaGtidPos>().is_err(), "{wrong}");
+        }
+        assert_eq!("0-1-5".parse::<Gtid>().unwrap().to_string(), "0-1-5");
+    }
+
+    #[test]
+    fn states_grow_only_by_their_own_flavour() {
+        let mysql: Gtid = format!("{UUID}:4").parse().unwrap();
+        let maria: Gtid = "0-1-5".parse().unwrap();
+        let mut state = GtidState::parse(Flavor::MySql, &format!("{UUID}:1-3")).unwrap();
+        let start = state.clone();
+        assert!(!state.contains(mysql) && state.add(mysql) && state.contains(mysql));
+        assert!(!state.add(maria) && !state.contains(maria));
+        assert_eq!(state.to_string(), format!("{UUID}:1-4"));
+        assert!(state.includes(&start) && !start.includes(&state));
+        let mut state = GtidState::empty(Flavor::MariaDb);
+        assert!(state.is_empty() && state.add(maria) && !state.add(mysql));
+        assert!(state.contains("0-9-4".parse().unwrap()) && !state.contains("1-1-1".parse().unwrap()));
+        assert!(!state.includes(&start));
+    }
+}

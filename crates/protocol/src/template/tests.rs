@@ -305,3 +305,25 @@ proptest! {
         prop_assert_eq!(render_one("{a|upper|raw}", &text), text.to_uppercase());
     }
 }
+
+/// The test vectors of `docs/mappings.md`.
+#[test]
+fn vectors_of_the_documentation() {
+    let text = include_str!("../../../../docs/mappings.md");
+    let table = text.split("| `{col\\|hex}` |\n").nth(1).unwrap();
+    let mut checked = 0;
+    for line in table.lines().skip(1).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = line.split(" | ").map(|cell| cell.trim_matches([' ', '|', '`'])).collect();
+        let value = match cells[0] {
+            "bytes `FF 00 41" => b"\xff\0A".to_vec(),
+            "the empty string" => continue,
+            text => text.as_bytes().to_vec(),
+        };
+        for (template, expected) in ["{col}", "{col|lower}", "{col|hex}"].into_iter().zip(&cells[1..]) {
+            let key = render_bytes(&Template::parse(template).unwrap(), &[("col", Some(&value))]).unwrap();
+            assert_eq!(str::from_utf8(&key).unwrap(), *expected, "{template}: {line}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 15);
+}

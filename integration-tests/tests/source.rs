@@ -1,0 +1,450 @@
+//! The follower on real servers: transactions, start modes, refusals, lost connections, gaps, halts.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::Queryable;
+use rowbust::{
+    config::{Password, Start},
+    source::{Resume, Source, SourceError, position::Position},
+};
+use rowbust_binlog::RowKind::{Delete, Update, Write};
+use rowbust_servers::Need;
+use support::{Db, Follow, until};
+
+/// One test per flavor.
+macro_rules! both {
+    ($($name:ident: $args:expr;)*) => {
+        mod mariadb { $(#[tokio::test] async fn $name() {
+            if let Some(db) = super::Db::start(super::Need::MariaDb, &$args) { super::$name(db).await; }
+        })* }
+        mod mysql { $(#[tokio::test] async fn $name() {
+            if let Some(db) = super::Db::start(super::Need::MySql, &$args) { super::$name(db).await; }
+        })* }
+    };
+}
+
+both! {
+    transactions: [];
+    start_modes: [];
+    a_restart: [];
+    a_frozen_server: [];
+    a_clash: [];
+    a_gap: [];
+    halts: [];
+    refusals: [];
+}
+
+const TABLES: &[&str] = &[
+    "CREATE DATABASE shop",
+    "CREATE TABLE shop.products (id INT PRIMARY KEY, name VARCHAR(50))",
+    "CREATE TABLE shop.customers (id INT PRIMARY KEY, name VARCHAR(50))",
+    "CREATE DATABASE other",
+    "CREATE TABLE other.t (id INT PRIMARY KEY)",
+];
+
+fn rows(list: &[(&str, rowbust_binlog::RowKind)]) -> Vec<(String, rowbust_binlog::RowKind)> {
+    list.iter().map(|(t, k)| ((*t).to_owned(), *k)).collect()
+}
+
+async fn transactions(db: Db) {
+    db.run(TABLES).await;
+    let follow = Follow::ready(db.config()).await;
+    db.run(&[
+        "INSERT INTO shop.products VALUES (1,'a'),(2,'b'),(3,'c')",
+        "UPDATE shop.products SET name='z' WHERE id=1",
+        "BEGIN",
+        "INSERT INTO shop.customers VALUES (1,'x')",
+        "UPDATE shop.products SET id=9 WHERE id=2",
+        "INSERT INTO other.t VALUES (1)",
+        "COMMIT",
+        "BEGIN",
+        "INSERT INTO shop.customers VALUES (2,'x')",
+        "ROLLBACK",
+        "BEGIN",
+        "INSERT INTO shop.customers VALUES (3,'x')",
+        "SAVEPOINT a",
+        "INSERT INTO shop.customers VALUES (4,'x')",
+        "ROLLBACK TO a",
+        "SAVEPOINT `b`",
+        "DELETE FROM shop.products WHERE id=3",
+        "COMMIT",
+        "ALTER TABLE shop.products ADD COLUMN price INT",
+        "INSERT INTO shop.products VALUES (4,'d',100)",
+        "FLUSH BINARY LOGS",
+        "DELETE FROM shop.customers WHERE id=1",
+        "CREATE TABLE shop.copy AS SELECT * FROM shop.products",
+        "TRUNCATE TABLE other.t",
+        "DROP TABLE other.t",
+    ])
+    .await;
+    follow.caught_up(&db).await;
+    let expected = [
+        ("products", Write),
+        ("products", Update),
+        ("customers", Write),
+        ("products", Update),
+        ("customers", Write),
+        ("products", Delete),
+        ("products", Write),
+        ("customers", Delete),
+        ("copy", Write),
+    ];
+    // A rolled back savepoint may stay in the log between SAVEPOINT and ROLLBACK TO (one removal too many).
+    let mut seen = follow.rows();
+    if seen.len() > expected.len() {
+        seen.remove(5);
+    }
+    assert_eq!(seen, rows(&expected));
+    let log = follow.log.lock().unwrap();
+    assert_eq!(log.columns["products"], ["id", "name", "price"]);
+    assert_eq!(log.abandoned, 0);
+    drop(log);
+    let (file, position) = db.newest().await;
+    assert_eq!(
+        follow.last_end(),
+        rowbust::source::position::Coordinates { file: file.as_str().into(), position }
+    );
+    assert!(follow.stats.transactions() >= 8);
+    follow.stop().await.unwrap();
+}
+
+async fn start_modes(db: Db) {
+    let earliest_gtids =
+        if db.is_mysql() { db.value("SELECT @@global.gtid_purged").await } else { String::new() };
+    db.run(TABLES).await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+    let gtid = db.gtids().await;
+    let (file, position) = db.newest().await;
+    db.run(&[
+        "FLUSH BINARY LOGS",
+        "INSERT INTO shop.products VALUES (2,'a')",
+        "UPDATE shop.products SET name='q' WHERE id=2",
+    ])
+    .await;
+    let all = [("products", Write), ("products", Write), ("products", Update)];
+
+    let with = |start: Start| {
+        let mut config = db.config();
+        config.source.start = start;
+        config
+    };
+    for (start, expected) in [
+        (Start::Earliest, &all[..]),
+        (Start::Gtid(gtid.clone()), &all[1..]),
+        (Start::Position { file: file.clone(), position }, &all[1..]),
+        (Start::Latest, &[]),
+    ] {
+        let follow = Follow::start(with(start.clone()), None);
+        until("started", || !follow.log.lock().unwrap().started.is_empty()).await;
+        follow.caught_up(&db).await;
+        assert_eq!(follow.rows(), rows(expected), "{start:?}");
+        let started = follow.log.lock().unwrap().started[0].clone();
+        match start {
+            Start::Earliest => assert_eq!(started.gtids.to_string(), earliest_gtids),
+            Start::Gtid(_) | Start::Position { .. } => {
+                assert_eq!(started.gtids.to_string(), gtid, "{started}")
+            }
+            Start::Latest => {}
+        }
+        follow.stop().await.unwrap();
+    }
+
+    // The end of the newest file: nothing follows that would tell.
+    let (file, position) = db.newest().await;
+    let follow = Follow::ready(with(Start::Position { file: file.clone(), position })).await;
+    db.run(&["DELETE FROM shop.products WHERE id=2"]).await;
+    follow.caught_up(&db).await;
+    assert_eq!(follow.rows(), rows(&[("products", Delete)]));
+    let resume = follow.started_at_last_end();
+    follow.stop().await.unwrap();
+
+    // From a checkpoint; and a position that has nothing but a file, as MariaDB's before any GTID.
+    let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;
+    let follow =
+        Follow::start(db.config(), Some(Resume { position: resume.clone(), identity: identity.clone() }));
+    until("resumed", || follow.rows() == rows(&[("products", Delete)])).await;
+    follow.stop().await.unwrap();
+    let other =
+        Follow::start(db.config(), Some(Resume { position: resume.clone(), identity: "another".into() }));
+    assert_refused(other.ended().await, "source.identity");
+    if !db.is_mysql() {
+        let position = Position {
+            gtids: rowbust_binlog::GtidState::empty(rowbust_binlog::Flavor::MariaDb),
+            at: resume.at,
+        };
+        let follow = Follow::start(db.config(), Some(Resume { position, identity }));
+        until("resumed by file", || !follow.log.lock().unwrap().started.is_empty()).await;
+        db.run(&["INSERT INTO shop.products VALUES (7,'a')"]).await;
+        until("goes on", || follow.rows() == rows(&[("products", Write)])).await;
+        follow.stop().await.unwrap();
+    }
+
+    // Not a transaction's end, not in the file, no such file, not a GTID.
+    for (start, code) in [
+        (Start::Position { file: file.clone(), position: position - 1 }, "source.start_position"),
+        (Start::Position { file: file.clone(), position: position + 10_000_000 }, "source.start_position"),
+        (Start::Position { file: "nothing.000001".into(), position: 4 }, "source.start_file"),
+        (Start::Gtid("?".into()), "source.start_gtid"),
+    ] {
+        assert_refused(Follow::start(with(start), None).ended().await, code);
+    }
+}
+
+async fn a_restart(db: Db) {
+    db.run(TABLES).await;
+    let follow = Follow::ready(db.config()).await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+    db.restart();
+    db.run(&["INSERT INTO shop.customers VALUES (1,'a')"]).await;
+    follow.caught_up(&db).await;
+    assert_eq!(follow.rows(), rows(&[("products", Write), ("customers", Write)]));
+    assert!(follow.stats.reconnects() >= 1);
+    assert_eq!(follow.log.lock().unwrap().started.len(), 1);
+    follow.stop().await.unwrap();
+}
+
+async fn a_frozen_server(db: Db) {
+    db.run(TABLES).await;
+    let follow = Follow::ready(db.config()).await;
+    until("heartbeats of a quiet server", || follow.stats.heartbeats() > 0).await;
+    let began = Instant::now();
+    db.freeze();
+    until("the deadline", || follow.stats.reconnects() > 0).await;
+    let waited = began.elapsed();
+    db.thaw();
+    assert!(waited > Duration::from_secs(7) && waited < Duration::from_secs(30), "{waited:?}");
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+    follow.caught_up(&db).await;
+    assert_eq!(follow.rows(), rows(&[("products", Write)]));
+    follow.stop().await.unwrap();
+}
+
+async fn a_clash(db: Db) {
+    db.run(TABLES).await;
+    let a = Follow::ready(db.config()).await;
+    let b = Follow::ready(db.config()).await;
+    let ended = tokio::select! {
+        e = a.ended() => e,
+        e = b.ended() => e,
+    };
+    assert!(matches!(&ended, SourceError::Clash(r) if r.code == "source.server_id_clash"), "{ended}");
+    assert_eq!(ended.exit_code(), 78);
+}
+
+async fn a_gap(db: Db) {
+    db.run(TABLES).await;
+    let follow = Follow::ready(db.config()).await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+    follow.caught_up(&db).await;
+    let position = {
+        let log = follow.log.lock().unwrap();
+        Position { gtids: log.started[0].gtids.clone(), at: log.started[0].at.clone() }
+    };
+    follow.stop().await.unwrap();
+    let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;
+    db.run(&["FLUSH BINARY LOGS", "INSERT INTO shop.products VALUES (2,'a')", "FLUSH BINARY LOGS"]).await;
+    let (newest, _) = db.newest().await;
+    let purge = format!("PURGE BINARY LOGS TO '{newest}'");
+    // MariaDB keeps files that a replica's connection still uses, and that a checkpoint needs.
+    let mut conn = db.conn().await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        conn.query_drop(&purge).await.unwrap();
+        let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+        if logs.len() == 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not purged");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ended = Follow::start(db.config(), Some(Resume { position, identity })).ended().await;
+    assert!(matches!(ended, SourceError::Gap { .. }), "{ended}");
+}
+
+/// Statements that must stop the follower, each in a stream of its own.
+async fn halts(db: Db) {
+    db.run(TABLES).await;
+    db.run(&["CREATE TABLE shop.part (id INT PRIMARY KEY) PARTITION BY RANGE (id) (PARTITION p VALUES LESS THAN (9))"]).await;
+    let mut cases: Vec<(&[&str], &str)> = vec![
+        (
+            &["SET SESSION binlog_format=STATEMENT", "INSERT INTO shop.products VALUES (1,'a')"],
+            "source.statement_format",
+        ),
+        (
+            &[
+                "SET SESSION binlog_format=STATEMENT",
+                "SET @a=5",
+                "BEGIN",
+                "INSERT INTO shop.customers VALUES (@a,'a')",
+                "COMMIT",
+            ],
+            "source.statement_format",
+        ),
+        (&["TRUNCATE TABLE shop.products"], "source.wipe"),
+        (&["USE shop", "ALTER TABLE part TRUNCATE PARTITION p"], "source.wipe"),
+        (&["RENAME TABLE other.t TO shop.t"], "source.wipe"),
+        (
+            &[
+                "XA START 'x'",
+                "INSERT INTO shop.customers VALUES (7,'a')",
+                "XA END 'x'",
+                "XA PREPARE 'x'",
+                "XA COMMIT 'x'",
+            ],
+            "source.xa",
+        ),
+        (&["DROP DATABASE shop"], "source.wipe"),
+    ];
+    if db.is_mysql() {
+        cases.insert(
+            0,
+            (
+                &[
+                    "SET SESSION binlog_transaction_compression=ON",
+                    "INSERT INTO shop.products VALUES (2,'a')",
+                ],
+                "source.unsupported_event",
+            ),
+        );
+    }
+    for (statements, code) in cases {
+        let follow = Follow::ready(db.config()).await;
+        let (file, position) = db.newest().await;
+        db.run(statements).await;
+        let ended = follow.ended().await;
+        let SourceError::Halt(halt) = &ended else { panic!("{statements:?}: {ended}") };
+        assert_eq!(halt.code, code, "{ended}");
+        assert_eq!(&*halt.at.file, file);
+        assert!(halt.at.position >= position, "{ended}");
+        // The start of an event, as the server shows it.
+        let events: Vec<mysql_async::Row> =
+            db.conn().await.query(format!("SHOW BINLOG EVENTS IN '{file}'")).await.unwrap();
+        assert!(events.iter().any(|e| e.get::<u64, _>(1) == Some(halt.at.position)), "{ended}");
+        assert!(halt.gtid.is_some(), "{ended}");
+    }
+}
+
+async fn refusals(db: Db) {
+    async fn refused(db: &Db, change: impl FnOnce(&mut rowbust::config::Config)) -> SourceError {
+        let mut config = db.config();
+        change(&mut config);
+        Source::new(config.into()).preflight().await.unwrap_err()
+    }
+    let found = Source::new(db.config().into()).preflight().await.unwrap();
+    assert_eq!(found.flavor == rowbust_binlog::Flavor::MySql, db.is_mysql());
+    assert_eq!(found.warnings, Vec::<String>::new());
+
+    assert_refused(refused(&db, |c| c.source.server_id = Some(1)).await, "source.server_id");
+    db.run(&["SET GLOBAL binlog_format=MIXED"]).await;
+    assert_refused(refused(&db, |_| {}).await, "source.binlog_format");
+    db.run(&["SET GLOBAL binlog_format=ROW"]).await;
+    let settings: &[(&str, &str, &str)] = if db.is_mysql() {
+        &[
+            (
+                "SET GLOBAL binlog_transaction_compression=ON",
+                "SET GLOBAL binlog_transaction_compression=OFF",
+                "source.compression",
+            ),
+            (
+                "SET GLOBAL binlog_row_value_options=PARTIAL_JSON",
+                "SET GLOBAL binlog_row_value_options=''",
+                "source.partial_json",
+            ),
+            ("SET GLOBAL gtid_mode=ON_PERMISSIVE", "SET GLOBAL gtid_mode=ON", "source.gtid_off"),
+        ]
+    } else {
+        &[("SET GLOBAL log_bin_compress=ON", "SET GLOBAL log_bin_compress=OFF", "source.compression")]
+    };
+    for (on, off, code) in settings {
+        db.run(&[on]).await;
+        assert_refused(refused(&db, |_| {}).await, code);
+        db.run(&[off]).await;
+    }
+
+    // An account without the privileges, then with those that the refusal names.
+    db.run(&["CREATE USER 'plain'@'%' IDENTIFIED BY 'p4ss'"]).await;
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "p4ss\n").unwrap();
+    let path = secret.path().to_owned();
+    let plain = |c: &mut rowbust::config::Config| {
+        c.source.user = "plain".into();
+        c.source.password = Password::File(path.clone());
+    };
+    let refusal = assert_refused(refused(&db, plain).await, "source.grants");
+    let grant = refusal.help.strip_suffix(';').unwrap();
+    assert!(
+        grant.starts_with("GRANT REPLICATION SLAVE, ") && grant.ends_with("ON *.* TO 'plain'@'%'"),
+        "{grant}"
+    );
+    db.run(&[grant]).await;
+    let mut config = db.config();
+    plain(&mut config);
+    let follow = Follow::ready(config.clone()).await;
+    db.run(&["CREATE DATABASE shop"]).await;
+    follow.caught_up(&db).await;
+    follow.stop().await.unwrap();
+
+    std::fs::write(&path, "wrong").unwrap();
+    let error = Source::new(config.into()).preflight().await.unwrap_err();
+    assert!(
+        matches!(&error, SourceError::Connect(rowbust::source::connect::ConnectError::Auth { .. })),
+        "{error}"
+    );
+    assert_eq!(error.exit_code(), 78);
+    let error = refused(&db, |c| c.source.port = 1).await;
+    assert_eq!(error.exit_code(), 69, "{error}");
+}
+
+fn assert_refused(error: SourceError, code: &str) -> rowbust::source::Refusal {
+    match error {
+        SourceError::Refused(refusal) => {
+            assert_eq!(refusal.code, code, "{refusal}");
+            refusal
+        }
+        other => panic!("{code} expected: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn without_a_binlog() {
+    for (need, args) in [
+        (Need::MariaDb, &["--skip-log-bin"][..]),
+        (Need::MySql, &["--skip-log-bin", "--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"][..]),
+    ] {
+        let Some(db) = Db::start(need, args) else { continue };
+        let error = Source::new(db.config().into()).preflight().await.unwrap_err();
+        assert_refused(error, "source.binlog_off");
+    }
+}
+
+/// The defaults of both servers log no column names: they come from `information_schema`.
+#[tokio::test]
+async fn names_that_the_binlog_lacks() {
+    for (need, arg) in
+        [(Need::MariaDb, "--binlog-row-metadata=NO_LOG"), (Need::MySql, "--binlog-row-metadata=MINIMAL")]
+    {
+        let Some(db) = Db::start(need, &[arg]) else { continue };
+        db.run(TABLES).await;
+        let follow = Follow::ready(db.config()).await;
+        db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+        follow.caught_up(&db).await;
+        assert_eq!(follow.log.lock().unwrap().columns["products"], ["id", "name"]);
+        db.run(&[
+            "ALTER TABLE shop.products CHANGE name label VARCHAR(50)",
+            "INSERT INTO shop.products VALUES (2,'a')",
+        ])
+        .await;
+        follow.caught_up(&db).await;
+        assert_eq!(follow.log.lock().unwrap().columns["products"], ["id", "label"]);
+        // Altered behind the follower's back: the columns of then aren't known any more.
+        let at = follow.started_at_last_end();
+        follow.stop().await.unwrap();
+        db.run(&["ALTER TABLE shop.products ADD COLUMN price INT"]).await;
+        let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;
+        let ended = Follow::start(db.config(), Some(Resume { position: at, identity })).ended().await;
+        assert!(matches!(&ended, SourceError::Halt(h) if h.code == "source.schema"), "{ended}");
+    }
+}

@@ -1,0 +1,312 @@
+//! A database of either flavor, and a sink that writes down what it is handed.
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
+use rowbust::{
+    config::{self, Config, Password, Start, Tls, TlsMode},
+    source::{
+        Preflight, Refusal, Resume, Sink, Source, SourceError, SourceStats, Transaction,
+        position::{Coordinates, Position},
+    },
+};
+use rowbust_binlog::{Gtid, Header, RowKind, Rows, TableMap};
+use rowbust_servers::{MariaDb, MySql, Need, StartOptions, require};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// MariaDB or MySQL, with its folder.
+pub struct Db {
+    server: Server,
+    _dir: TempDir,
+}
+
+enum Server {
+    Maria(MariaDb),
+    MySql(MySql),
+}
+
+macro_rules! each {
+    ($self:ident, $s:ident => $e:expr) => {
+        match &$self.server {
+            Server::Maria($s) => $e,
+            Server::MySql($s) => $e,
+        }
+    };
+}
+
+impl Db {
+    pub fn start(need: Need, args: &[&str]) -> Option<Self> {
+        require(&[need])?;
+        let dir = TempDir::new().unwrap();
+        let mut options = StartOptions::new(dir.path());
+        for arg in args {
+            options = options.arg(*arg);
+        }
+        let server = match need {
+            Need::MariaDb => Server::Maria(MariaDb::start(options).unwrap()),
+            _ => Server::MySql(MySql::start(options).unwrap()),
+        };
+        Some(Self { server, _dir: dir })
+    }
+
+    pub fn is_mysql(&self) -> bool {
+        matches!(self.server, Server::MySql(_))
+    }
+
+    pub fn port(&self) -> u16 {
+        each!(self, s => s.port())
+    }
+
+    pub fn restart(&self) {
+        each!(self, s => s.restart()).unwrap();
+    }
+
+    pub fn freeze(&self) {
+        each!(self, s => s.freeze()).unwrap();
+    }
+
+    pub fn thaw(&self) {
+        each!(self, s => s.thaw()).unwrap();
+    }
+
+    pub async fn conn(&self) -> Conn {
+        let opts = OptsBuilder::default()
+            .ip_or_hostname("127.0.0.1")
+            .tcp_port(self.port())
+            .user(Some("root"))
+            .prefer_socket(false);
+        Conn::new(opts).await.unwrap()
+    }
+
+    /// Runs statements, one connection for all.
+    pub async fn run(&self, statements: &[&str]) {
+        let mut conn = self.conn().await;
+        for statement in statements {
+            conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+        }
+        conn.disconnect().await.unwrap();
+    }
+
+    pub async fn value(&self, query: &str) -> String {
+        let mut conn = self.conn().await;
+        conn.query_first::<String, _>(query).await.unwrap().unwrap()
+    }
+
+    /// The state that a follower must have reached after everything was read.
+    pub async fn gtids(&self) -> String {
+        let variable = if self.is_mysql() { "gtid_executed" } else { "gtid_binlog_pos" };
+        self.value(&format!("SELECT @@global.{variable}")).await.replace('\n', "")
+    }
+
+    /// The newest file and position.
+    pub async fn newest(&self) -> (String, u64) {
+        let statement = if self.is_mysql() { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
+        let row: mysql_async::Row = self.conn().await.query_first(statement).await.unwrap().unwrap();
+        (row.get(0).unwrap(), row.get(1).unwrap())
+    }
+
+    pub fn config(&self) -> Config {
+        config(self.port())
+    }
+}
+
+pub fn config(port: u16) -> Config {
+    Config {
+        source: config::Source {
+            host: "127.0.0.1".into(),
+            port,
+            user: "root".into(),
+            password: Password::Empty,
+            replicas: Vec::new(),
+            tls: Tls { mode: TlsMode::Disabled, ca_file: None },
+            server_id: Some(7001),
+            start: Start::Latest,
+            heartbeat: None,
+        },
+        redis: Vec::new(),
+        retry: config::Retry::Disk {
+            path: PathBuf::new(),
+            policy: config::RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
+        },
+        checkpoint: config::Checkpoint { path: PathBuf::new() },
+        admin: config::Admin { listen: ([127, 0, 0, 1], 0).into() },
+        limits: config::Limits { memory: 48 << 20 },
+        mappings: Vec::new(),
+        fingerprint: 42,
+    }
+}
+
+/// A transaction as the sink saw it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub gtid: Option<Gtid>,
+    pub at: Coordinates,
+    pub end: Coordinates,
+    /// Table and kind of each row event.
+    pub rows: Vec<(String, RowKind)>,
+}
+
+#[derive(Debug, Default)]
+pub struct Log {
+    pub started: Vec<Position>,
+    pub seen: Vec<Seen>,
+    pub abandoned: usize,
+    pub flushes: usize,
+    /// Column names by table, as last given.
+    pub columns: HashMap<String, Vec<String>>,
+    open: Option<Seen>,
+}
+
+/// Writes down what it is handed. Tables of the schema `shop` are mapped.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(pub Arc<Mutex<Log>>);
+
+impl Sink for Recorder {
+    type Error = Infallible;
+
+    fn started(&mut self, position: &Position) {
+        self.0.lock().unwrap().started.push(position.clone());
+    }
+
+    fn begin(&mut self, t: Transaction<'_>) {
+        let mut log = self.0.lock().unwrap();
+        assert!(log.open.is_none(), "begin in {:?}", log.open);
+        log.open = Some(Seen { gtid: t.gtid, at: t.at.clone(), end: t.at.clone(), rows: Vec::new() });
+    }
+
+    fn is_mapped(&self, schema: &str, _table: &str) -> bool {
+        self.is_schema_mapped(schema)
+    }
+
+    fn is_schema_mapped(&self, schema: &str) -> bool {
+        schema == "shop"
+    }
+
+    fn table(&mut self, _slot: usize, table: &TableMap) -> Result<(), Refusal> {
+        let names = table.columns.iter().map(|c| c.name.clone().unwrap_or_default()).collect();
+        self.0.lock().unwrap().columns.insert(table.table.clone(), names);
+        Ok(())
+    }
+
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, _: &Header, end: u64) -> Result<(), Refusal> {
+        let mut log = self.0.lock().unwrap();
+        let open = log.open.as_mut().unwrap();
+        assert!(end > open.at.position);
+        open.rows.push((table.table.clone(), rows.kind));
+        Ok(())
+    }
+
+    fn commit(&mut self, end: &Coordinates) {
+        let mut log = self.0.lock().unwrap();
+        let mut seen = log.open.take().unwrap();
+        assert!(end.file == seen.at.file && end.position >= seen.at.position, "{end} after {}", seen.at);
+        seen.end = end.clone();
+        log.seen.push(seen);
+    }
+
+    fn abandon(&mut self) {
+        let mut log = self.0.lock().unwrap();
+        assert!(log.open.take().is_some());
+        log.abandoned += 1;
+    }
+
+    fn wants_flush(&self) -> bool {
+        false
+    }
+
+    async fn flush(&mut self) -> Result<(), Infallible> {
+        self.0.lock().unwrap().flushes += 1;
+        Ok(())
+    }
+}
+
+/// A follower that runs in the background.
+pub struct Follow {
+    pub log: Arc<Mutex<Log>>,
+    pub stats: Arc<SourceStats>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), SourceError>>,
+}
+
+impl Follow {
+    pub fn start(config: Config, resume: Option<Resume>) -> Self {
+        let source = Source::new(Arc::new(config));
+        let stats = source.stats();
+        let stop = CancellationToken::new();
+        let recorder = Recorder::default();
+        let log = recorder.0.clone();
+        let token = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut recorder = recorder;
+            source.run(resume, &mut recorder, &token, |_: &Preflight| {}).await
+        });
+        Self { log, stats, stop, task }
+    }
+
+    /// Starts one and waits until its stream is open.
+    pub async fn ready(config: Config) -> Self {
+        let follow = Self::start(config, None);
+        until("the stream is open", || !follow.log.lock().unwrap().started.is_empty()).await;
+        follow
+    }
+
+    /// Ends it; what it ended with.
+    pub async fn stop(self) -> Result<(), SourceError> {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+
+    /// Waits for its own end.
+    pub async fn ended(self) -> SourceError {
+        tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("it ends").unwrap().unwrap_err()
+    }
+
+    /// All row events so far, in order.
+    pub fn rows(&self) -> Vec<(String, RowKind)> {
+        self.log.lock().unwrap().seen.iter().flat_map(|s| s.rows.clone()).collect()
+    }
+
+    /// Everything done so far in GTIDs.
+    pub fn gtids(&self) -> String {
+        let log = self.log.lock().unwrap();
+        let mut state = log.started[0].gtids.clone();
+        for seen in &log.seen {
+            if let Some(gtid) = seen.gtid {
+                state.add(gtid);
+            }
+        }
+        state.to_string()
+    }
+
+    /// Waits until it has read all that the server has.
+    pub async fn caught_up(&self, db: &Db) {
+        let gtids = db.gtids().await;
+        until("caught up", || self.gtids() == gtids).await;
+    }
+
+    /// The GTIDs that it started with, at the place that it has come to.
+    pub fn started_at_last_end(&self) -> Position {
+        let at = self.last_end();
+        Position { gtids: self.log.lock().unwrap().started[0].gtids.clone(), at }
+    }
+
+    pub fn last_end(&self) -> Coordinates {
+        self.log.lock().unwrap().seen.last().unwrap().end.clone()
+    }
+}
+
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

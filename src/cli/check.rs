@@ -1,0 +1,257 @@
+//! `rowbust check`: what was understood of the config.
+
+use serde_json::{Value, json};
+
+use super::{Exit, Global, load, out};
+use crate::config::{
+    Config, Events, Image, KeyOp, KeyRule, Mapping, Password, RedisTarget, Retry, SecondRemoval, Start, Tls,
+    TlsMode, show_duration, show_size,
+};
+
+/// Arguments of `rowbust check`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Reads the config file only: no server is asked. Exits with 0 or 78.
+
+Examples:
+  rowbust check
+  rowbust -c shop.yaml check --json")]
+pub struct CheckArgs {}
+
+pub(super) fn execute(global: &Global, _args: &CheckArgs) -> Exit {
+    let config = match load(global) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let file = global.config.display().to_string();
+    if global.json {
+        out::json(&to_json(&file, &config));
+    } else {
+        out::stdout(&format!("{file} is fine\n\n{}", text(&config)));
+    }
+    Exit::Ok
+}
+
+fn text(config: &Config) -> String {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let source = &config.source;
+    let mut rows = vec![
+        row("source", format!("{}, password {}", source_url(config), password(&source.password))),
+        row("", format!("tls {}, start {}", tls(&source.tls), start(&source.start))),
+    ];
+    let ids = source.server_id.map_or("derived".into(), |id| id.to_string());
+    rows.push(row("", format!("server id {ids}")));
+    if !source.replicas.is_empty() {
+        rows.push(row("replicas", source.replicas.iter().map(address).collect::<Vec<_>>().join(", ")));
+    }
+    if let Some((schema, table)) = &source.heartbeat {
+        rows.push(row("heartbeat", format!("{schema}.{table}")));
+    }
+    for target in &config.redis {
+        let tls = target.tls.as_ref().map_or(String::new(), |t| format!(", tls {}", tls(t)));
+        let auth = format!(", password {}", password(&target.password));
+        rows.push(row("redis", format!("{}: {}{auth}{tls}", target.name, redis_url(target))));
+    }
+    rows.push(row("retry", retry(&config.retry)));
+    rows.push(row("checkpoint", config.checkpoint.path.display().to_string()));
+    rows.push(row("admin", config.admin.listen.to_string()));
+    rows.push(row("limits", format!("memory {}", show_size(config.limits.memory))));
+    let mut text = out::table(&rows);
+    for mapping in &config.mappings {
+        text.push_str(&format!(
+            "\n{} -> {} (line {})\n",
+            mapping.table,
+            target_name(config, mapping),
+            mapping.line
+        ));
+        let mut rows = Vec::new();
+        let mut add = |name: &str, value: String| rows.push(vec![format!("  {name}"), value]);
+        if let Some(columns) = &mapping.when_changed {
+            add("when changed", columns.join(", "));
+        }
+        if let Some(when) = &mapping.when {
+            add("when", format!("{} in {:?}, image {}", when.column, when.any_of, image(when.image)));
+        }
+        for rule in &mapping.keys {
+            add(op(rule), key(rule));
+        }
+        add("second removal", second_removal(mapping));
+        for note in mapping.keys.iter().filter_map(note) {
+            add("note", note);
+        }
+        text.push_str(&out::table(&rows));
+    }
+    text
+}
+
+fn to_json(file: &str, config: &Config) -> Value {
+    let source = &config.source;
+    let mappings: Vec<Value> = config.mappings.iter().map(|m| mapping_json(config, m)).collect();
+    let redis: Vec<Value> = config
+        .redis
+        .iter()
+        .map(|t| {
+            json!({
+                "name": t.name, "url": redis_url(t), "password": password(&t.password),
+                "tls": t.tls.as_ref().map(tls),
+            })
+        })
+        .collect();
+    json!({
+        "schema_version": 1,
+        "ok": true,
+        "file": file,
+        "source": {
+            "url": source_url(config), "password": password(&source.password), "tls": tls(&source.tls),
+            "start": start(&source.start), "server_id": source.server_id,
+            "replicas": source.replicas.iter().map(address).collect::<Vec<_>>(),
+            "heartbeat": source.heartbeat.as_ref().map(|(s, t)| format!("{s}.{t}")),
+        },
+        "redis": redis,
+        "retry": retry(&config.retry),
+        "checkpoint": config.checkpoint.path.display().to_string(),
+        "admin": config.admin.listen.to_string(),
+        "limits": { "memory_bytes": config.limits.memory },
+        "mappings": mappings,
+    })
+}
+
+fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
+    let keys: Vec<Value> = mapping
+        .keys
+        .iter()
+        .map(|rule| {
+            let field = match &rule.op {
+                KeyOp::Unlink => None,
+                KeyOp::Hdel { field } => Some(field.source()),
+            };
+            json!({
+                "line": rule.line, "op": op(rule), "key": rule.key.source(), "field": field,
+                "events": events(rule.events), "note": note(rule),
+            })
+        })
+        .collect();
+    let when = mapping.when.as_ref();
+    json!({
+        "line": mapping.line, "table": mapping.table, "to": target_name(config, mapping),
+        "when_changed": mapping.when_changed,
+        "when": when.map(|w| json!({ "column": w.column, "in": w.any_of, "image": image(w.image) })),
+        "keys": keys, "second_removal": second_removal(mapping),
+    })
+}
+
+fn target_name<'c>(config: &'c Config, mapping: &Mapping) -> &'c str {
+    config.redis.get(mapping.target).map_or("", |t| t.name.as_str())
+}
+
+fn source_url(config: &Config) -> String {
+    let source = &config.source;
+    format!("mysql://{}@{}", source.user, address(&(source.host.clone(), source.port)))
+}
+
+fn redis_url(target: &RedisTarget) -> String {
+    let scheme = if target.tls.is_some() { "rediss" } else { "redis" };
+    let user = target.username.as_ref().map_or(String::new(), |u| format!("{u}@"));
+    format!("{scheme}://{user}{}/{}", address(&(target.host.clone(), target.port)), target.db)
+}
+
+fn address((host, port): &(String, u16)) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn password(password: &Password) -> String {
+    match password {
+        Password::Empty => "none".into(),
+        Password::Value(_) => "given".into(),
+        Password::File(path) => format!("from {}", path.display()),
+    }
+}
+
+fn tls(tls: &Tls) -> String {
+    let mode = match tls.mode {
+        TlsMode::Disabled => "disabled",
+        TlsMode::Required => "required",
+        TlsMode::VerifyCa => "verify_ca",
+        TlsMode::VerifyIdentity => "verify_identity",
+    };
+    tls.ca_file.as_ref().map_or(mode.into(), |ca| format!("{mode} by {}", ca.display()))
+}
+
+fn start(start: &Start) -> String {
+    match start {
+        Start::Latest => "latest".into(),
+        Start::Earliest => "earliest".into(),
+        Start::Gtid(gtid) => format!("behind {gtid}"),
+        Start::Position { file, position } => format!("at {file}:{position}"),
+    }
+}
+
+fn retry(retry: &Retry) -> String {
+    let (place, policy) = match retry {
+        Retry::Disk { path, policy } => (format!("disk {}", path.display()), policy),
+        Retry::Kafka { brokers, prefix, policy, .. } => {
+            (format!("kafka {} topics {prefix}.*", brokers.join(",")), policy)
+        }
+    };
+    format!("{place}, {} attempts, {} apart", policy.attempts, show_duration(policy.delay))
+}
+
+fn op(rule: &KeyRule) -> &'static str {
+    match rule.op {
+        KeyOp::Unlink => "unlink",
+        KeyOp::Hdel { .. } => "hdel",
+    }
+}
+
+fn key(rule: &KeyRule) -> String {
+    let field = match &rule.op {
+        KeyOp::Unlink => String::new(),
+        KeyOp::Hdel { field } => format!(" {}", field.source()),
+    };
+    let on = if rule.events == Events::ALL {
+        String::new()
+    } else {
+        format!("  on {}", events(rule.events).join(", "))
+    };
+    format!("{}{field}{on}", rule.key.source())
+}
+
+/// What may surprise, but is right.
+fn note(rule: &KeyRule) -> Option<String> {
+    if let Some(pair) = rule.key.ambiguity() {
+        return Some(format!(
+            "{}: values of {} and {} can run into each other; too many keys are removed then, never too few",
+            rule.key.source(),
+            pair.first,
+            pair.second
+        ));
+    }
+    let constant = rule.key.is_constant()
+        && match &rule.op {
+            KeyOp::Unlink => true,
+            KeyOp::Hdel { field } => field.is_constant(),
+        };
+    constant.then(|| format!("{}: every row gives this one key", rule.key.source()))
+}
+
+fn events(events: Events) -> Vec<&'static str> {
+    let all = [(events.insert, "insert"), (events.update, "update"), (events.delete, "delete")];
+    all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
+}
+
+fn image(image: Image) -> &'static str {
+    match image {
+        Image::Before => "before",
+        Image::After => "after",
+        Image::Any => "any",
+    }
+}
+
+fn second_removal(mapping: &Mapping) -> String {
+    match mapping.second_removal {
+        SecondRemoval::WhenVisible => {
+            format!("when visible, plus {} fill grace", show_duration(mapping.fill_grace))
+        }
+        SecondRemoval::After(after) => format!("{} after the first", show_duration(after)),
+        SecondRemoval::Never => "never".into(),
+    }
+}

@@ -1,0 +1,53 @@
+//! `rowbust run`
+
+use std::time::Duration;
+
+use super::{Exit, Global, load, out};
+use crate::{
+    config::Config,
+    daemon::{self, End},
+    telemetry,
+};
+
+/// Arguments of `rowbust run`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:
+  rowbust run
+  rowbust -c /etc/rowbust/rowbust.yaml run
+
+SIGTERM and SIGINT drain: what was read is removed, the checkpoint saved, exit 0. A second signal exits at once with
+130; nothing is lost, the next run begins at the checkpoint.")]
+pub struct RunArgs {}
+
+pub(super) fn execute(global: &Global, _args: &RunArgs) -> Exit {
+    match load(global) {
+        Ok(config) => follow(config),
+        Err(exit) => exit,
+    }
+}
+
+/// Follows the binlog until a signal or a failure.
+fn follow(config: Config) -> Exit {
+    telemetry::install_log();
+    #[cfg(feature = "failpoints")]
+    let _armed = crate::failpoint::arm();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::complain(&format!("no runtime: {error}"));
+            return Exit::Failure;
+        }
+    };
+    let ended = runtime.block_on(daemon::run(config));
+    // A thread that hangs in a driver must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match ended {
+        Ok(End::Drained) => Exit::Ok,
+        Ok(End::Unfinished) => Exit::Failure,
+        Ok(End::Interrupted) => Exit::Interrupted,
+        Err(error) => {
+            out::complain(&error.to_string());
+            error.exit()
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `cargo xtask test`: what CI checks, step by step, the cheap ones first. Stops at the first failure and says how to
+//! run that step alone.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rowbust_servers::install::{apt_install, find_program};
+use rowbust_servers::{Need, cache, install};
+
+/// Built once and kept in the cache: its own tree of dependencies takes minutes.
+const CARGO_DENY: &str = "0.20.2";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only what needs no server: formatting, lints, documentation, dependencies.
+    #[arg(long)]
+    quick: bool,
+}
+
+type Action = Box<dyn Fn(&Path) -> Result<()>>;
+
+struct Step {
+    /// The command line that does the same alone.
+    alone: String,
+    action: Action,
+}
+
+impl Step {
+    fn new(alone: &str, action: impl Fn(&Path) -> Result<()> + 'static) -> Self {
+        Self { alone: alone.into(), action: Box::new(action) }
+    }
+
+    /// A cargo command with environment variables.
+    fn cargo(env: &'static [(&str, &str)], line: &'static str) -> Self {
+        let variables: String = env.iter().map(|(k, v)| format!("{k}='{v}' ")).collect();
+        Self::new(&format!("{variables}cargo {line}"), move |root| {
+            call(cargo(root).args(line.split_whitespace()).envs(env.iter().copied()))
+        })
+    }
+}
+
+fn steps(quick: bool) -> Vec<Step> {
+    let lint = "clippy --workspace --all-targets --all-features -- -D warnings";
+    let document = "doc --workspace --no-deps --all-features";
+    let mut steps = vec![
+        Step::new("cargo xtask servers install", move |_| prepare(quick)),
+        Step::cargo(&[], "fmt --all --check"),
+        Step::new("cargo deny check bans licenses sources", deny),
+        Step::cargo(&[], lint),
+        Step::cargo(&[("RUSTDOCFLAGS", "-D warnings")], document),
+    ];
+    if !quick {
+        let required = &[("ROWBUST_REQUIRE", "mariadb,mysql,redis,kafka")];
+        steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
+    }
+    steps
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let root = crate::workspace()?;
+    let start = Instant::now();
+    let mut times: Vec<(String, Duration)> = Vec::new();
+    for Step { alone, action } in steps(args.quick) {
+        eprintln!("\n== {alone}");
+        let begun = Instant::now();
+        let done = action(&root);
+        times.push((alone.clone(), begun.elapsed()));
+        if let Err(e) = done {
+            summarise(&times, start.elapsed());
+            return Err(e.context(format!("failed: {alone}\nrun it alone with the line above")));
+        }
+        eprintln!("== ok in {:.0} s", begun.elapsed().as_secs_f64());
+    }
+    summarise(&times, start.elapsed());
+    Ok(())
+}
+
+fn summarise(times: &[(String, Duration)], total: Duration) {
+    eprintln!();
+    for (step, time) in times {
+        eprintln!("{:>6.0} s  {step}", time.as_secs_f64());
+    }
+    eprintln!("{:>6.0} s  in all", total.as_secs_f64());
+}
+
+/// Servers, and what librdkafka's build needs.
+fn prepare(quick: bool) -> Result<()> {
+    if ["gcc", "g++", "make"].iter().any(|p| find_program(p).is_none()) {
+        apt_install(&["build-essential"])?;
+    }
+    if !quick {
+        install::ensure(&Need::SERVERS)?;
+    }
+    Ok(())
+}
+
+/// `cargo deny`, built first if this version of it is not in the cache. Advisories are for the workflow: they need
+/// the network, and can fail without a change of ours.
+fn deny(root: &Path) -> Result<()> {
+    let tools = cache::dir()?.join("tools");
+    let program = tools.join("bin/cargo-deny");
+    if !has_version(&program) {
+        eprintln!("building cargo-deny {CARGO_DENY} (some minutes, once)");
+        std::fs::create_dir_all(&tools).with_context(|| format!("cannot create {}", tools.display()))?;
+        call(
+            // Elsewhere, so that this workspace's toolchain file and lock file don't count.
+            cargo(&tools)
+                .args(["install", "--locked", "--quiet", "--version", CARGO_DENY, "--root"])
+                .arg(&tools)
+                .arg("cargo-deny"),
+        )?;
+    }
+    call(Command::new(program).args(["deny", "check", "bans", "licenses", "sources"]).current_dir(root))
+}
+
+fn has_version(program: &Path) -> bool {
+    let output = Command::new(program).arg("--version").output();
+    output.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).trim() == format!("cargo-deny {CARGO_DENY}"))
+}
+
+/// Cargo in this folder, without the variables that name the package of the cargo that runs us.
+fn cargo(dir: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(dir).env_remove("CARGO_MANIFEST_DIR");
+    command
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("{program}: {status}");
+    }
+    Ok(())
+}
