@@ -1,7 +1,7 @@
 //! `rowbust run`: wires the parts together, lets them live, and ends them in order.
 //!
 //! Guarantees: nothing is read before Redis, the queue and the checkpoint are there; at SIGTERM reading stops first, what was read is
-//! finished within [`DRAIN`], and the checkpoint is saved last. May depend on everything.
+//! finished within a deadline ([`DRAIN`]), and the checkpoint is saved last. May depend on everything.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use crate::{
     admin::{self, status::Status},
     checkpoint::{self, file::CheckpointFile},
     cli::Exit,
-    config::Config,
+    config::{Config, SecondRemoval},
     invalidate::{
         classify::Class,
         retrying::RetryRemover,
@@ -35,8 +35,9 @@ use crate::{
     watermark::Watermark,
 };
 
-/// How long a drain may take: the second removals that are owed wait for visibility and the fill grace.
-pub const DRAIN: Duration = Duration::from_secs(20);
+/// How long a drain may take beyond the longest fill grace or fixed delay of the config, which the second removals that are owed have to
+/// wait for.
+pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// Connections to each target: two keep Redis busy while one waits for an answer.
 const WORKERS: usize = 2;
@@ -193,16 +194,17 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
 
+    let deadline = drain_deadline(&config);
     let failure = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, deadline_s = DRAIN.as_secs(), "draining: reading stops, what was read is finished");
+            tracing::info!(signal, deadline_s = deadline.as_secs(), "draining: reading stops, what was read is finished");
             None
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
     };
     let drained = tokio::select! {
-        drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some()) => drained,
+        drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some(), deadline) => drained,
         signal = signals.next() => {
             tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
             return Ok(End::Interrupted);
@@ -216,6 +218,15 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         None if drained => Ok(End::Drained),
         None => Ok(End::Unfinished),
     }
+}
+
+fn drain_deadline(config: &Config) -> Duration {
+    let longest = config.mappings.iter().map(|mapping| match mapping.second_removal {
+        SecondRemoval::Never => Duration::ZERO,
+        SecondRemoval::After(delay) => delay,
+        SecondRemoval::WhenVisible => mapping.fill_grace,
+    });
+    DRAIN + longest.max().unwrap_or_default()
 }
 
 /// The first task that ends before it was asked to.
@@ -240,8 +251,9 @@ async fn drain(
     shutdown: &Shutdown,
     frontier: &Frontier<crate::pipeline::Done>,
     failed: bool,
+    deadline: Duration,
 ) -> bool {
-    let until = tokio::time::Instant::now() + DRAIN;
+    let until = tokio::time::Instant::now() + deadline;
     shutdown.reading.cancel();
     let settled = async {
         // A source that failed has read all that it will, too: what it read is finished in the same way.
