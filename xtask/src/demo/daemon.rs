@@ -18,8 +18,11 @@ use crate::demo::tail;
 
 /// From start to ready, and from SIGTERM to the end. Generous: a loaded machine.
 const WITHIN: Duration = Duration::from_secs(60);
-/// From the end of all writes until everything is done. Retries come 10 s after a failure.
-const QUIET_WITHIN: Duration = Duration::from_secs(60);
+/// From the end of all writes until everything is done. Retries come 10 s after a failure; and Kafka gives the
+/// partitions of a consumer that was killed to its successor when that one's session has timed out, after 45 s.
+const QUIET_WITHIN: Duration = Duration::from_secs(120);
+/// For one answer. Listing Kafka's topics takes some questions to the brokers.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Builds the daemon; the path of the program.
@@ -114,7 +117,7 @@ impl Daemon {
     /// settled, the retry queue is empty.
     pub(crate) async fn wait_until_quiet(&mut self, live: &mut Live) -> Result<()> {
         let start = Instant::now();
-        let mut last = String::from("no answer");
+        let mut last = String::from("no answer yet");
         loop {
             self.still_runs()?;
             if let Ok((200, body)) = self.get("/status").await {
@@ -123,14 +126,19 @@ impl Daemon {
                     status.pointer(path).cloned().with_context(|| format!("/status lacks {path}: {body}"))
                 };
                 let caught_up = field("/caught_up")?;
-                let (pending, dead) = (field("/queue/pending")?, field("/queue/dead")?);
+                let (mut pending, dead) = (field("/queue/pending")?, field("/queue/dead")?);
                 let open = field("/frontier/open_segments")?;
                 if caught_up == true && pending == 0 && open == 0 {
-                    if dead != 0 {
-                        bail!("rowbust has {dead} dead letters");
+                    if dead != 0 || !self.is_retry_list_empty(true).await? {
+                        bail!("rowbust has dead letters; {}", self.log());
                     }
-                    return Ok(());
+                    // Counted from the records: a consumer that has no partitions yet doesn't know what is pending.
+                    if self.is_retry_list_empty(false).await? {
+                        return Ok(());
+                    }
+                    pending = Value::Null;
                 }
+                let pending = if pending.is_null() { "not empty".into() } else { pending.to_string() };
                 last = format!("caught up: {caught_up}, open segments: {open}, retry queue: {pending}");
             }
             live.show(|| format!("waiting until rowbust has nothing left to do ({last})"));
@@ -143,6 +151,16 @@ impl Daemon {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    async fn is_retry_list_empty(&self, dead: bool) -> Result<bool> {
+        let (status, body) = self.get(&format!("/retry?dead={dead}&limit=1")).await?;
+        let list: Value =
+            serde_json::from_str(&body).with_context(|| format!("/retry says {status}: {body}"))?;
+        Ok(list["records"]
+            .as_array()
+            .with_context(|| format!("/retry lacks its records: {body}"))?
+            .is_empty())
     }
 
     /// SIGTERM: it must drain and exit with 0. Gives its peak memory in bytes.
@@ -172,7 +190,7 @@ impl Daemon {
     /// Status and body of a GET. HTTP/1.0, so that the answer ends with the connection.
     async fn get(&self, path: &str) -> Result<(u16, String)> {
         let mut text = String::new();
-        tokio::time::timeout(Duration::from_secs(5), async {
+        tokio::time::timeout(ANSWER_WITHIN, async {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
             stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
             stream.read_to_string(&mut text).await
