@@ -46,6 +46,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// When a record is due that asks for `not_before_ms`: a time that no correct clock can have meant is clamped to a full
 /// delay from now, so that it is neither early nor stuck.
+#[cfg(any(feature = "kafka", test))]
 pub(super) fn due_at(not_before_ms: u64, now_ms: u64, delay: Duration) -> u64 {
     let delay = millis(delay);
     if not_before_ms > now_ms.saturating_add(delay).saturating_add(millis(MARGIN)) {

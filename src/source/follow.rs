@@ -351,7 +351,11 @@ impl Follower {
         }
         self.open = Some(Open { gtid, block, rows: false });
         if self.skip.is_none() {
-            sink.begin(Transaction { gtid, at: &self.here, commit_micros: u64::from(header.timestamp) * 1_000_000 });
+            sink.begin(Transaction {
+                gtid,
+                at: &self.here,
+                commit_micros: u64::from(header.timestamp) * 1_000_000,
+            });
         }
         Ok(())
     }

@@ -4,7 +4,13 @@
 //! partitions that are owned. The client is polled at all times, also while it waits for due times or for a target.
 //! May depend on its siblings and `policy`.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::OptionFuture;
 use rdkafka::{
@@ -33,6 +39,8 @@ const RESUME_MS: u64 = 1000;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long a running batch may go on after the shutdown began.
 const LAST_BATCH: Duration = Duration::from_secs(5);
+/// Trouble that heals by itself is logged this often.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What became of a batch, or of the wait for the targets.
 struct Report {
@@ -115,6 +123,8 @@ struct Loop<'a> {
     generation: u64,
     /// A target takes no removals: nothing is started.
     blocked: bool,
+    /// When trouble was logged last: librdkafka reports each attempt to connect.
+    troubled: Option<Instant>,
 }
 
 impl<'a> Loop<'a> {
@@ -123,7 +133,15 @@ impl<'a> Loop<'a> {
         handler: &'a Arc<dyn Handler>,
         consumer: &'a StreamConsumer<Context>,
     ) -> Self {
-        Self { inner, handler, consumer, partitions: BTreeMap::new(), generation: 0, blocked: false }
+        Self {
+            inner,
+            handler,
+            consumer,
+            partitions: BTreeMap::new(),
+            generation: 0,
+            blocked: false,
+            troubled: None,
+        }
     }
 
     async fn run(&mut self, shutdown: &CancellationToken, pause: &mut Pause) -> End {
@@ -172,7 +190,7 @@ impl<'a> Loop<'a> {
         End::Shutdown
     }
 
-    fn trouble(&self, error: &KafkaError) -> Option<End> {
+    fn trouble(&mut self, error: &KafkaError) -> Option<End> {
         match error {
             KafkaError::MessageConsumptionFatal(code) => {
                 tracing::warn!(%code, "kafka consumer is dead, making a new one");
@@ -184,7 +202,10 @@ impl<'a> Loop<'a> {
             }
             // Brokers down, rebalances, timeouts: librdkafka goes on by itself.
             _ => {
-                tracing::info!(%error, "kafka consumer has trouble");
+                if self.troubled.is_none_or(|at| at.elapsed() > TROUBLE_PAUSE) {
+                    self.troubled = Some(Instant::now());
+                    tracing::info!(%error, "kafka consumer has trouble");
+                }
                 None
             }
         }

@@ -67,6 +67,7 @@ pub(super) struct Job {
 pub(super) struct Partition {
     pub(super) id: i32,
     pub(super) generation: u64,
+    /// What librdkafka was told last.
     pub(super) paused: bool,
     slots: VecDeque<Slot>,
     bytes: usize,
@@ -76,7 +77,8 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(id: i32, generation: u64) -> Self {
-        Self { id, generation, paused: false, slots: VecDeque::new(), bytes: 0, next_due_ms: u64::MAX }
+        // librdkafka keeps the pause of an earlier assignment, so it is lifted explicitly.
+        Self { id, generation, paused: true, slots: VecDeque::new(), bytes: 0, next_due_ms: u64::MAX }
     }
 
     pub(super) fn push(&mut self, offset: i64, time_ms: i64, item: Item, due_ms: u64) {
@@ -225,6 +227,7 @@ mod tests {
     #[test]
     fn bounds_lie_apart() {
         let mut partition = partition(&[1; MOST_RECORDS]);
+        partition.paused = false;
         assert!(partition.is_full());
         partition.paused = true;
         take(&mut partition, 1, 600);
