@@ -93,7 +93,7 @@ impl Db {
         let dir = tempfile::Builder::new().prefix("rowbust-db-").tempdir()?;
         let mut options = StartOptions::new(dir.path());
         // A test's server needs no durability against loss of power: kill -9 loses nothing of what was written.
-        options.args = ["--innodb-flush-log-at-trx-commit=2", "--sync-binlog=0", "--skip-name-resolve"]
+        options.args = ["--innodb-flush-log-at-trx-commit=2", "--sync-binlog=0"]
             .iter()
             .chain(args)
             .map(|s| (*s).to_owned())

@@ -50,7 +50,7 @@ async fn sigterm_drains(flavor: Flavor) -> Result<()> {
     let at = (snapshot.checkpoint.file.clone(), snapshot.checkpoint.position);
     let binlog = oracle::read(&stage.db, &stage.schema)?;
     let versions = |done: bool| {
-        let rows = binlog.iter().filter(move |t| (t.end <= at) == done).flat_map(|t| &t.rows);
+        let rows = binlog.iter().filter(|t| (t.end <= at) == done).flat_map(|t| &t.rows);
         rows.flat_map(|r| shop::keys(r, "")).filter(|k| k.starts_with("ver:")).collect::<Vec<_>>()
     };
     let (before, after) = (versions(true), versions(false));
