@@ -15,11 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
 
-use super::{
-    classify::Failure,
-    second::SecondQueue,
-    target::Target,
-};
+use super::{classify::Failure, second::SecondQueue, target::Target};
 use crate::{
     config::SecondRemoval,
     kill_point,
