@@ -54,6 +54,7 @@ fn steps(quick: bool) -> Vec<Step> {
     if !quick {
         let required = &[("ROWBUST_REQUIRE", "mariadb,mysql,redis,kafka")];
         steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
+        steps.push(Step::cargo(&[], "xtask demo --small"));
     }
     steps
 }
