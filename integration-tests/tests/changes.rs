@@ -307,7 +307,7 @@ async fn start_modes(flavor: Flavor) -> Result<()> {
         for suffix in ["", ".prev"] {
             _ = std::fs::remove_file(format!("{}{suffix}", stage.checkpoint_path().display()));
         }
-        let mut daemon = stage.start().await?;
+        let mut daemon = stage.start().await.with_context(|| format!("start: {start}"))?;
         stage.quiet(&daemon).await?;
         let removed: BTreeSet<String> = stage.removals.since(from).into_keys().collect();
         ensure!(removed == named(&expected), "start: {start}: {removed:?}, not {expected:?}");
