@@ -98,10 +98,11 @@ async fn transactions(db: Db) {
         seen.remove(5);
     }
     assert_eq!(seen, rows(&expected));
-    let log = follow.log.lock().unwrap();
-    assert_eq!(log.columns["products"], ["id", "name", "price"]);
-    assert_eq!(log.abandoned, 0);
-    drop(log);
+    {
+        let log = follow.log.lock().unwrap();
+        assert_eq!(log.columns["products"], ["id", "name", "price"]);
+        assert_eq!(log.abandoned, 0);
+    }
     let (file, position) = db.newest().await;
     assert_eq!(
         follow.last_end(),

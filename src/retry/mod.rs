@@ -138,8 +138,9 @@ pub enum EnqueueError {
 /// A cheap snapshot for metrics. The counts are since the start of this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Records that wait for a removal. Kafka: the lag of the partitions that this process reads, renewed each second.
-    pub pending: u64,
+    /// Records that wait for a removal. Kafka: what the consumer group has not passed yet, counted each second;
+    /// `None` before the first count.
+    pub pending: Option<u64>,
     /// Age of the oldest first failure among the pending ones. Kafka: among the heads of the partitions.
     pub oldest_age: Option<Duration>,
     /// Dead letters written.
@@ -309,9 +310,13 @@ impl Queue {
     }
 }
 
+/// [`Counters::pending`] that nobody has counted yet.
+const UNKNOWN: u64 = u64::MAX;
+
 /// What [`Stats`] is read from.
 #[derive(Debug, Default)]
 struct Counters {
+    /// [`UNKNOWN`] before the first count.
     pending: AtomicU64,
     /// 0: nothing pending.
     oldest_ms: AtomicU64,
@@ -335,7 +340,7 @@ impl Counters {
             at => Some(Duration::from_millis(now_ms.saturating_sub(at))),
         };
         Stats {
-            pending: get(&self.pending),
+            pending: Some(get(&self.pending)).filter(|pending| *pending != UNKNOWN),
             oldest_age,
             dead: get(&self.dead),
             produced: get(&self.produced),

@@ -204,8 +204,8 @@ impl Watermark {
     }
 
     /// Since when the commits are known to be visible at every server; `None`: not known yet. By the monotonic clock, and
-    /// never earlier than the truth. Asked again later the answer may be later, because old samples are forgotten (after
-    /// about 16 s): keep the first one.
+    /// never earlier than the truth. Asked again later the answer may be later, because samples are thinned out as they
+    /// age: keep the first one where that matters.
     pub fn visible_since(&self, span: &CommitSpan) -> Option<Instant> {
         let mut latest = None;
         for server in &self.inner.servers {

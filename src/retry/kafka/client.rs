@@ -3,15 +3,12 @@
 //! May depend on nothing of ours but the parent module's error types.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext, Statistics,
+    ClientConfig, ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     config::RDKafkaLogLevel,
@@ -93,7 +90,9 @@ impl Settings {
             .set("queued.min.messages", "1000")
             .set("queued.max.messages.kbytes", "8192")
             .set("check.crcs", "true")
-            .set("statistics.interval.ms", "1000");
+            // A killed daemon's partitions come back to it when its old membership has run out: the broker's least.
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "1500");
         self.with_properties(
             config,
             &[
@@ -128,7 +127,6 @@ pub(super) struct Context(Arc<Told>);
 #[derive(Debug, Default)]
 struct Told {
     last_error: Mutex<String>,
-    lag: AtomicU64,
     rebalances: Mutex<Vec<Moved>>,
 }
 
@@ -142,11 +140,6 @@ pub(super) enum Moved {
 impl Context {
     pub(super) fn last_error(&self) -> String {
         self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Records that the partitions of this consumer still owe.
-    pub(super) fn lag(&self) -> u64 {
-        self.0.lag.load(Ordering::Relaxed)
     }
 
     pub(super) fn moved(&self) -> Vec<Moved> {
@@ -164,21 +157,6 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Warning => tracing::debug!(fac, message, "librdkafka"),
             _ => tracing::trace!(fac, message, "librdkafka"),
         }
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let mut lag = 0;
-        for partition in statistics.topics.values().flat_map(|topic| topic.partitions.values()) {
-            // With nothing stored or committed yet, everything is owed.
-            let owed = [
-                partition.consumer_lag_stored,
-                partition.consumer_lag,
-                partition.hi_offset - partition.lo_offset,
-            ];
-            let known = partition.hi_offset >= 0 && partition.lo_offset >= 0;
-            lag += owed.into_iter().find(|lag| *lag >= 0).filter(|_| known).unwrap_or(0);
-        }
-        self.0.lag.store(u64::try_from(lag).unwrap_or(0), Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

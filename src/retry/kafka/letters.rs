@@ -69,6 +69,12 @@ fn listed(topic: &str, message: &BorrowedMessage<'_>) -> Listed {
     }
 }
 
+/// How many records the reader's group has not passed yet.
+pub(super) fn owed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<u64> {
+    let owed: i64 = ranges(consumer, topic)?.values().map(|(from, end)| end - from).sum();
+    Ok(u64::try_from(owed).unwrap_or(0))
+}
+
 /// By partition: first offset that isn't passed yet, and end.
 type Ranges = BTreeMap<i32, (i64, i64)>;
 

@@ -13,6 +13,7 @@ mod message;
 mod partition;
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +23,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rdkafka::{
+    consumer::BaseConsumer,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer},
 };
@@ -33,7 +35,8 @@ use self::{
     message::Outgoing,
 };
 use super::{
-    Clock, Counters, EnqueueError, Filter, Handler, Listed, Record, RetryError, Stats, Which, policy::millis,
+    Clock, Counters, EnqueueError, Filter, Handler, Listed, Record, RetryError, Stats, UNKNOWN, Which,
+    policy::millis,
 };
 use crate::config::RetryPolicy;
 
@@ -42,6 +45,8 @@ use crate::config::RetryPolicy;
 const ACK_WAIT: Duration = Duration::from_secs(10);
 /// Pause before a full producer queue is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two counts of what is owed.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client may take to end.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
@@ -89,7 +94,7 @@ impl KafkaQueue {
             settings,
             policy,
             clock,
-            counters: Counters::default(),
+            counters: Counters { pending: UNKNOWN.into(), ..Counters::default() },
             producer: Mutex::new(producer),
             context,
             ack_wait: ACK_WAIT,
@@ -115,6 +120,9 @@ impl KafkaQueue {
         sent.await?;
         crate::kill_point!("after_queue_ack");
         Counters::add(&self.inner.counters.produced, count);
+        if self.inner.counters.pending.load(Ordering::Relaxed) != UNKNOWN {
+            Counters::add(&self.inner.counters.pending, count);
+        }
         Ok(())
     }
 
@@ -130,16 +138,17 @@ impl KafkaQueue {
         if self.running.swap(true, Ordering::AcqRel) {
             return Err(RetryError::AlreadyRunning);
         }
-        let outcome = consumer::run(&self.inner, handler, &shutdown).await;
+        let outcome = tokio::select! {
+            outcome = consumer::run(&self.inner, handler, &shutdown) => outcome,
+            never = self.inner.count_owed() => match never {},
+        };
         self.running.store(false, Ordering::Release);
         outcome
     }
 
     /// See [`super::Queue::stats`].
     pub fn stats(&self) -> Stats {
-        let inner = &self.inner;
-        inner.counters.pending.store(inner.context.lag(), Ordering::Relaxed);
-        inner.counters.snapshot(inner.clock.now_ms())
+        self.inner.counters.snapshot(self.inner.clock.now_ms())
     }
 
     /// See [`super::Queue::list`].
@@ -175,6 +184,35 @@ impl KafkaQueue {
 }
 
 impl Inner {
+    /// Counts what the topic still owes, again and again: by the group's committed offsets, so that it is right before this process owns
+    /// a partition, and whoever owns the others. In between, what is produced is added.
+    async fn count_owed(&self) -> Infallible {
+        let mut reader = None;
+        loop {
+            let produced = self.counters.produced.load(Ordering::Relaxed);
+            let settings = self.settings.clone();
+            let kept: Option<BaseConsumer> = reader.take();
+            let counted = off_runtime(move || {
+                let consumer = match kept {
+                    Some(consumer) => consumer,
+                    None => settings.reader(&settings.group).create()?,
+                };
+                let owed = letters::owed(&consumer, &settings.retry)?;
+                Ok((consumer, owed))
+            });
+            match counted.await {
+                Ok((consumer, owed)) => {
+                    reader = Some(consumer);
+                    // What was produced while it was counted may be counted twice, until the next time.
+                    let since = self.counters.produced.load(Ordering::Relaxed).saturating_sub(produced);
+                    self.counters.pending.store(owed.saturating_add(since), Ordering::Relaxed);
+                }
+                Err(error) => tracing::debug!(%error, "the retry topic can't be counted"),
+            }
+            tokio::time::sleep(COUNT_INTERVAL).await;
+        }
+    }
+
     /// Produces all and waits for every acknowledgement. Messages are handed to librdkafka before the future is first polled
     /// where its queue has room.
     fn send<'a>(
