@@ -291,6 +291,16 @@ impl Stage {
         Load::start(&self.db, &self.schema, self.redis.port(), plan)
     }
 
+    /// The cached values that aren't what the database says.
+    ///
+    /// # Errors
+    /// When a server doesn't answer.
+    pub async fn stale(&self) -> Result<Vec<String>> {
+        let mut conn = self.db.connect().await?;
+        let mut cache = shop::redis(self.redis.port()).await?;
+        Ok(shop::compare(&mut conn, &mut cache, &self.schema).await?.stale)
+    }
+
     /// The end of a run with faults: every invariant. `products` as given to [`Stage::open_shop`], `hot` as in the [`Plan`].
     ///
     /// # Errors
