@@ -68,7 +68,11 @@ async fn redis_stopped(flavor: Flavor) -> Result<()> {
     // The outage outlasts the first tier several times: no attempt may be used up by it.
     tokio::time::sleep(FIRST_TIER * 6).await;
     load_goes_on(&load, 50).await?;
-    ensure!(daemon.metric(telemetry::BREAKER_OPEN).await? > 0.0, "the breaker is open\n{}", daemon.log_tail());
+    ensure!(
+        daemon.metric(telemetry::BREAKER_OPEN).await? > 0.0,
+        "the breaker is open\n{}",
+        daemon.log_tail()
+    );
     let status = daemon.status().await?;
     ensure!(status["queue"]["pending"].as_u64() > Some(0), "{status}");
     // Killed while everything is owed: the queue is as durable as the checkpoint says.
@@ -110,7 +114,8 @@ async fn redis_and_kafka_stopped(flavor: Flavor) -> Result<()> {
     // Held: what was read is open, and the checkpoint stands still while commits go on.
     until("removals are held", WITHIN, async || {
         let status = daemon.status().await?;
-        let held = status["frontier"]["open_segments"].as_u64() > Some(0) && status["checkpoint"]["behind"] == false;
+        let held =
+            status["frontier"]["open_segments"].as_u64() > Some(0) && status["checkpoint"]["behind"] == false;
         Ok(Seen::check(held, || status.to_string()))
     })
     .await?;
@@ -119,7 +124,10 @@ async fn redis_and_kafka_stopped(flavor: Flavor) -> Result<()> {
     let after = stage.checkpoint()?;
     let queued = daemon.metric(telemetry::KEYS_QUEUED).await?;
     ensure!(queued <= held, "void: the queue still takes removals: {held}, then {queued}");
-    ensure!((&before.file, before.position) == (&after.file, after.position), "the checkpoint passed what is owed");
+    ensure!(
+        (&before.file, before.position) == (&after.file, after.position),
+        "the checkpoint passed what is owed"
+    );
 
     tokio::task::block_in_place(|| kafka.start_again())?;
     let queued = daemon.metric(telemetry::KEYS_QUEUED).await?;
