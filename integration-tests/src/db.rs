@@ -178,7 +178,8 @@ impl Db {
     /// When the data folder can't be read.
     pub fn binlogs(&self) -> Result<Vec<PathBuf>> {
         let dir = either!(self, s => s.data_dir());
-        let number = |p: &Path| p.extension().is_some_and(|e| e.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+        let number =
+            |p: &Path| p.extension().is_some_and(|e| e.as_encoded_bytes().iter().all(u8::is_ascii_digit));
         let mut files: Vec<PathBuf> =
             std::fs::read_dir(dir)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| number(p)).collect();
         files.retain(|p| p.file_stem().is_some_and(|s| s == "binlog"));

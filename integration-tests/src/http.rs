@@ -24,7 +24,8 @@ pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     };
-    let answer = timeout(ANSWER_WITHIN, exchange).await.with_context(|| format!("GET {path}: no answer"))??;
+    let answer =
+        timeout(ANSWER_WITHIN, exchange).await.with_context(|| format!("GET {path}: no answer"))??;
     let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP: {answer:?}"))?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
     Ok((status.with_context(|| format!("no status: {head:?}"))?, body.to_owned()))

@@ -83,10 +83,14 @@ impl Evidence<'_> {
         let mut found = HashSet::new();
         for transaction in self.binlog {
             let Some(log) = transaction.rows.iter().find(|r| r.table == "txlog") else { continue };
-            let number = log.after.as_ref().and_then(|a| a.first()).context("a txlog row without a number")?;
+            let number =
+                log.after.as_ref().and_then(|a| a.first()).context("a txlog row without a number")?;
             let number: u64 = number.parse()?;
             let entry = self.history.transactions.get(&number).context("a transaction that nobody wrote")?;
-            ensure!(entry.outcome != Outcome::RolledBack, "transaction {number} was rolled back and is in the binlog");
+            ensure!(
+                entry.outcome != Outcome::RolledBack,
+                "transaction {number} was rolled back and is in the binlog"
+            );
             found.insert(number);
             let keys = transaction.rows.iter().flat_map(|row| shop::keys(row, "")).collect();
             owed.push(Owed { transaction, number, sent: entry.sent, keys });
@@ -128,7 +132,9 @@ impl Evidence<'_> {
             let [before, after] = pair else { continue };
             let (a, b) = (&before.checkpoint, &after.checkpoint);
             ensure!(
-                a.epoch == b.epoch && a.generation <= b.generation && (&a.file, a.position) <= (&b.file, b.position),
+                a.epoch == b.epoch
+                    && a.generation <= b.generation
+                    && (&a.file, a.position) <= (&b.file, b.position),
                 "I4: the checkpoint went back from {a:?} ({}) to {b:?} ({})",
                 before.name,
                 after.name
@@ -198,4 +204,85 @@ fn last_number(gtids: &str) -> Result<u64> {
 
 fn head(all: &[String]) -> &[String] {
     &all[..all.len().min(10)]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::load::Entry;
+    use crate::oracle::Row;
+
+    fn text(values: &[&str]) -> Option<Vec<String>> {
+        Some(values.iter().map(|v| (*v).to_owned()).collect())
+    }
+
+    fn checkpoint(position: u64, gtid: u64) -> Snapshot {
+        let checkpoint = Saved {
+            generation: gtid,
+            epoch: 1,
+            flavor: "mariadb".into(),
+            source: "1".into(),
+            gtids: format!("0-1-{gtid}"),
+            file: "f".into(),
+            position,
+            commit_time: 0,
+            saved_at: 0,
+        };
+        Snapshot { name: "here".into(), checkpoint, removals: 1, queued: HashSet::new() }
+    }
+
+    /// A run of two transactions on one order each, the first removed before the death and the second after it; with one thing wrong.
+    fn judged(wrong: impl FnOnce(&mut Vec<&str>, &mut Vec<Snapshot>, &mut History)) -> String {
+        let transaction = |n: u64| Transaction {
+            end: ("f".into(), n * 100),
+            gtid: n,
+            rows: vec![
+                Row { table: "txlog".into(), before: None, after: text(&[&n.to_string()]) },
+                Row { table: "orders".into(), before: None, after: text(&[&n.to_string(), "1", "1"]) },
+            ],
+        };
+        let mut lines = vec![
+            "+1.000100 [0 127.0.0.1:5] \"UNLINK\" \"order:1\"",
+            "+1.000200 [0 127.0.0.1:5] \"UNLINK\" \"order:2\"",
+        ];
+        let mut history = History::default();
+        for n in [1, 2] {
+            let entry = Entry { sent: 1_000_000 + n * 90, outcome: Outcome::Committed };
+            history.transactions.insert(n, entry);
+        }
+        let mut snapshots = vec![checkpoint(100, 1)];
+        wrong(&mut lines, &mut snapshots, &mut history);
+        let removals = Removals::default();
+        lines.iter().for_each(|line| removals.note(line));
+        let binlog = [transaction(1), transaction(2)];
+        let evidence =
+            Evidence { binlog: &binlog, history: &history, removals: &removals, snapshots: &snapshots };
+        evidence.check().map_or_else(|e| e.to_string(), |checked| format!("{} pairs", checked.pairs))
+    }
+
+    #[test]
+    fn each_violation_is_found() {
+        assert_eq!(judged(|_, _, _| {}), "2 pairs");
+        let never = judged(|lines, _, _| _ = lines.pop());
+        assert!(never.starts_with("I3") && never.contains("order:2"), "{never}");
+        let early = judged(|_, _, history| history.transactions.get_mut(&2).unwrap().sent = 1_000_201);
+        assert!(early.starts_with("I3") && early.contains("order:2"), "{early}");
+        let passed = judged(|_, snapshots, _| snapshots[0] = checkpoint(200, 2));
+        assert!(passed.starts_with("I2") && passed.contains("order:2"), "{passed}");
+        let differ = judged(|_, snapshots, _| snapshots[0] = checkpoint(100, 2));
+        assert!(differ.contains("differ"), "{differ}");
+        let back = judged(|_, snapshots, _| snapshots.push(checkpoint(99, 1)));
+        assert!(back.starts_with("I4"), "{back}");
+        let extra = judged(|lines, _, _| lines.push("+1.000300 [0 127.0.0.1:5] \"UNLINK\" \"control:1\""));
+        assert!(extra.starts_with("I7") && extra.contains("control:1"), "{extra}");
+        let ghost =
+            judged(|_, _, history| history.transactions.get_mut(&1).unwrap().outcome = Outcome::RolledBack);
+        assert!(ghost.contains("rolled back"), "{ghost}");
+        let vouched = judged(|_, snapshots, _| {
+            snapshots[0] = checkpoint(200, 2);
+            snapshots[0].queued.insert("order:2".into());
+        });
+        assert_eq!(vouched, "2 pairs");
+    }
 }

@@ -201,7 +201,9 @@ async fn transaction(
         let statement = match rng.below(10) {
             0..=4 => format!("UPDATE {schema}.products SET ver={ver} WHERE id={id}"),
             5 => format!("UPDATE {schema}.products SET ver={ver}, sku='s{id}-{ver}' WHERE id={id}"),
-            6 => format!("UPDATE {schema}.products SET ver={ver}, category_id={} WHERE id={id}", rng.below(8)),
+            6 => {
+                format!("UPDATE {schema}.products SET ver={ver}, category_id={} WHERE id={id}", rng.below(8))
+            }
             7 => format!("DELETE FROM {schema}.products WHERE id={id}"),
             8 => format!(
                 "INSERT INTO {schema}.orders VALUES ({ver},{id},{ver}) ON DUPLICATE KEY UPDATE ver={ver}"

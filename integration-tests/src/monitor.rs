@@ -62,7 +62,7 @@ impl Removals {
         seen.by_key.iter().map(|(k, r)| (k.clone(), count(r))).filter(|(_, n)| *n > 0).collect()
     }
 
-    fn note(&self, line: &str) {
+    pub(crate) fn note(&self, line: &str) {
         let Some((micros, words)) = parse(line) else { return };
         let Some((command, arguments)) = words.split_first() else { return };
         let mut seen = self.lock();

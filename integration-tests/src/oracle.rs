@@ -130,7 +130,9 @@ impl Parser {
     }
 
     fn row_line(&mut self, text: &str) -> Result<()> {
-        for (verb, before, after) in [("INSERT INTO", false, true), ("UPDATE", true, true), ("DELETE FROM", true, false)] {
+        for (verb, before, after) in
+            [("INSERT INTO", false, true), ("UPDATE", true, true), ("DELETE FROM", true, false)]
+        {
             if let Some(name) = text.strip_prefix(verb) {
                 self.end_row();
                 let (schema, table) = name.trim().split_once('.').context("no table")?;

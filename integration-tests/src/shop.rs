@@ -185,7 +185,8 @@ pub async fn compare(conn: &mut Conn, cache: &mut MultiplexedConnection, schema:
             cached.insert(key, value);
         }
     }
-    let absent = rows.iter().map(|r| r.0).filter(|id| !cached.contains_key(&format!("product:{id}"))).collect();
+    let absent =
+        rows.iter().map(|r| r.0).filter(|id| !cached.contains_key(&format!("product:{id}"))).collect();
     let mut result = Comparison { absent, ..Comparison::default() };
     for (key, value) in cached {
         match truth.get(&key) {

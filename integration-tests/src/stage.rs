@@ -127,7 +127,8 @@ impl Stage {
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
         let Settings { start, redis, retry, mappings } = &self.settings;
-        let redis = redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
+        let redis =
+            redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =
             retry.clone().unwrap_or(format!("{{ disk: {{ path: {dir}/retry }}, delay: 1s, attempts: 5 }}"));
         let mappings = mappings.clone().unwrap_or_else(|| shop::mappings(&self.schema, ""));
@@ -150,7 +151,12 @@ impl Stage {
     /// When it can't be started.
     pub fn launch(&self, failpoints: &str) -> Result<Daemon> {
         let number = self.starts.fetch_add(1, Ordering::Relaxed);
-        Daemon::start(&self.config()?, self.admin, self.dir().join(format!("daemon-{number}.log")), failpoints)
+        Daemon::start(
+            &self.config()?,
+            self.admin,
+            self.dir().join(format!("daemon-{number}.log")),
+            failpoints,
+        )
     }
 
     /// Starts the daemon and returns when it follows the binlog.
@@ -180,7 +186,9 @@ impl Stage {
             let file = at["file"].as_str().unwrap_or_default().to_owned();
             let reached = (file, at["position"].as_u64().unwrap_or(0)) >= goal;
             let empty = status["queue"]["pending"].as_u64() == Some(0);
-            Ok(Seen::check(reached && empty && status["caught_up"] == true, || format!("{status}, goal {goal:?}")))
+            Ok(Seen::check(reached && empty && status["caught_up"] == true, || {
+                format!("{status}, goal {goal:?}")
+            }))
         });
         waited.await.map_err(|e| daemon.explain(&e))?;
         self.fence()
@@ -291,6 +299,16 @@ impl Stage {
         Load::start(&self.db, &self.schema, self.redis.port(), plan)
     }
 
+    /// The cached values that aren't what the database says.
+    ///
+    /// # Errors
+    /// When a server doesn't answer.
+    pub async fn stale(&self) -> Result<Vec<String>> {
+        let mut conn = self.db.connect().await?;
+        let mut cache = shop::redis(self.redis.port()).await?;
+        Ok(shop::compare(&mut conn, &mut cache, &self.schema).await?.stale)
+    }
+
     /// The end of a run with faults: every invariant. `products` as given to [`Stage::open_shop`], `hot` as in the [`Plan`].
     ///
     /// # Errors
@@ -323,10 +341,17 @@ impl Stage {
                 redis::cmd("GET").arg(format!("control:{id}")).query_async(&mut cache).await?;
             ensure!(control == Some(id), "I7: control:{id} is {control:?}");
         }
-        ensure!(checked.transactions > 0 && checked.pairs > 0, "void: no transaction of the load in the binlog");
+        ensure!(
+            checked.transactions > 0 && checked.pairs > 0,
+            "void: no transaction of the load in the binlog"
+        );
         eprintln!(
             "{}: {checked:?}; {} equal, {} absent; {} fills, {} late",
-            self.schema, compared.equal, compared.absent.len(), history.fills, history.late_fills
+            self.schema,
+            compared.equal,
+            compared.absent.len(),
+            history.fills,
+            history.late_fills
         );
         Ok(checked)
     }

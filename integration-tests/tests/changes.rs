@@ -27,11 +27,19 @@ const REMOVED_WITHIN: Duration = Duration::from_secs(20);
 
 /// `category:1:products/5` is field 5 of the hash.
 fn named(keys: &[&str]) -> BTreeSet<String> {
-    keys.iter().map(|key| key.split_once('/').map_or_else(|| (*key).to_owned(), |(k, f)| field(k, f))).collect()
+    keys.iter()
+        .map(|key| key.split_once('/').map_or_else(|| (*key).to_owned(), |(k, f)| field(k, f)))
+        .collect()
 }
 
 /// Runs the statements, waits for both removals of each expected key, and compares what was removed.
-async fn removes(stage: &Stage, daemon: &Daemon, conn: &mut Conn, statements: &[&str], keys: &[&str]) -> Result<()> {
+async fn removes(
+    stage: &Stage,
+    daemon: &Daemon,
+    conn: &mut Conn,
+    statements: &[&str],
+    keys: &[&str],
+) -> Result<()> {
     let expected = named(keys);
     stage.fence()?;
     let from = stage.removals.total();
@@ -39,7 +47,8 @@ async fn removes(stage: &Stage, daemon: &Daemon, conn: &mut Conn, statements: &[
     let what = format!("both removals after {statements:?}");
     let waited = until(&what, REMOVED_WITHIN, async || {
         let now = stage.removals.since(from);
-        let missing: Vec<&String> = expected.iter().filter(|k| now.get(*k).copied().unwrap_or(0) < 2).collect();
+        let missing: Vec<&String> =
+            expected.iter().filter(|k| now.get(*k).copied().unwrap_or(0) < 2).collect();
         Ok(Seen::check(missing.is_empty(), || format!("missing {missing:?} in {now:?}")))
     });
     waited.await.map_err(|e| daemon.explain(&e))?;
@@ -100,9 +109,18 @@ async fn kinds_of_changes(flavor: Flavor) -> Result<()> {
             "many rows",
             &["UPDATE products SET ver=ver+2000 WHERE id IN (5,6,7)"],
             &[
-                "product:5", "product:sku:s5", "ver:2005", "category:5:products/5",
-                "product:6", "product:sku:s6", "ver:2006", "category:6:products/6",
-                "product:7", "product:sku:s7", "ver:2007", "category:7:products/7",
+                "product:5",
+                "product:sku:s5",
+                "ver:2005",
+                "category:5:products/5",
+                "product:6",
+                "product:sku:s6",
+                "ver:2006",
+                "category:6:products/6",
+                "product:7",
+                "product:sku:s7",
+                "ver:2007",
+                "category:7:products/7",
             ],
         ),
         (
@@ -117,8 +135,14 @@ async fn kinds_of_changes(flavor: Flavor) -> Result<()> {
                 "COMMIT",
             ],
             &[
-                "order:1", "product:8", "product:sku:s8", "ver:1004", "category:0:products/8",
-                "product:9", "product:sku:s9", "category:1:products/9",
+                "order:1",
+                "product:8",
+                "product:sku:s8",
+                "ver:1004",
+                "category:0:products/8",
+                "product:9",
+                "product:sku:s9",
+                "category:1:products/9",
             ],
         ),
         (
@@ -126,11 +150,7 @@ async fn kinds_of_changes(flavor: Flavor) -> Result<()> {
             &["UPDATE products p JOIN orders o ON o.product_id=p.id SET p.ver=1005, o.ver=3 WHERE o.id=1"],
             &["order:1", "product:8", "product:sku:s8", "ver:1005", "category:0:products/8"],
         ),
-        (
-            "rollback",
-            &["BEGIN", "UPDATE products SET ver=1", "DELETE FROM orders", "ROLLBACK"],
-            &[],
-        ),
+        ("rollback", &["BEGIN", "UPDATE products SET ver=1", "DELETE FROM orders", "ROLLBACK"], &[]),
         (
             "savepoint",
             &[
@@ -144,8 +164,14 @@ async fn kinds_of_changes(flavor: Flavor) -> Result<()> {
                 "COMMIT",
             ],
             &[
-                "product:10", "product:sku:s10", "ver:1006", "category:2:products/10",
-                "product:12", "product:sku:s12", "ver:1008", "category:4:products/12",
+                "product:10",
+                "product:sku:s10",
+                "ver:1006",
+                "category:2:products/10",
+                "product:12",
+                "product:sku:s12",
+                "ver:1008",
+                "category:4:products/12",
             ],
         ),
         ("nothing changed", &["UPDATE products SET ver=ver WHERE id=13"], &[]),
@@ -153,8 +179,12 @@ async fn kinds_of_changes(flavor: Flavor) -> Result<()> {
             "replace",
             &["REPLACE INTO products VALUES (13,'again',6,1009,'x')"],
             &[
-                "product:13", "product:sku:s13", "product:sku:again", "ver:1009",
-                "category:5:products/13", "category:6:products/13",
+                "product:13",
+                "product:sku:s13",
+                "product:sku:again",
+                "ver:1009",
+                "category:5:products/13",
+                "category:6:products/13",
             ],
         ),
         (
@@ -191,7 +221,12 @@ async fn columns_added_in_mid_stream(flavor: Flavor) -> Result<()> {
     let daemon = stage.start().await?;
     let mut conn = stage.sql().await?;
     let keys = |id: u8, ver: u16| {
-        [format!("product:{id}"), format!("product:sku:s{id}"), format!("ver:{ver}"), format!("category:{id}:products/{id}")]
+        [
+            format!("product:{id}"),
+            format!("product:sku:s{id}"),
+            format!("ver:{ver}"),
+            format!("category:{id}:products/{id}"),
+        ]
     };
     let ddl = [
         "ALTER TABLE products ADD COLUMN last INT NOT NULL DEFAULT 7",
@@ -225,8 +260,14 @@ async fn rotation(flavor: Flavor) -> Result<()> {
         let first = format!("UPDATE products SET ver={} WHERE id=1", 1000 + n);
         let second = format!("UPDATE products SET ver={} WHERE id=2", 2000 + n);
         let keys = [
-            "product:1", "product:sku:s1", &format!("ver:{}", 1000 + n), "category:1:products/1",
-            "product:2", "product:sku:s2", &format!("ver:{}", 2000 + n), "category:2:products/2",
+            "product:1",
+            "product:sku:s1",
+            &format!("ver:{}", 1000 + n),
+            "category:1:products/1",
+            "product:2",
+            "product:sku:s2",
+            &format!("ver:{}", 2000 + n),
+            "category:2:products/2",
         ];
         removes(&stage, &daemon, &mut conn, &[&first, "FLUSH BINARY LOGS", &second], &keys).await?;
         let (now, status) = (stage.db.newest(&mut conn).await?.0, daemon.status().await?);
@@ -249,14 +290,22 @@ async fn restart_and_resume(flavor: Flavor) -> Result<()> {
 
     // Changed, and the log rotated, while nobody follows.
     let from = stage.removals.total();
-    run(&mut conn, &["UPDATE products SET ver=1002 WHERE id=2", "FLUSH BINARY LOGS", "DELETE FROM products WHERE id=3"])
-        .await?;
+    run(
+        &mut conn,
+        &["UPDATE products SET ver=1002 WHERE id=2", "FLUSH BINARY LOGS", "DELETE FROM products WHERE id=3"],
+    )
+    .await?;
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     let removed: BTreeSet<String> = stage.removals.since(from).into_keys().collect();
     let expected = named(&[
-        "product:2", "product:sku:s2", "ver:1002", "category:2:products/2",
-        "product:3", "product:sku:s3", "category:3:products/3",
+        "product:2",
+        "product:sku:s2",
+        "ver:1002",
+        "category:2:products/2",
+        "product:3",
+        "product:sku:s3",
+        "category:3:products/3",
     ]);
     ensure!(removed == expected, "neither less nor the change before again: {removed:?}");
     let after = stage.checkpoint()?;
@@ -275,7 +324,10 @@ async fn the_first_position_is_kept(flavor: Flavor) -> Result<()> {
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     let removed: BTreeSet<String> = stage.removals.since(0).into_keys().collect();
-    ensure!(removed == named(&["product:1", "product:sku:s1", "ver:1001", "category:1:products/1"]), "{removed:?}");
+    ensure!(
+        removed == named(&["product:1", "product:sku:s1", "ver:1001", "category:1:products/1"]),
+        "{removed:?}"
+    );
     Ok(())
 }
 
@@ -289,8 +341,14 @@ async fn start_modes(flavor: Flavor) -> Result<()> {
     run(&mut conn, &["UPDATE products SET ver=1002 WHERE id=2"]).await?;
 
     let created = [
-        "product:1", "product:sku:s1", "ver:1", "category:1:products/1",
-        "product:2", "product:sku:s2", "ver:2", "category:2:products/2",
+        "product:1",
+        "product:sku:s1",
+        "ver:1",
+        "category:1:products/1",
+        "product:2",
+        "product:sku:s2",
+        "ver:2",
+        "category:2:products/2",
     ];
     let one = ["product:1", "product:sku:s1", "ver:1001", "category:1:products/1"];
     let two = ["product:2", "product:sku:s2", "ver:1002", "category:2:products/2"];
@@ -307,7 +365,7 @@ async fn start_modes(flavor: Flavor) -> Result<()> {
         for suffix in ["", ".prev"] {
             _ = std::fs::remove_file(format!("{}{suffix}", stage.checkpoint_path().display()));
         }
-        let mut daemon = stage.start().await?;
+        let mut daemon = stage.start().await.with_context(|| format!("start: {start}"))?;
         stage.quiet(&daemon).await?;
         let removed: BTreeSet<String> = stage.removals.since(from).into_keys().collect();
         ensure!(removed == named(&expected), "start: {start}: {removed:?}, not {expected:?}");

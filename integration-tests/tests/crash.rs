@@ -47,7 +47,10 @@ async fn kill_at_each_point(flavor: Flavor) -> Result<()> {
             // Not always the first time that the point is met. The first checkpoint of a run is saved before anything is read.
             let skip = rng.below(if point.contains("checkpoint") { 4 } else { 6 });
             let mut daemon = stage.launch(&format!("{point}={skip}*off->return"))?;
-            daemon.killed_at(point, DIES_WITHIN).await.with_context(|| format!("hit {hit}, after {skip} times"))?;
+            daemon
+                .killed_at(point, DIES_WITHIN)
+                .await
+                .with_context(|| format!("hit {hit}, after {skip} times"))?;
             *deaths.entry(point).or_default() += 1;
             let snapshot = stage.snapshot(format!("{point}, hit {hit}")).await?;
             queued += snapshot.queued.len();

@@ -180,7 +180,8 @@ async fn redis_with_tls_and_acl(flavor: Flavor) -> Result<()> {
     )?;
     fs::write(stage.dir().join("redis-password"), "canary-77aa\n")?;
     let (options, ca) = (StartOptions::new(stage.dir().join("tls")), tls.cert.clone());
-    let redis = tokio::task::spawn_blocking(move || Redis::start_with(options, Some(tls), Some(&acl))).await??;
+    let redis =
+        tokio::task::spawn_blocking(move || Redis::start_with(options, Some(tls), Some(&acl))).await??;
     let port = redis.tls_port().context("no TLS port")?;
     let removals = Arc::new(Removals::default());
     let monitor = Monitor::start(redis.port(), Arc::clone(&removals))?;
@@ -213,7 +214,10 @@ async fn redis_with_tls_and_acl(flavor: Flavor) -> Result<()> {
     let left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await?;
     ensure!(left == ["product:1"], "{left:?}");
     let status = daemon.status().await?;
-    ensure!(status["queue"]["pending"].as_u64() == Some(0) && status["targets"][0]["breaker"] == "closed", "{status}");
+    ensure!(
+        status["queue"]["pending"].as_u64() == Some(0) && status["targets"][0]["breaker"] == "closed",
+        "{status}"
+    );
     daemon.sigterm(WITHIN).await?;
     drop(daemon);
 
@@ -250,7 +254,8 @@ async fn exit_codes() -> Result<()> {
     let path = file.to_str().context("odd path")?;
     let exit = |args: &[&str]| {
         let out = cli(args)?;
-        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         Ok::<_, anyhow::Error>((out.status.code(), said))
     };
     for args in [&["no-such-command"][..], &["run", "--no-such-flag"], &[]] {
@@ -261,7 +266,10 @@ async fn exit_codes() -> Result<()> {
         let (code, said) = exit(&[command, "-c", path])?;
         ensure!(code == Some(78) && said.contains("rowbust.yaml"), "no file: {code:?} {said}");
     }
-    fs::write(&file, "version: 1\nsource: { url: nonsense }\nredis: { main: { url: \"redis://h/0\" } }\nmappngs: []\n")?;
+    fs::write(
+        &file,
+        "version: 1\nsource: { url: nonsense }\nredis: { main: { url: \"redis://h/0\" } }\nmappngs: []\n",
+    )?;
     for command in ["run", "check"] {
         let (code, said) = exit(&[command, "-c", path])?;
         ensure!(code == Some(78), "{code:?} {said}");

@@ -199,7 +199,9 @@ async fn removed_buried_listed_and_requeued() {
     assert_eq!((field.field.as_deref(), field.attempt), (Some([0xff, 1].as_slice()), 2));
     assert_eq!(field.origin, record("").origin);
     assert_eq!(run.queue.list(Which::Dead, 2).await.unwrap().len(), 2);
-    assert!(run.queue.list(Which::Pending, 10).await.unwrap().is_empty() || run.queue.stats().pending == Some(0));
+    assert!(
+        run.queue.list(Which::Pending, 10).await.unwrap().is_empty() || run.queue.stats().pending == Some(0)
+    );
 
     // Only what the filter means comes back, once; the others stay, whatever their place.
     run.script.good_now.store(true, Ordering::Release);

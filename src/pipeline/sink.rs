@@ -173,6 +173,10 @@ impl source::Sink for RouteSink {
     }
 
     async fn flush(&mut self) -> Result<(), Closed> {
+        if self.started.is_some() {
+            // Still on the way to the first position: nothing is collected, and there is nothing to save that could be waited for.
+            return Ok(());
+        }
         if !self.saved_once {
             self.checkpoint.saved_once().await;
             self.saved_once = true;

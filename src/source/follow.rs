@@ -156,6 +156,12 @@ impl Follower {
                 Ok(true) => {}
                 Ok(false) => {
                     self.stats.alive();
+                    // A place at the end of a quiet log is reached without an event behind it.
+                    if self.skip.as_ref().is_some_and(|skip| skip.head && self.here.position >= skip.to)
+                        && self.open.is_none()
+                    {
+                        self.skipped(self.here.position, sink);
+                    }
                     if let Err(e) = sink.flush().await {
                         return Ended::Error(SourceError::Sink(Box::new(e)));
                     }
