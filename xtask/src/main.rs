@@ -1,5 +1,6 @@
-//! Developer tasks: `cargo xtask servers | test`.
+//! Developer tasks: `cargo xtask servers | test | bench`.
 
+mod bench;
 mod ci;
 mod servers;
 
@@ -23,12 +24,15 @@ enum Task {
     Servers(servers::Args),
     /// All checks and tests, as CI runs them.
     Test(ci::Args),
+    /// Speed and memory on real servers, with the bars that they must meet.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Servers(args) => servers::run(args),
         Task::Test(args) => ci::run(&args),
+        Task::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
