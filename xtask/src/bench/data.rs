@@ -40,9 +40,10 @@ const TOUCH: &str = "CREATE PROCEDURE bench.touch(first INT UNSIGNED, last INT U
 /// The same for random rows.
 const TOUCH_RANDOM: &str = "CREATE PROCEDURE bench.touch_random(times INT UNSIGNED, among INT UNSIGNED)
     BEGIN
-        DECLARE i INT UNSIGNED DEFAULT 0;
+        DECLARE i, row_id INT UNSIGNED DEFAULT 0;
         WHILE i < times DO
-            UPDATE bench.products SET stock = stock + 1, updated = NOW(3) WHERE id = 1 + FLOOR(RAND() * among);
+            SET row_id = 1 + FLOOR(RAND() * among);
+            UPDATE bench.products SET stock = stock + 1, updated = NOW(3) WHERE id = row_id;
             SET i = i + 1;
         END WHILE;
     END";
