@@ -1,7 +1,7 @@
 //! `rowbust run`: wires the parts together, lets them live, and ends them in order.
 //!
 //! Guarantees: nothing is read before Redis, the queue and the checkpoint are there; at SIGTERM reading stops first, what was read is
-//! finished within [`DRAIN`], and the checkpoint is saved last. May depend on everything.
+//! finished within a deadline ([`DRAIN`]), and the checkpoint is saved last. May depend on everything.
 
 use std::{
     sync::Arc,
@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     admin::{self, status::Status},
     checkpoint::{self, file::CheckpointFile},
-    config::Config,
+    cli::Exit,
+    config::{Config, SecondRemoval},
     invalidate::{
         classify::Class,
         retrying::RetryRemover,
@@ -26,17 +27,17 @@ use crate::{
         frontier::Frontier,
         sink::{RouteSink, RouteStats},
     },
-    cli::Exit,
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Source, SourceError},
+    source::{Resume, Sink as _, Source, SourceError},
     supervisor::{Shutdown, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
 };
 
-/// How long a drain may take: the second removals that are owed wait for visibility and the fill grace.
-pub const DRAIN: Duration = Duration::from_secs(20);
+/// How long a drain may take beyond the longest fill grace or fixed delay of the config, which the second removals that are owed have to
+/// wait for.
+pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// Connections to each target: two keep Redis busy while one waits for an answer.
 const WORKERS: usize = 2;
@@ -173,10 +174,14 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
     let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
-    let mut sink = RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let mut sink =
+        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
-        source.run(resume, &mut sink, &reading, |_| {}).await.map_err(anyhow::Error::from)
+        source.run(resume, &mut sink, &reading, |_| {}).await?;
+        // What was read and not handed on yet.
+        sink.flush().await?;
+        Ok(())
     });
     let (sampler, stop) = (watermark.clone(), shutdown.all.clone());
     supervisor.spawn("watermark", async move {
@@ -189,16 +194,17 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
 
+    let deadline = drain_deadline(&config);
     let failure = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, deadline_s = DRAIN.as_secs(), "draining: reading stops, what was read is finished");
+            tracing::info!(signal, deadline_s = deadline.as_secs(), "draining: reading stops, what was read is finished");
             None
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
     };
     let drained = tokio::select! {
-        drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some()) => drained,
+        drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some(), deadline) => drained,
         signal = signals.next() => {
             tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
             return Ok(End::Interrupted);
@@ -214,11 +220,24 @@ pub async fn run(config: Config) -> Result<End, RunError> {
     }
 }
 
+fn drain_deadline(config: &Config) -> Duration {
+    let longest = config.mappings.iter().map(|mapping| match mapping.second_removal {
+        SecondRemoval::Never => Duration::ZERO,
+        SecondRemoval::After(delay) => delay,
+        SecondRemoval::WhenVisible => mapping.fill_grace,
+    });
+    DRAIN + longest.max().unwrap_or_default()
+}
+
 /// The first task that ends before it was asked to.
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
     match supervisor.next().await {
         Some(Err(failure)) => {
-            tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed, ending");
+            tracing::error!(
+                task = failure.task,
+                error = format!("{:#}", failure.error),
+                "task failed, ending"
+            );
             failure.error
         }
         Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
@@ -232,8 +251,9 @@ async fn drain(
     shutdown: &Shutdown,
     frontier: &Frontier<crate::pipeline::Done>,
     failed: bool,
+    deadline: Duration,
 ) -> bool {
-    let until = tokio::time::Instant::now() + DRAIN;
+    let until = tokio::time::Instant::now() + deadline;
     shutdown.reading.cancel();
     let settled = async {
         // A source that failed has read all that it will, too: what it read is finished in the same way.
@@ -263,7 +283,11 @@ async fn drain(
         tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed");
     }
     if !unfinished.is_empty() || !settled {
-        tracing::warn!(?unfinished, segments = frontier.stats().open, "not drained: the rest is repeated at the next start");
+        tracing::warn!(
+            ?unfinished,
+            segments = frontier.stats().open,
+            "not drained: the rest is repeated at the next start"
+        );
     }
     settled && unfinished.is_empty() && failures.is_empty()
 }

@@ -20,6 +20,13 @@ pub const POINTS: &[&str] = &[
     "after_checkpoint_rename",
 ];
 
+/// Reads the variable `FAILPOINTS`; the points fire while the result lives.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn arm() -> fail::FailScenario<'static> {
+    fail::FailScenario::setup()
+}
+
 /// Ends this process at once, as `kill -9` does: no destructor, no flush, no drain.
 #[cfg(feature = "failpoints")]
 pub fn die(point: &'static str) -> ! {

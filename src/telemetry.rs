@@ -75,7 +75,7 @@ metrics_table! {
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
     QUEUE_PENDING = "rowbust_queue_pending", Gauge, Count, [], "Removals in the retry queue";
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
-    DEAD_LETTERS = "rowbust_dead_letters", Gauge, Count, [], "Removals that were given up: see `rowbust retry ls --dead`";
+    DEAD_LETTERS = "rowbust_dead_letters_total", Counter, Count, [], "Removals that were given up since the start: see `rowbust retry ls --dead`";
     POISON = "rowbust_queue_poison_total", Counter, Count, [], "Records of the queue that couldn't be read";
     WITNESS_DELAY = "rowbust_visibility_by_delay", Gauge, Count, [], "1 while visibility is assumed after a delay, for want of a witness";
 }

@@ -46,6 +46,15 @@ fn every_mistake_has_a_snapshot() {
     for file in fixtures("tests/config") {
         let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&file).unwrap();
+        // What is said about Kafka depends on the build: each has its fixtures.
+        let other_build = if cfg!(feature = "kafka") {
+            name == "not_in_this_build"
+        } else {
+            name != "not_in_this_build" && text.contains("kafka")
+        };
+        if other_build {
+            continue;
+        }
         let report = config::parse(&text, Path::new(&format!("{name}.yaml")), &env)
             .expect_err(&format!("{name} should be refused"));
         seen.extend(report.diagnostics().iter().map(|d| d.code.name()));
@@ -65,10 +74,11 @@ fn every_mistake_has_a_snapshot() {
             insta::assert_snapshot!(name, shown);
         });
     }
-    let missing: Vec<_> = Code::ALL.iter().map(|c| c.name()).filter(|c| !seen.contains(c)).collect();
-    let other = if cfg!(feature = "kafka") { vec!["config::not_in_this_build"] } else { vec![] };
-    // Of files that can't be opened there is no fixture: see `unreadable`.
-    assert_eq!(missing, [&["config::unreadable"][..], &other].concat(), "codes without a fixture");
+    if cfg!(feature = "kafka") {
+        let missing: Vec<_> = Code::ALL.iter().map(|c| c.name()).filter(|c| !seen.contains(c)).collect();
+        // Of files that can't be opened there is no fixture: see `unreadable`.
+        assert_eq!(missing, ["config::unreadable", "config::not_in_this_build"], "codes without a fixture");
+    }
 }
 
 #[test]

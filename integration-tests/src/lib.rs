@@ -1,1 +1,25 @@
-//! Helpers shared by the end-to-end tests.
+//! What the tests on real servers share. The daemon under test is a child process; servers come from
+//! `rowbust-servers`.
+//!
+//! - [`db`]: MariaDB and MySQL behind one face · [`proxy`]: a way to Redis that can be cut
+//! - [`daemon`]: building, starting, asking and killing the daemon · [`http`]: its admin server
+//! - [`monitor`]: every removal that Redis ran, in order
+//! - [`oracle`]: the keys that the binlog names, found without rowbust's code
+//! - [`shop`]: the schema under test, its mappings, its keys, its cache · [`load`]: writers and readers with a history
+//! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
+//! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
+//!
+//! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
+
+pub mod daemon;
+pub mod db;
+pub mod http;
+pub mod invariants;
+pub mod load;
+pub mod monitor;
+pub mod oracle;
+pub mod proxy;
+pub mod rng;
+pub mod shop;
+pub mod stage;
+pub mod wait;

@@ -98,10 +98,11 @@ async fn transactions(db: Db) {
         seen.remove(5);
     }
     assert_eq!(seen, rows(&expected));
-    let log = follow.log.lock().unwrap();
-    assert_eq!(log.columns["products"], ["id", "name", "price"]);
-    assert_eq!(log.abandoned, 0);
-    drop(log);
+    {
+        let log = follow.log.lock().unwrap();
+        assert_eq!(log.columns["products"], ["id", "name", "price"]);
+        assert_eq!(log.abandoned, 0);
+    }
     let (file, position) = db.newest().await;
     assert_eq!(
         follow.last_end(),
@@ -158,8 +159,7 @@ async fn start_modes(db: Db) {
     db.run(&["DELETE FROM shop.products WHERE id=2"]).await;
     follow.caught_up(&db).await;
     assert_eq!(follow.rows(), rows(&[("products", Delete)]));
-    let resume =
-        Position { gtids: follow.log.lock().unwrap().started[0].gtids.clone(), at: follow.last_end() };
+    let resume = follow.started_at_last_end();
     follow.stop().await.unwrap();
 
     // From a checkpoint; and a position that has nothing but a file, as MariaDB's before any GTID.
@@ -441,8 +441,7 @@ async fn names_that_the_binlog_lacks() {
         follow.caught_up(&db).await;
         assert_eq!(follow.log.lock().unwrap().columns["products"], ["id", "label"]);
         // Altered behind the follower's back: the columns of then aren't known any more.
-        let at =
-            Position { gtids: follow.log.lock().unwrap().started[0].gtids.clone(), at: follow.last_end() };
+        let at = follow.started_at_last_end();
         follow.stop().await.unwrap();
         db.run(&["ALTER TABLE shop.products ADD COLUMN price INT"]).await;
         let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;

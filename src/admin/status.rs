@@ -165,9 +165,11 @@ impl Status {
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
         }
         let queue = self.queue.stats();
-        set_gauge(t::QUEUE_PENDING, f(queue.pending));
+        if let Some(pending) = queue.pending {
+            set_gauge(t::QUEUE_PENDING, f(pending));
+        }
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
-        set_gauge(t::DEAD_LETTERS, f(queue.dead));
+        set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }

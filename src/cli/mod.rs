@@ -4,6 +4,7 @@
 //! `schema_version`; `NO_COLOR` and non-terminals are honoured. Commands of the contract that aren't built yet exit
 //! with 2 and say so. May depend on every part.
 
+mod admin;
 mod check;
 mod checkpoint;
 mod explain;

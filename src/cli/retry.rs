@@ -1,9 +1,11 @@
 //! `rowbust retry ls|requeue`
 
-use super::{Exit, Global, block_on, load, out};
+use serde_json::{Value, json};
+
+use super::{Exit, Global, admin::Admin, block_on, load, out};
 use crate::{
     config,
-    retry::{Filter, Listed, Queue, RetryError, Which},
+    retry::{Filter, Queue, RetryError, Which, show::listed_json},
 };
 
 /// Arguments of `rowbust retry ls`.
@@ -39,19 +41,27 @@ pub struct RequeueArgs {
 
 pub(super) fn ls(global: &Global, args: &LsArgs) -> Exit {
     let which = if args.dead { Which::Dead } else { Which::Pending };
-    let listed = with_queue(global, async |queue| queue.list(which, args.limit).await);
-    let listed = match listed {
-        Ok(listed) => listed.unwrap_or_default(),
+    let query = [("dead", args.dead.to_string()), ("limit", args.limit.to_string())];
+    let records = with_queue(
+        global,
+        async |queue| Ok(queue.list(which, args.limit).await?.iter().map(listed_json).collect()),
+        |admin| {
+            admin
+                .get("/retry", &query)
+                .map(|answer| answer["records"].as_array().cloned().unwrap_or_default())
+        },
+    );
+    let records: Vec<Value> = match records {
+        Ok(records) => records.unwrap_or_default(),
         Err(exit) => return exit,
     };
     if global.json {
-        let records: Vec<_> = listed.iter().map(json).collect();
-        out::json(&serde_json::json!({ "schema_version": 1, "dead": args.dead, "records": records }));
-    } else if listed.is_empty() {
+        out::json(&json!({ "schema_version": 1, "dead": args.dead, "records": records }));
+    } else if records.is_empty() {
         out::stdout(if args.dead { "no dead letters\n" } else { "no removals are waiting\n" });
     } else {
         let head = ["id", "to", "op", "key", "attempts", "first failed", "error"].map(String::from).to_vec();
-        let rows: Vec<_> = std::iter::once(head).chain(listed.iter().map(row)).collect();
+        let rows: Vec<_> = std::iter::once(head).chain(records.iter().map(row)).collect();
         out::stdout(&out::table(&rows));
     }
     Exit::Ok
@@ -63,22 +73,32 @@ pub(super) fn requeue(global: &Global, args: &RequeueArgs) -> Exit {
         key_prefix: args.key_prefix.clone().map(String::into_bytes),
         error_code: args.error.clone(),
     };
-    let n = match with_queue(global, async move |queue| queue.requeue(filter).await) {
+    let body = json!({ "target": args.to, "key_prefix": args.key_prefix, "error_code": args.error });
+    let n = with_queue(
+        global,
+        async move |queue| queue.requeue(filter).await,
+        |admin| {
+            admin.post("/retry/requeue", &body).map(|answer| answer["requeued"].as_u64().unwrap_or_default())
+        },
+    );
+    let n = match n {
         Ok(n) => n.unwrap_or(0),
         Err(exit) => return exit,
     };
     if global.json {
-        out::json(&serde_json::json!({ "schema_version": 1, "requeued": n }));
+        out::json(&json!({ "schema_version": 1, "requeued": n }));
     } else {
         out::stdout(&format!("{n} dead letter{} sent back\n", if n == 1 { "" } else { "s" }));
     }
     Exit::Ok
 }
 
-/// Opens the queue, asks it, closes it. `None`: there is no queue yet; looking at it doesn't make one.
+/// Opens the queue, asks it, closes it; a store that the running daemon holds is asked through its admin address. `None`: there is no
+/// queue yet; looking at it doesn't make one.
 fn with_queue<T>(
     global: &Global,
     ask: impl AsyncFnOnce(&Queue) -> Result<T, RetryError>,
+    ask_daemon: impl FnOnce(&Admin) -> Result<T, ureq::Error>,
 ) -> Result<Option<T>, Exit> {
     let config = load(global)?;
     if let config::Retry::Disk { path, .. } = &config.retry
@@ -92,55 +112,41 @@ fn with_queue<T>(
         queue.close().await;
         answer
     })?;
-    answer.map(Some).map_err(|error| {
-        out::complain(&error.to_string());
-        match error {
-            RetryError::Unreachable { .. } => Exit::Unavailable,
-            _ => Exit::Failure,
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(locked @ RetryError::Locked { .. }) => {
+            let admin = Admin::new(&config);
+            ask_daemon(&admin).map(Some).map_err(|error| {
+                out::complain(&format!("{locked}, and {admin} doesn't answer: {error}"));
+                Exit::Unavailable
+            })
         }
-    })
+        Err(error) => {
+            out::complain(&error.to_string());
+            Err(match error {
+                RetryError::Unreachable { .. } => Exit::Unavailable,
+                _ => Exit::Failure,
+            })
+        }
+    }
 }
 
-fn row(listed: &Listed) -> Vec<String> {
-    let Some(record) = &listed.record else {
-        let why = format!("can't be decoded ({} bytes): {}", listed.raw.len(), listed.reason);
-        return vec![listed.id.clone(), String::new(), String::new(), why];
-    };
-    let field = record.field.as_ref().map(|f| format!(" {}", out::key(f))).unwrap_or_default();
-    let reason = if listed.reason.is_empty() { String::new() } else { format!(" ({})", listed.reason) };
+/// One line of the table, from [`listed_json`].
+fn row(listed: &Value) -> Vec<String> {
+    let text = |name: &str| listed[name].as_str().unwrap_or_default().to_owned();
+    let reason = text("reason");
+    if let Some(raw) = listed["raw"].as_str() {
+        return vec![text("id"), String::new(), String::new(), format!("can't be decoded: {raw} {reason}")];
+    }
+    let field = listed["field"].as_str().map(|field| format!(" {field}"));
+    let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
     vec![
-        listed.id.clone(),
-        record.target.clone(),
-        if record.field.is_some() { "hdel" } else { "unlink" }.to_owned(),
-        out::key(&record.key) + &field,
-        record.attempt.to_string(),
-        out::ago(record.first_failed_ms / 1000),
-        format!("{}{reason}", record.error_code),
+        text("id"),
+        text("target"),
+        if field.is_some() { "hdel" } else { "unlink" }.to_owned(),
+        text("key") + &field.unwrap_or_default(),
+        listed["attempt"].to_string(),
+        out::ago(listed["first_failed_ms"].as_u64().unwrap_or_default() / 1000),
+        text("error") + &reason,
     ]
-}
-
-fn json(listed: &Listed) -> serde_json::Value {
-    let record = listed.record.as_ref().map(|r| {
-        serde_json::json!({
-            "target": r.target,
-            "op": if r.field.is_some() { "hdel" } else { "unlink" },
-            "key": out::key(&r.key),
-            "field": r.field.as_ref().map(|f| out::key(f)),
-            "attempt": r.attempt,
-            "not_before_ms": r.not_before_ms,
-            "first_failed_ms": r.first_failed_ms,
-            "error_code": r.error_code,
-            "origin": {
-                "source": r.origin.source, "gtid": r.origin.gtid, "file": r.origin.file,
-                "position": r.origin.position, "row": r.origin.row, "commit_time": r.origin.commit_time,
-            },
-        })
-    });
-    let original = listed.original.as_ref().map(|(topic, partition, offset, time)| {
-        serde_json::json!({ "topic": topic, "partition": partition, "offset": offset, "time_ms": time })
-    });
-    serde_json::json!({
-        "id": listed.id, "record": record, "undecoded_bytes": listed.raw.len(), "reason": listed.reason,
-        "died_ms": listed.died_ms, "original": original,
-    })
 }

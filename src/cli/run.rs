@@ -29,6 +29,8 @@ pub(super) fn execute(global: &Global, _args: &RunArgs) -> Exit {
 /// Follows the binlog until a signal or a failure.
 fn follow(config: Config) -> Exit {
     telemetry::install_log();
+    #[cfg(feature = "failpoints")]
+    let _armed = crate::failpoint::arm();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -140,7 +140,7 @@ pub(super) static SOURCE: Section = Section {
             "heartbeat",
             "`schema.table`",
             "none",
-            "Table whose row is updated to see when commits become visible; needs INSERT, UPDATE and SELECT on it.",
+            "Table whose row is updated to see when commits become visible; columns `id` (primary key) and `beat`; needs INSERT and DELETE on it.",
         ),
         field(
             "on_gap",

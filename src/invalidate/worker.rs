@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -15,11 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
 
-use super::{
-    classify::{Class, Failure},
-    second::SecondQueue,
-    target::Target,
-};
+use super::{classify::Failure, second::SecondQueue, target::Target};
 use crate::{
     config::SecondRemoval,
     kill_point,
@@ -229,7 +225,6 @@ async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed
 fn record(target: &Target, shared: &Shared, batch: &Batch, at: usize, failure: &Failure) -> Option<Record> {
     let (removal, place) = (batch.keys.get(at)?, batch.keys.place(at)?);
     let segment = &batch.segment;
-    let now = now_ms();
     Some(Record {
         target: target.name().to_owned(),
         key: removal.key.to_vec(),
@@ -247,15 +242,10 @@ fn record(target: &Target, shared: &Shared, batch: &Batch, at: usize, failure: &
         },
         when_visible: batch.lane.second == SecondRemoval::WhenVisible,
         fill_grace_ms: u64::try_from(batch.lane.fill_grace.as_millis()).unwrap_or(u64::MAX),
-        attempt: u32::from(failure.class == Class::Key),
-        // The queue sets it.
+        // The queue counts its own attempts, and sets the times by its own clock.
+        attempt: 0,
         not_before_ms: 0,
-        first_failed_ms: now,
+        first_failed_ms: 0,
         error_code: failure.code.clone(),
     })
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -19,8 +19,11 @@ use super::{
 use crate::{
     checkpoint,
     route::{Plan, Router, Scratch},
+    source::{
+        self, Refusal,
+        position::{Coordinates, Position},
+    },
     watermark::Watermark,
-    source::{self, Refusal, position::{Coordinates, Position}},
 };
 
 /// Counts of what was routed. Added to once per row event.
@@ -112,8 +115,10 @@ impl source::Sink for RouteSink {
             self.plans.resize_with(slot + 1, || None);
         }
         self.plans[slot] = None;
-        self.plans[slot] =
-            self.router.plan(table).map_err(|error| Refusal::new("route.table", error.to_string(), error.help()))?;
+        self.plans[slot] = self
+            .router
+            .plan(table)
+            .map_err(|error| Refusal::new("route.table", error.to_string(), error.help()))?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! May depend on `store`, `policy`, [`super::record`].
 
 use std::{
+    collections::HashSet,
     future::Future,
     path::{Path, PathBuf},
     sync::{
@@ -14,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::HashSet;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,10 @@ impl DiskQueue {
         let thread = thread.map_err(|source| RetryError::Io { path: folder.to_owned(), source })?;
         // redb's debug builds panic on some damage; the thread is gone then and the answer is the same.
         ready.await.unwrap_or_else(|_| {
-            Err(RetryError::Corrupt { path: folder.to_owned(), detail: "the store gave up while it read the file".into() })
+            Err(RetryError::Corrupt {
+                path: folder.to_owned(),
+                detail: "the store gave up while it read the file".into(),
+            })
         })?;
         let queue = Self {
             folder: folder.to_owned(),
@@ -147,7 +150,11 @@ impl DiskQueue {
     ///
     /// # Errors
     /// See there.
-    pub async fn run(&self, handler: Arc<dyn Handler>, shutdown: CancellationToken) -> Result<(), RetryError> {
+    pub async fn run(
+        &self,
+        handler: Arc<dyn Handler>,
+        shutdown: CancellationToken,
+    ) -> Result<(), RetryError> {
         if self.running.swap(true, Ordering::AcqRel) {
             return Err(RetryError::AlreadyRunning);
         }
@@ -196,7 +203,8 @@ impl DiskQueue {
             self.take(page, now_ms, held).await?;
         }
         let now_ms = self.clock.now_ms();
-        let (batch, rest): (Vec<_>, Vec<_>) = std::mem::take(held).into_iter().partition(|held| held.again_ms <= now_ms);
+        let (batch, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(held).into_iter().partition(|held| held.again_ms <= now_ms);
         *held = rest;
         if batch.is_empty() {
             let next = held.iter().map(|held| held.again_ms).chain(next_due_ms).min();
@@ -204,12 +212,17 @@ impl DiskQueue {
             let wait = next.map_or(idle, |at| Duration::from_millis(at.saturating_sub(now_ms)));
             return Ok(wait.min(idle).max(Duration::from_millis(1)));
         }
-        let (places, records): (Vec<_>, Vec<_>) = batch.into_iter().map(|h| ((h.place, h.since_ms), h.record)).unzip();
+        let (places, records): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|h| ((h.place, h.since_ms), h.record)).unzip();
         let Some(verdicts) = last_chance(handler.remove(&records), shutdown).await else {
             return Ok(Duration::ZERO);
         };
         if verdicts.len() != records.len() {
-            tracing::error!(records = records.len(), verdicts = verdicts.len(), "handler lost verdicts, records stay");
+            tracing::error!(
+                records = records.len(),
+                verdicts = verdicts.len(),
+                "handler lost verdicts, records stay"
+            );
         }
         let now_ms = self.clock.now_ms();
         let verdicts = verdicts.into_iter().chain(std::iter::repeat(Verdict::NotYet));
@@ -221,7 +234,9 @@ impl DiskQueue {
                     acked += 1;
                     changes.push(Change::Remove(place));
                 }
-                Next::Again(pause) => held.push(Held { place, record, since_ms, again_ms: now_ms + millis(pause) }),
+                Next::Again(pause) => {
+                    held.push(Held { place, record, since_ms, again_ms: now_ms + millis(pause) })
+                }
                 Next::AwaitTarget => {
                     down = Some(verdict);
                     held.push(Held { place, record, since_ms: u64::MAX, again_ms: 0 });
@@ -231,7 +246,8 @@ impl DiskQueue {
                     changes.push(Change::Forward(place, *next));
                 }
                 Next::Dead(dead, reason) => {
-                    let letter = Letter { died_ms: now_ms, reason: reason.clone(), payload: codec::encode(&dead) };
+                    let letter =
+                        Letter { died_ms: now_ms, reason: reason.clone(), payload: codec::encode(&dead) };
                     changes.push(Change::Bury(place, letter));
                     buried.push((dead, reason));
                 }
@@ -316,7 +332,10 @@ impl DiskQueue {
 }
 
 /// Lets a batch end after the shutdown began, for a bounded time. `None`: it didn't.
-pub(super) async fn last_chance<T>(batch: impl Future<Output = T>, shutdown: &CancellationToken) -> Option<T> {
+pub(super) async fn last_chance<T>(
+    batch: impl Future<Output = T>,
+    shutdown: &CancellationToken,
+) -> Option<T> {
     tokio::pin!(batch);
     tokio::select! {
         done = &mut batch => Some(done),
@@ -388,7 +407,9 @@ fn serve(mut store: Store, mut inbox: mpsc::Receiver<Call>, delay: Duration, cou
 /// One error for each of the callers that shared a commit. Only damage is fatal once the file is open.
 fn copy(error: &RetryError) -> RetryError {
     match error {
-        RetryError::Corrupt { path, detail } => RetryError::Corrupt { path: path.clone(), detail: detail.clone() },
+        RetryError::Corrupt { path, detail } => {
+            RetryError::Corrupt { path: path.clone(), detail: detail.clone() }
+        }
         _ => RetryError::Closed,
     }
 }

@@ -9,13 +9,14 @@
 
 mod codec;
 pub mod disk;
-#[cfg(any())]
-#[cfg(any())]
+#[cfg(feature = "kafka")]
 pub mod kafka;
 mod policy;
 pub mod record;
 pub mod show;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::{
     future::Future,
@@ -82,7 +83,9 @@ pub enum RetryError {
         detail: String,
     },
     /// Written by a newer version.
-    #[error("the retry queue {path} has schema version {found}, this version knows {known}: run the newer version again")]
+    #[error(
+        "the retry queue {path} has schema version {found}, this version knows {known}: run the newer version again"
+    )]
     Schema {
         /// The file.
         path: PathBuf,
@@ -135,8 +138,9 @@ pub enum EnqueueError {
 /// A cheap snapshot for metrics. The counts are since the start of this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Records that wait for a removal. Kafka: the lag of the partitions that this process reads, renewed each second.
-    pub pending: u64,
+    /// Records that wait for a removal. Kafka: what the consumer group has not passed yet, counted each second;
+    /// `None` before the first count.
+    pub pending: Option<u64>,
     /// Age of the oldest first failure among the pending ones. Kafka: among the heads of the partitions.
     pub oldest_age: Option<Duration>,
     /// Dead letters written.
@@ -205,7 +209,7 @@ pub enum Queue {
     /// One file of this machine.
     Disk(disk::DiskQueue),
     /// Kafka topics.
-    #[cfg(any())]
+    #[cfg(feature = "kafka")]
     Kafka(kafka::KafkaQueue),
 }
 
@@ -219,11 +223,11 @@ impl Queue {
             crate::config::Retry::Disk { path, policy } => {
                 Ok(Self::Disk(disk::DiskQueue::open(path, *policy, Clock::system()).await?))
             }
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             crate::config::Retry::Kafka { brokers, prefix, properties, policy } => Ok(Self::Kafka(
                 kafka::KafkaQueue::open(brokers, prefix, properties, *policy, Clock::system()).await?,
             )),
-            #[cfg(all())]
+            #[cfg(not(feature = "kafka"))]
             crate::config::Retry::Kafka { .. } => {
                 Err(RetryError::Refused("this build has no Kafka: build with the feature `kafka`".into()))
             }
@@ -241,7 +245,7 @@ impl Queue {
     pub async fn enqueue(&self, records: Vec<Record>) -> Result<(), EnqueueError> {
         match self {
             Self::Disk(queue) => queue.enqueue(records).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.enqueue(records).await,
         }
     }
@@ -250,10 +254,14 @@ impl Queue {
     ///
     /// # Errors
     /// Only what can't heal: a damaged file, a second consumer in this process, a refused client configuration.
-    pub async fn run(&self, handler: Arc<dyn Handler>, shutdown: CancellationToken) -> Result<(), RetryError> {
+    pub async fn run(
+        &self,
+        handler: Arc<dyn Handler>,
+        shutdown: CancellationToken,
+    ) -> Result<(), RetryError> {
         match self {
             Self::Disk(queue) => queue.run(handler, shutdown).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.run(handler, shutdown).await,
         }
     }
@@ -262,7 +270,7 @@ impl Queue {
     pub fn stats(&self) -> Stats {
         match self {
             Self::Disk(queue) => queue.stats(),
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.stats(),
         }
     }
@@ -274,7 +282,7 @@ impl Queue {
     pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
         match self {
             Self::Disk(queue) => queue.list(which, limit).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.list(which, limit).await,
         }
     }
@@ -287,7 +295,7 @@ impl Queue {
     pub async fn requeue(&self, filter: Filter) -> Result<u64, RetryError> {
         match self {
             Self::Disk(queue) => queue.requeue(filter).await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.requeue(filter).await,
         }
     }
@@ -296,15 +304,19 @@ impl Queue {
     pub async fn close(self) {
         match self {
             Self::Disk(queue) => queue.close().await,
-            #[cfg(any())]
+            #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.close().await,
         }
     }
 }
 
+/// [`Counters::pending`] that nobody has counted yet.
+const UNKNOWN: u64 = u64::MAX;
+
 /// What [`Stats`] is read from.
 #[derive(Debug, Default)]
 struct Counters {
+    /// [`UNKNOWN`] before the first count.
     pending: AtomicU64,
     /// 0: nothing pending.
     oldest_ms: AtomicU64,
@@ -328,7 +340,7 @@ impl Counters {
             at => Some(Duration::from_millis(now_ms.saturating_sub(at))),
         };
         Stats {
-            pending: get(&self.pending),
+            pending: Some(get(&self.pending)).filter(|pending| *pending != UNKNOWN),
             oldest_age,
             dead: get(&self.dead),
             produced: get(&self.produced),

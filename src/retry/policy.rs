@@ -46,6 +46,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// When a record is due that asks for `not_before_ms`: a time that no correct clock can have meant is clamped to a full
 /// delay from now, so that it is neither early nor stuck.
+#[cfg(any(feature = "kafka", test))]
 pub(super) fn due_at(not_before_ms: u64, now_ms: u64, delay: Duration) -> u64 {
     let delay = millis(delay);
     if not_before_ms > now_ms.saturating_add(delay).saturating_add(millis(MARGIN)) {
@@ -71,8 +72,18 @@ pub(super) enum Next {
 }
 
 /// `held_ms`: since when the record is in memory, as Unix time.
-pub(super) fn next(record: &Record, verdict: &Verdict, policy: RetryPolicy, now_ms: u64, held_ms: u64) -> Next {
-    let again = |attempt| Record { attempt, not_before_ms: now_ms.saturating_add(millis(policy.delay)), ..record.clone() };
+pub(super) fn next(
+    record: &Record,
+    verdict: &Verdict,
+    policy: RetryPolicy,
+    now_ms: u64,
+    held_ms: u64,
+) -> Next {
+    let again = |attempt| Record {
+        attempt,
+        not_before_ms: now_ms.saturating_add(millis(policy.delay)),
+        ..record.clone()
+    };
     match verdict {
         Verdict::Done => Next::Done,
         Verdict::TargetError(_) => Next::AwaitTarget,
@@ -138,7 +149,8 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) const POLICY: RetryPolicy = RetryPolicy { delay: Duration::from_secs(10), attempts: 5 };
+    pub(in super::super) const POLICY: RetryPolicy =
+        RetryPolicy { delay: Duration::from_secs(10), attempts: 5 };
 
     #[test]
     fn times_that_no_clock_can_have_meant_are_clamped() {
@@ -162,7 +174,9 @@ pub(super) mod tests {
         };
         assert_eq!((waiting.attempt, waiting.not_before_ms), (0, now + 10_000));
         for attempt in 1..5 {
-            let Next::Forward(forwarded) = next(&record, &Verdict::KeyError("WRONGTYPE Operation".into()), POLICY, now, now) else {
+            let Next::Forward(forwarded) =
+                next(&record, &Verdict::KeyError("WRONGTYPE Operation".into()), POLICY, now, now)
+            else {
                 panic!("attempt {attempt} is no dead letter")
             };
             assert_eq!((forwarded.attempt, forwarded.not_before_ms), (attempt, now + 10_000));
@@ -170,7 +184,8 @@ pub(super) mod tests {
             record = *forwarded;
             now += 10_000;
         }
-        let Next::Dead(dead, _) = next(&record, &Verdict::KeyError("WRONGTYPE".into()), POLICY, now, now) else {
+        let Next::Dead(dead, _) = next(&record, &Verdict::KeyError("WRONGTYPE".into()), POLICY, now, now)
+        else {
             panic!("the fifth is one")
         };
         assert_eq!(dead.attempt, 5);

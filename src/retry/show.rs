@@ -10,6 +10,7 @@ pub fn listed_json(listed: &Listed) -> Value {
     if let Some(record) = &listed.record {
         let origin = &record.origin;
         value["target"] = json!(record.target);
+        value["op"] = json!(if record.field.is_some() { "hdel" } else { "unlink" });
         value["key"] = json!(record.key.escape_ascii().to_string());
         value["field"] = json!(record.field.as_ref().map(|field| field.escape_ascii().to_string()));
         value["attempt"] = json!(record.attempt);
@@ -33,7 +34,8 @@ pub fn listed_json(listed: &Listed) -> Value {
         value["died_ms"] = json!(listed.died_ms);
     }
     if let Some((topic, partition, offset, time_ms)) = &listed.original {
-        value["original"] = json!({ "topic": topic, "partition": partition, "offset": offset, "time_ms": time_ms });
+        value["original"] =
+            json!({ "topic": topic, "partition": partition, "offset": offset, "time_ms": time_ms });
     }
     value
 }

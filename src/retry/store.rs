@@ -5,14 +5,13 @@
 //! Memory: redb's cache ([`CACHE_BYTES`]) and one page of records. May depend on [`super::codec`], [`super::record`].
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, Value,
-};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, Value};
 
 use super::{
     Filter, Listed, Record, RetryError, Which,
@@ -59,10 +58,13 @@ pub(super) enum Change {
     Bury(Place, Letter),
 }
 
+type Undecoded = (String, Vec<u8>);
+
 /// Due records, and when the next one is due.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    pub(super) due: Vec<(Place, Result<Record, (String, Vec<u8>)>)>,
+    /// A record that can't be decoded: why, and its bytes.
+    pub(super) due: Vec<(Place, Result<Record, Undecoded>)>,
     pub(super) next_due_ms: Option<u64>,
 }
 
@@ -107,7 +109,9 @@ impl Store {
         };
         let db = store.database(true)?;
         // The file's name must survive a power failure as its content does.
-        for dir in [Some(folder), folder.parent()].into_iter().flatten().filter(|dir| !dir.as_os_str().is_empty()) {
+        for dir in
+            [Some(folder), folder.parent()].into_iter().flatten().filter(|dir| !dir.as_os_str().is_empty())
+        {
             fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
         }
         store.db = Some(db);
@@ -123,7 +127,9 @@ impl Store {
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(check);
         #[cfg(test)]
         if let Some(fault) = &self.fault {
-            let backend = fault.open(&self.file).map_err(|source| RetryError::Io { path: self.file.clone(), source })?;
+            let backend = fault
+                .open(&self.file)
+                .map_err(|source| RetryError::Io { path: self.file.clone(), source })?;
             return builder.create_with_backend(backend).map_err(|error| self.open_error(error));
         }
         builder.create(&self.file).map_err(|error| self.open_error(error))
@@ -132,7 +138,9 @@ impl Store {
     fn open_error(&self, error: DatabaseError) -> RetryError {
         let path = self.file.clone();
         match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => RetryError::Locked { path },
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                RetryError::Locked { path }
+            }
             // redb reports a file that doesn't begin as its own does, or ends too early, as invalid data.
             DatabaseError::Storage(StorageError::Io(source))
                 if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
@@ -148,7 +156,9 @@ impl Store {
         let path = self.file.clone();
         match error {
             redb::Error::Io(source) => RetryError::Io { path, source },
-            redb::Error::PreviousIo | redb::Error::DatabaseClosed => RetryError::Unavailable(error.to_string()),
+            redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+                RetryError::Unavailable(error.to_string())
+            }
             other => RetryError::Corrupt { path, detail: other.to_string() },
         }
     }
@@ -177,10 +187,16 @@ impl Store {
     }
 
     /// Runs `work` on the database, opened again if an earlier error closed it.
-    fn with<T>(&mut self, work: impl FnOnce(&Database, &mut u64) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    fn with<T>(
+        &mut self,
+        work: impl FnOnce(&Database, &mut u64) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         if self.db.is_none() {
             if Instant::now() < self.retry_open {
-                return Err(StoreError::Unavailable(format!("{} waits to be opened again", self.file.display())));
+                return Err(StoreError::Unavailable(format!(
+                    "{} waits to be opened again",
+                    self.file.display()
+                )));
             }
             self.retry_open = Instant::now() + REOPEN_PAUSE;
             match self.database(false) {
@@ -247,7 +263,7 @@ impl Store {
         now_ms: u64,
         delay: Duration,
         limit: usize,
-        skip: &hashbrown::HashSet<Place>,
+        skip: &HashSet<Place>,
     ) -> Result<(Page, Level), StoreError> {
         self.clamp(now_ms, delay)?;
         self.with(|db, _| {
@@ -336,8 +352,12 @@ impl Store {
                     for entry in txn.open_table(DEAD)?.range::<u64>(..)?.take(limit) {
                         let (seq, value) = entry?;
                         out.push(match codec::decode_letter(value.value()) {
-                            Ok(letter) => listed(seq.value(), &letter.payload, letter.reason, Some(letter.died_ms)),
-                            Err(error) => listed(seq.value(), value.value(), format!("damaged letter: {error}"), None),
+                            Ok(letter) => {
+                                listed(seq.value(), &letter.payload, letter.reason, Some(letter.died_ms))
+                            }
+                            Err(error) => {
+                                listed(seq.value(), value.value(), format!("damaged letter: {error}"), None)
+                            }
                         });
                     }
                 }
@@ -360,7 +380,8 @@ impl Store {
                     for entry in dead.range(from..)?.take(PAGE) {
                         let (seq, value) = entry?;
                         next = Some(seq.value() + 1);
-                        let record = codec::decode_letter(value.value()).and_then(|letter| codec::decode(&letter.payload));
+                        let record = codec::decode_letter(value.value())
+                            .and_then(|letter| codec::decode(&letter.payload));
                         if let Ok(record) = record
                             && filter.matches(&record)
                         {
@@ -369,7 +390,10 @@ impl Store {
                     }
                     for (seq, record) in &back {
                         dead.remove(seq)?;
-                        pending.insert((due_ms, *seq, record.first_failed_ms), codec::encode(record).as_slice())?;
+                        pending.insert(
+                            (due_ms, *seq, record.first_failed_ms),
+                            codec::encode(record).as_slice(),
+                        )?;
                         age.insert((record.first_failed_ms, *seq), ())?;
                         moved += 1;
                     }

@@ -64,11 +64,14 @@ impl StorageBackend for Faulty {
 }
 
 fn due(store: &mut Store, now_ms: u64) -> Page {
-    store.due(now_ms, POLICY.delay, 512, &hashbrown::HashSet::new()).unwrap().0
+    store.due(now_ms, POLICY.delay, 512, &HashSet::new()).unwrap().0
 }
 
 fn keys(page: &Page) -> Vec<String> {
-    page.due.iter().map(|(_, record)| String::from_utf8(record.as_ref().unwrap().key.clone()).unwrap()).collect()
+    page.due
+        .iter()
+        .map(|(_, record)| String::from_utf8(record.as_ref().unwrap().key.clone()).unwrap())
+        .collect()
 }
 
 fn at(key: &str, not_before_ms: u64) -> Record {
@@ -79,8 +82,9 @@ fn at(key: &str, not_before_ms: u64) -> Record {
 fn due_ones_in_order_and_none_early() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
-    let level =
-        store.commit(&[Change::Add(at("b", 20_000)), Change::Add(at("a", 19_000)), Change::Add(at("c", 21_000))]).unwrap();
+    let level = store
+        .commit(&[Change::Add(at("b", 20_000)), Change::Add(at("a", 19_000)), Change::Add(at("c", 21_000))])
+        .unwrap();
     assert_eq!((level.pending, level.oldest_ms), (3, Some(9000)));
     let page = due(&mut store, 18_999);
     assert_eq!((keys(&page), page.next_due_ms), (vec![], Some(19_000)));
@@ -122,7 +126,9 @@ fn a_clock_that_jumped_back_leaves_nothing_stuck_and_nothing_early() {
 fn letters_and_requeue() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
-    store.commit(&[Change::Add(at("a", 10_000)), Change::Add(at("b", 10_000)), Change::Add(at("c", 10_000))]).unwrap();
+    store
+        .commit(&[Change::Add(at("a", 10_000)), Change::Add(at("b", 10_000)), Change::Add(at("c", 10_000))])
+        .unwrap();
     let page = due(&mut store, 10_000);
     let bury = |n: usize, payload: Vec<u8>| {
         Change::Bury(page.due[n].0, Letter { died_ms: 11_000, reason: "WRONGTYPE".into(), payload })
@@ -201,7 +207,8 @@ fn a_damaged_file_is_refused_and_left_alone() {
         }
     }
     assert!(refused > 0);
-    for bad in [b"not a database, but long enough to be looked at".to_vec(), good[..good.len() / 2].to_vec()] {
+    for bad in [b"not a database, but long enough to be looked at".to_vec(), good[..good.len() / 2].to_vec()]
+    {
         fs::write(&path, &bad).unwrap();
         assert!(matches!(Store::open(copy.path()), Err(RetryError::Corrupt { .. })), "{} bytes", bad.len());
         assert_eq!(fs::read(&path).unwrap(), bad, "the file is left as it is");

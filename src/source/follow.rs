@@ -81,6 +81,9 @@ struct Skip {
     head: bool,
 }
 
+/// A stream that never pauses is left after so many events, when it should be.
+const SHUTDOWN_LOOK: u32 = 1024;
+
 impl Follower {
     /// Before the first stream.
     pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
@@ -140,7 +143,15 @@ impl Follower {
         sink: &mut S,
         shutdown: &CancellationToken,
     ) -> Ended {
+        let mut since_look = 0;
         loop {
+            since_look += 1;
+            if since_look >= SHUTDOWN_LOOK {
+                since_look = 0;
+                if shutdown.is_cancelled() {
+                    return Ended::Shutdown;
+                }
+            }
             match stream.try_advance() {
                 Ok(true) => {}
                 Ok(false) => {
@@ -305,9 +316,10 @@ impl Follower {
 
     fn gtid<S: Sink>(&mut self, gtid: &GtidEvent, header: &Header, sink: &mut S) -> Result<(), SourceError> {
         if gtid.xa && self.skip.is_none() {
-            return Err(self
-                .halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP)
-                .into());
+            let mut halt =
+                self.halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP);
+            halt.gtid = Some(gtid.gtid);
+            return Err(halt.into());
         }
         // MySQL's GTID event doesn't tell what follows, its BEGIN does.
         let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
@@ -339,7 +351,11 @@ impl Follower {
         }
         self.open = Some(Open { gtid, block, rows: false });
         if self.skip.is_none() {
-            sink.begin(Transaction { gtid, at: &self.here, commit_micros: u64::from(header.timestamp) * 1_000_000 });
+            sink.begin(Transaction {
+                gtid,
+                at: &self.here,
+                commit_micros: u64::from(header.timestamp) * 1_000_000,
+            });
         }
         Ok(())
     }

@@ -87,7 +87,8 @@ impl SourceStats {
     /// How long the stream has had nothing ready while everything that was read is handed on; `None`: it is being read.
     pub fn idle_for(&self) -> Option<Duration> {
         let at = self.idle_since_micros.load(Relaxed);
-        (at != 0 && self.is_connected()).then(|| self.started.elapsed().saturating_sub(Duration::from_micros(at)))
+        (at != 0 && self.is_connected())
+            .then(|| self.started.elapsed().saturating_sub(Duration::from_micros(at)))
     }
 
     pub(super) fn idle(&self, yes: bool) {

@@ -131,6 +131,7 @@ struct Inner {
     server_id: u32,
     flavor: Flavor,
     forced: Option<Witness>,
+    interval: Duration,
     servers: Vec<Server>,
     received: Mutex<Received>,
     version: watch::Sender<u64>,
@@ -174,11 +175,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Watermark {
     /// For the primary and `source.replicas`; asks nobody before [`Watermark::run`].
     pub fn new(config: &Config, server: &Preflight) -> Self {
-        Self::with_witness(&config.source, server, None)
+        Self::with_witness(&config.source, server, None, DEMAND_INTERVAL)
     }
 
-    /// With a witness of choice where the server has it, for tests that race each of them.
-    pub fn with_witness(source: &config::Source, server: &Preflight, forced: Option<Witness>) -> Self {
+    /// With a witness of choice where the server has it, and another pace than one sample in 10 ms when something waits:
+    /// for tests that race each witness.
+    pub fn with_witness(
+        source: &config::Source,
+        server: &Preflight,
+        forced: Option<Witness>,
+        interval: Duration,
+    ) -> Self {
         let primary = Server::new((source.host.clone(), source.port), true);
         let replicas = source.replicas.iter().map(|address| Server::new(address.clone(), false));
         let (version, seen) = watch::channel(0);
@@ -188,6 +195,7 @@ impl Watermark {
             server_id: server.server_id,
             flavor: server.flavor,
             forced,
+            interval,
             servers: std::iter::once(primary).chain(replicas).collect(),
             received: Mutex::new(Received::default()),
             version,
@@ -196,8 +204,8 @@ impl Watermark {
     }
 
     /// Since when the commits are known to be visible at every server; `None`: not known yet. By the monotonic clock, and
-    /// never earlier than the truth. Asked again later the answer may be later, because old samples are forgotten (after
-    /// about 16 s): keep the first one.
+    /// never earlier than the truth. Asked again later the answer may be later, because samples are thinned out as they
+    /// age: keep the first one where that matters.
     pub fn visible_since(&self, span: &CommitSpan) -> Option<Instant> {
         let mut latest = None;
         for server in &self.inner.servers {

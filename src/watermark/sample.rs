@@ -69,7 +69,9 @@ pub(super) struct Ring {
     newest: Option<(Instant, Visible)>,
 }
 
-/// History has this many samples, and this much time between them: 16 s.
+/// History has at most this many samples, this far apart or more. When it is full, one goes that has neighbours close by
+/// for its age, so that it reaches back for a day: the answer for an old commit may get later, but by no more than about
+/// half of its age.
 const HISTORY: usize = 64;
 const SPACING: Duration = Duration::from_millis(250);
 
@@ -78,7 +80,11 @@ impl Ring {
     pub(super) fn push(&mut self, at: Instant, visible: Visible) {
         if self.history.back().is_none_or(|(last, _)| at.duration_since(*last) >= SPACING) {
             if self.history.len() == HISTORY {
-                self.history.pop_front();
+                let close = (1..HISTORY - 1).find(|&i| {
+                    let (before, after) = (self.history[i - 1].0, self.history[i + 1].0);
+                    after.duration_since(before) * 2 <= at.duration_since(after)
+                });
+                self.history.remove(close.unwrap_or(0));
             }
             self.history.push_back((at, visible.clone()));
         }
@@ -209,6 +215,27 @@ mod tests {
         assert_eq!(ring.since(&span("b.000001", 901)), Some(soon));
         ring.clear();
         assert_eq!(ring.since(&span("b.000001", 1)), None);
+    }
+
+    #[test]
+    fn old_commits_stay_old() {
+        let mut ring = Ring::default();
+        let start = Instant::now();
+        let step = Duration::from_millis(250);
+        for i in 1..=20_000_u32 {
+            ring.push(
+                start + step * i,
+                Visible::UpTo { at: at("b.000001", u64::from(i)), older_files: true },
+            );
+            assert!(ring.history.len() <= HISTORY);
+        }
+        let now = start + step * 20_000;
+        for age in [4, 40, 400, 4_000] {
+            let since = ring.since(&span("b.000001", 20_000 - age)).unwrap();
+            let known = now.duration_since(since);
+            let truth = step * u32::try_from(age).unwrap();
+            assert!(known <= truth && known >= truth / 3, "{age}: known {known:?}, true {truth:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rowbust_binlog::{Flavor, MariaGtidPos};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DELAY, DEMAND_INTERVAL, IDLE_INTERVAL, Inner, Server, Witness, lock, sample::Visible};
+use super::{DELAY, IDLE_INTERVAL, Inner, Server, Witness, lock, sample::Visible};
 use crate::source::{position::Coordinates, preflight::global_variables, start::quote};
 
 /// The variables that a witness depends on are looked at this often.
@@ -66,7 +66,10 @@ async fn session(inner: &Inner, server: &Server) -> Result<std::convert::Infalli
             Ok(Err(error)) => return Err((error, sampled)),
             Err(_) => return Err((SampleError::Answer("no answer in time".into()), sampled)),
         }
-        tokio::time::sleep(DEMAND_INTERVAL.saturating_sub(began.elapsed())).await;
+        let pause = inner.interval.saturating_sub(began.elapsed());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         if !server.demand.load(Relaxed) {
             let idle = IDLE_INTERVAL.saturating_sub(began.elapsed());
             let _ = tokio::time::timeout(idle, server.wake.notified()).await;

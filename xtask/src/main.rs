@@ -1,7 +1,8 @@
-//! Developer tasks: `cargo xtask servers | test | bench`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench`.
 
 mod bench;
 mod ci;
+mod demo;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,11 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// A shop with a cache, without rowbust and with it, both under faults: from nothing to a result in minutes.
+    Demo(demo::Args),
+    /// The application of the demo, in a process of its own.
+    #[command(hide = true)]
+    DemoApp(demo::app::Args),
     /// Private servers on free ports: MariaDB, MySQL, Redis, Kafka.
     Servers(servers::Args),
     /// All checks and tests, as CI runs them.
@@ -30,6 +36,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Args::parse().task {
+        Task::Demo(args) => demo::run(args),
+        Task::DemoApp(args) => demo::app::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Test(args) => ci::run(&args),
         Task::Bench(args) => bench::run(&args),
@@ -47,4 +55,12 @@ fn main() -> ExitCode {
 fn workspace() -> Result<PathBuf> {
     let xtask = std::env::var_os("CARGO_MANIFEST_DIR").context("please run it as `cargo xtask`")?;
     Ok(Path::new(&xtask).parent().context("xtask has no parent folder")?.to_owned())
+}
+
+/// The target folder.
+fn target() -> Result<PathBuf> {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => Ok(std::path::absolute(dir)?),
+        None => Ok(workspace()?.join("target")),
+    }
 }

@@ -81,11 +81,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 /// `servers` in the target folder.
 fn home() -> Result<PathBuf> {
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => std::path::absolute(dir)?,
-        None => crate::workspace()?.join("target"),
-    };
-    Ok(target.join("servers"))
+    Ok(crate::target()?.join("servers"))
 }
 
 fn up(home: &Path, needs: &[Need]) -> Result<()> {

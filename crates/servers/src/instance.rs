@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::ports::free_port;
-use crate::process::{Identity, POLL, Process, Spec, tail};
+use crate::process::{Identity, POLL, Process, Spec, poll, tail};
 
 /// The file in a server's folder that names its process.
 pub const RECORD_FILE: &str = "server.json";
@@ -350,26 +350,31 @@ impl<K: Kind> Instance<K> {
         Ok(())
     }
 
-    /// SIGSTOP: its connections stay open and get no answer.
+    /// SIGSTOP: its connections stay open and get no answer. Returns when all its threads stand still.
     ///
     /// # Errors
-    /// When it is stopped already or can't be signalled.
+    /// When it does not run or can't be signalled.
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        let process = self.signal(Signal::SIGSTOP)?;
+        if poll(Duration::from_secs(10), || process.is_stopped()) {
+            return Ok(());
+        }
+        bail!("{} goes on 10 s after SIGSTOP", K::NAME)
     }
 
     /// SIGCONT after [`Instance::freeze`].
     ///
     /// # Errors
-    /// When it is stopped already or can't be signalled.
+    /// When it does not run or can't be signalled.
     pub fn thaw(&self) -> Result<()> {
-        self.signal(Signal::SIGCONT)
+        self.signal(Signal::SIGCONT).map(drop)
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    fn signal(&self, signal: Signal) -> Result<Identity> {
         let state = self.state();
-        let process = state.process.as_ref().ok_or_else(|| anyhow!("{} is not running", K::NAME))?;
-        process.identity().signal(signal)
+        let process = state.process.as_ref().ok_or_else(|| anyhow!("{} is not running", K::NAME))?.identity();
+        process.signal(signal)?;
+        Ok(process)
     }
 
     /// Starts it again on the same port and data, after `stop`, `kill9` or its own end; returns when it answers.

@@ -90,6 +90,7 @@ impl Kind for MariaDbKind {
             run(process::Command::new(&self.0.install_db)
                 .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
                 .arg(format!("--datadir={}", new.display()))
+                .env("TMPDIR", &place.dir)
                 .args(wire::user_option()))?;
             Ok(())
         })

@@ -118,7 +118,8 @@ impl MySqlKind {
             cache::fill(&template, |new| {
                 let data = new.join("data");
                 run(process::Command::new(&self.0.server)
-                    .args(["--no-defaults", "--initialize-insecure"])
+                    // Little redo log: it is copied for every instance, and grows by itself.
+                    .args(["--no-defaults", "--initialize-insecure", "--innodb-redo-log-capacity=8M"])
                     .arg(format!("--datadir={}", data.display()))
                     .args(self.0.base_options())
                     .args(wire::user_option()))?;

@@ -51,6 +51,17 @@ impl Identity {
         Self::of(self.pid).is_some_and(|now| now == *self)
     }
 
+    /// Whether SIGSTOP has taken hold of every thread. It does so some time after it was sent.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stopped = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // A thread that has ended in the meantime runs no more.
+            parse_stat(&stat).is_none_or(|(state, _)| state == 'T')
+        };
+        std::fs::read_dir(format!("/proc/{}/task", self.pid))
+            .is_ok_and(|mut tasks| tasks.all(|t| t.is_ok_and(stopped)))
+    }
+
     /// Sends a signal, if this very process still runs.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub(crate) fn common_options(place: &Place) -> Vec<String> {
         format!("--datadir={}", place.data().display()),
         format!("--socket={}", place.socket().display()),
         format!("--pid-file={}", place.dir.join("pid").display()),
+        // A starting server deletes what look like left-over temporary tables, also those of its neighbours.
+        format!("--tmpdir={}", place.dir.display()),
         "--bind-address=127.0.0.1".into(),
         format!("--port={}", place.port),
         "--server-id=1".into(),

@@ -1,11 +1,11 @@
 //! Each server for real: start, ready, freeze, restart keeps data, `kill -9`, stop leaves no process.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rowbust_servers::process::Identity;
@@ -245,4 +245,42 @@ fn a_left_over_server_is_ended_first() {
     assert!(left_over.process.is_alive(), "detached: not stopped when dropped");
     let second = Redis::start(StartOptions::new(dir.path()).port(left_over.port)).unwrap();
     assert!(!left_over.process.is_alive() && second.is_running());
+}
+
+/// Not a test: the process that [`servers_die_with_their_owner`] kills.
+#[test]
+#[ignore = "run by servers_die_with_their_owner"]
+fn owner() {
+    let Some(dir) = std::env::var_os("ROWBUST_TEST_OWNER_DIR") else { return };
+    let _redis = Redis::start(StartOptions::new(dir)).unwrap();
+    println!("started");
+    _ = std::io::stdin().read(&mut [0]); // until killed
+}
+
+#[test]
+fn servers_die_with_their_owner() {
+    let Some(_) = require(&[Need::Redis]) else { return };
+    if rowbust_servers::install::find_program("setpriv").is_none() {
+        eprintln!("skipped: no setpriv");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "owner", "--ignored", "--nocapture"])
+        .env("ROWBUST_TEST_OWNER_DIR", dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    lines.map(Result::unwrap).find(|l| l.contains("started")).unwrap();
+    let server = Record::read(dir.path()).unwrap().process;
+    assert!(server.is_alive());
+    owner.kill().unwrap(); // kill -9
+    owner.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.is_alive() {
+        assert!(Instant::now() < deadline, "the server outlived its owner");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

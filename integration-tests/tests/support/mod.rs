@@ -292,6 +292,12 @@ impl Follow {
         until("caught up", || self.gtids() == gtids).await;
     }
 
+    /// The GTIDs that it started with, at the place that it has come to.
+    pub fn started_at_last_end(&self) -> Position {
+        let at = self.last_end();
+        Position { gtids: self.log.lock().unwrap().started[0].gtids.clone(), at }
+    }
+
     pub fn last_end(&self) -> Coordinates {
         self.log.lock().unwrap().seen.last().unwrap().end.clone()
     }

@@ -1,0 +1,278 @@
+//! `retry ls` and `retry requeue`: reads the topics without being a member of the consumer group.
+//!
+//! Guarantees: listing changes nothing. A requeued letter is passed by the requeue group's offset only after its record was
+//! acknowledged; a letter that isn't meant is written again before that offset passes it.
+//! May depend on its siblings.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    message::{BorrowedMessage, Message},
+};
+
+use super::{
+    super::{EnqueueError, Filter, Listed, Record, RetryError, Which, policy::millis},
+    Inner,
+    client::{ANSWER, Settings, off_runtime},
+    message::{self, Outgoing},
+};
+
+/// Nothing was read for this long: the brokers are taken for gone.
+const SILENCE: Duration = Duration::from_secs(15);
+/// Letters whose acknowledgements are awaited together.
+const CHUNK: usize = 512;
+
+pub(super) fn list(settings: &Settings, which: Which, limit: usize) -> KafkaResult<Vec<Listed>> {
+    let (topic, group) = match which {
+        Which::Pending => (&settings.retry, &settings.group),
+        Which::Dead => (&settings.dead, &settings.requeue_group),
+    };
+    let consumer: BaseConsumer = settings.reader(group).create()?;
+    let ranges = ranges(&consumer, topic)?;
+    let mut found: Vec<(i64, Listed)> = Vec::new();
+    let mut counts = BTreeMap::new();
+    scan(&consumer, topic, &ranges, |message| {
+        let count = counts.entry(message.partition()).or_insert(0_usize);
+        *count += 1;
+        if *count > limit {
+            return false;
+        }
+        found.push((message.timestamp().to_millis().unwrap_or(0), listed(topic, message)));
+        *count < limit
+    })?;
+    found.sort_by_key(|(time, _)| *time);
+    Ok(found.into_iter().map(|(_, line)| line).take(limit).collect())
+}
+
+fn listed(topic: &str, message: &BorrowedMessage<'_>) -> Listed {
+    let (record, raw) = match message::decode(message) {
+        Ok(record) => (Some(record), Vec::new()),
+        Err(_) => {
+            (None, [message.key().unwrap_or_default(), message.payload().unwrap_or_default()].join(&b' '))
+        }
+    };
+    let death = message::death(message);
+    Listed {
+        id: format!("{topic}/{}/{}", message.partition(), message.offset()),
+        record,
+        raw,
+        reason: death.as_ref().map_or_else(String::new, |death| death.reason.clone()),
+        died_ms: death.as_ref().map(|death| death.died_ms),
+        original: death.map(|death| (death.topic, death.partition, death.offset, death.time_ms)),
+    }
+}
+
+/// How many records the reader's group has not passed yet.
+pub(super) fn owed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<u64> {
+    let owed: i64 = ranges(consumer, topic)?.values().map(|(from, end)| end - from).sum();
+    Ok(u64::try_from(owed).unwrap_or(0))
+}
+
+/// By partition: first offset that isn't passed yet, and end.
+type Ranges = BTreeMap<i32, (i64, i64)>;
+
+fn ranges(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
+    let found = metadata.topics().first();
+    if let Some(error) = found.and_then(|topic| topic.error()) {
+        return Err(KafkaError::MetadataFetch(error.into()));
+    }
+    let ids: Vec<i32> =
+        found.map(|topic| topic.partitions().iter().map(|p| p.id()).collect()).unwrap_or_default();
+    let mut list = TopicPartitionList::new();
+    for id in &ids {
+        list.add_partition(topic, *id);
+    }
+    let committed = consumer.committed_offsets(list, ANSWER)?;
+    let mut ranges = Ranges::new();
+    for id in ids {
+        let (low, high) = consumer.fetch_watermarks(topic, id, ANSWER)?;
+        let from = match committed.find_partition(topic, id).map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => offset.clamp(low, high),
+            _ => low,
+        };
+        if from < high {
+            ranges.insert(id, (from, high));
+        }
+    }
+    Ok(ranges)
+}
+
+/// Reads each range to its end; `false` from `each` ends the message's partition.
+fn scan(
+    consumer: &BaseConsumer,
+    topic: &str,
+    ranges: &Ranges,
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> bool,
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
+    for (id, (from, _)) in ranges {
+        list.add_partition_offset(topic, *id, Offset::Offset(*from))?;
+    }
+    consumer.assign(&list)?;
+    let mut open = ranges.clone();
+    let mut heard = Instant::now();
+    while !open.is_empty() {
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                let Some((_, end)) = open.get(&message.partition()).copied() else { continue };
+                let inside = message.offset() < end;
+                if !(inside && each(&message)) || message.offset() + 1 >= end {
+                    open.remove(&message.partition());
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(id))) => {
+                open.remove(&id);
+            }
+            Some(Err(error)) if super::client::refused(&error) => return Err(error),
+            Some(Err(error)) => tracing::debug!(%error, "kafka reader has trouble"),
+            None => {}
+        }
+        if heard.elapsed() > SILENCE {
+            return Err(KafkaError::MessageConsumption(Code::OperationTimedOut));
+        }
+    }
+    consumer.unassign()
+}
+
+pub(super) async fn requeue(inner: &Arc<Inner>, filter: Filter) -> Result<u64, RetryError> {
+    let (chunks, mut inbox) = tokio::sync::mpsc::channel::<Chunk>(1);
+    let reader = {
+        let inner = Arc::clone(inner);
+        off_runtime(move || read_letters(&inner.settings, &filter, &chunks))
+    };
+    let writer = async {
+        let mut count = 0;
+        while let Some(chunk) = inbox.recv().await {
+            let outcome = write_back(inner, &chunk.letters).await;
+            if let Ok(requeued) = &outcome {
+                count += requeued;
+            }
+            // The reader has gone when it failed; its own error is reported.
+            let _ = chunk.written.send(outcome.map(|_| ()));
+        }
+        count
+    };
+    let (read, count) = tokio::join!(reader, writer);
+    inner.counters.requeued.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+    match read {
+        Ok(None) => Ok(count),
+        Ok(Some(EnqueueError::Unavailable(detail))) => {
+            Err(RetryError::Unreachable { brokers: inner.settings.brokers.clone(), detail })
+        }
+        Ok(Some(EnqueueError::Refused(detail))) => Err(RetryError::Refused(detail)),
+        Err(error) => Err(inner.settings.error(&error)),
+    }
+}
+
+/// Letters to write before the offset moves on.
+struct Chunk {
+    letters: Vec<Letter>,
+    written: std::sync::mpsc::SyncSender<Result<(), EnqueueError>>,
+}
+
+enum Letter {
+    Requeue(Box<Record>),
+    /// Stands before one that is meant: to the topic's end.
+    Keep(Outgoing),
+}
+
+/// Two passes: the first finds the last letter of each partition that is meant, so that nothing behind it is touched.
+fn read_letters(
+    settings: &Settings,
+    filter: &Filter,
+    chunks: &tokio::sync::mpsc::Sender<Chunk>,
+) -> KafkaResult<Option<EnqueueError>> {
+    let consumer: BaseConsumer = settings.reader(&settings.requeue_group).create()?;
+    let topic = settings.dead.as_str();
+    let mut ranges = ranges(&consumer, topic)?;
+    let meant =
+        |message: &BorrowedMessage<'_>| message::decode(message).ok().filter(|record| filter.matches(record));
+    let mut last = BTreeMap::new();
+    scan(&consumer, topic, &ranges, |message| {
+        if meant(message).is_some() {
+            last.insert(message.partition(), message.offset());
+        }
+        true
+    })?;
+    ranges.retain(|id, (_, end)| match last.get(id) {
+        Some(offset) => {
+            *end = offset + 1;
+            true
+        }
+        None => false,
+    });
+    let (mut letters, mut passed) = (Vec::new(), BTreeMap::new());
+    let mut failed = None;
+    scan(&consumer, topic, &ranges, |message| {
+        letters.push(match meant(message) {
+            Some(record) => Letter::Requeue(Box::new(record)),
+            None => Letter::Keep(message::copy(message, message.headers().map(|headers| headers.detach()))),
+        });
+        passed.insert(message.partition(), message.offset() + 1);
+        if letters.len() >= CHUNK {
+            failed = pass(&consumer, topic, &mut letters, &mut passed, chunks).err();
+        }
+        failed.is_none()
+    })?;
+    let failed = match failed {
+        None => pass(&consumer, topic, &mut letters, &mut passed, chunks).err(),
+        failed => failed,
+    };
+    match failed {
+        Some(Failed::Kafka(error)) => Err(error),
+        Some(Failed::Write(error)) => Ok(Some(error)),
+        None => Ok(None),
+    }
+}
+
+enum Failed {
+    Kafka(KafkaError),
+    Write(EnqueueError),
+}
+
+/// Has the letters written, then commits that they are passed.
+fn pass(
+    consumer: &BaseConsumer,
+    topic: &str,
+    letters: &mut Vec<Letter>,
+    passed: &mut BTreeMap<i32, i64>,
+    chunks: &tokio::sync::mpsc::Sender<Chunk>,
+) -> Result<(), Failed> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let (written, answer) = std::sync::mpsc::sync_channel(1);
+    let gone = || Failed::Kafka(KafkaError::Canceled);
+    chunks.blocking_send(Chunk { letters: std::mem::take(letters), written }).map_err(|_| gone())?;
+    answer.recv().map_err(|_| gone())?.map_err(Failed::Write)?;
+    let mut list = TopicPartitionList::new();
+    for (id, next) in std::mem::take(passed) {
+        list.add_partition_offset(topic, id, Offset::Offset(next)).map_err(Failed::Kafka)?;
+    }
+    consumer.commit(&list, CommitMode::Sync).map_err(Failed::Kafka)
+}
+
+async fn write_back(inner: &Inner, letters: &[Letter]) -> Result<u64, EnqueueError> {
+    let not_before_ms = inner.clock.now_ms().saturating_add(millis(inner.policy.delay));
+    let mut requeued = 0;
+    let messages = letters.iter().map(|letter| match letter {
+        Letter::Requeue(record) => {
+            requeued += 1;
+            let record = Record { attempt: 0, not_before_ms, ..(**record).clone() };
+            (inner.settings.retry.as_str(), message::encode(&record))
+        }
+        Letter::Keep(message) => (inner.settings.dead.as_str(), message.clone()),
+    });
+    let messages = messages.collect();
+    inner.send(messages).await?;
+    Ok(requeued)
+}
