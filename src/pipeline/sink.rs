@@ -173,6 +173,10 @@ impl source::Sink for RouteSink {
     }
 
     async fn flush(&mut self) -> Result<(), Closed> {
+        if self.started.is_some() {
+            // Still before the place to begin at: there is nothing to hand on, and no position to be saved that could be waited for.
+            return Ok(());
+        }
         if !self.saved_once {
             self.checkpoint.saved_once().await;
             self.saved_once = true;
