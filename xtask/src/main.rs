@@ -1,5 +1,6 @@
-//! Developer tasks: `cargo xtask demo | servers | test`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench`.
 
+mod bench;
 mod ci;
 mod demo;
 mod servers;
@@ -29,6 +30,8 @@ enum Task {
     Servers(servers::Args),
     /// All checks and tests, as CI runs them.
     Test(ci::Args),
+    /// Speed and memory on real servers, with the bars that they must meet.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::DemoApp(args) => demo::app::run(args),
         Task::Servers(args) => servers::run(args),
         Task::Test(args) => ci::run(&args),
+        Task::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
