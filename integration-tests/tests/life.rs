@@ -243,6 +243,23 @@ async fn redis_with_tls_and_acl(flavor: Flavor) -> Result<()> {
         Ok(Seen::check(done, || daemon.log_tail()))
     })
     .await?;
+
+    // A server that answers PING and can't write: the breaker stays open until it can.
+    redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg(1).query_async::<()>(&mut cache).await?;
+    conn.query_drop("UPDATE products SET ver=1003 WHERE id=3").await?;
+    until("an open breaker that stays open", WITHIN, async || {
+        let target = daemon.status().await?["targets"][0].clone();
+        let stays =
+            target["error"] == "NOREPLICAS" && target["open_seconds"].as_f64().is_some_and(|s| s >= 1.5);
+        Ok(Seen::check(stays, || format!("{target}; {}", daemon.log_tail())))
+    })
+    .await?;
+    redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg(0).query_async::<()>(&mut cache).await?;
+    until("a closed breaker", WITHIN, async || {
+        let target = daemon.status().await?["targets"][0].clone();
+        Ok(Seen::check(target["breaker"] == "closed", || format!("{target}; {}", daemon.log_tail())))
+    })
+    .await?;
     Ok(())
 }
 

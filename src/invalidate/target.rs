@@ -4,7 +4,7 @@
 //! May depend on `config` and `pipeline::batch`.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ pub struct Target {
     /// Open while it fails.
     pub breaker: Breaker,
     connection: RwLock<Option<MultiplexedConnection>>,
+    /// A key whose removal failed by the target's fault: what the probe asks for.
+    refused_key: Mutex<Option<Vec<u8>>>,
 }
 
 /// Why a connection couldn't be made.
@@ -69,7 +71,12 @@ pub enum ConnectError {
 impl Target {
     /// A target that isn't connected yet.
     pub fn new(config: RedisTarget) -> Arc<Self> {
-        Arc::new(Self { config, breaker: Breaker::default(), connection: RwLock::new(None) })
+        Arc::new(Self {
+            config,
+            breaker: Breaker::default(),
+            connection: RwLock::new(None),
+            refused_key: Mutex::new(None),
+        })
     }
 
     /// Its name in the config.
@@ -166,7 +173,11 @@ impl Target {
         }
         let mut connection = self.ready_connection()?;
         let result = connection.send_packed_command(&command).await.and_then(Value::extract_error);
-        self.judge(result.map(drop).map_err(|error| classify::error(&error)))
+        let key = || match command.args_iter().nth(1) {
+            Some(redis::Arg::Simple(key)) => key.to_vec(),
+            _ => Vec::new(),
+        };
+        self.judge(key, result.map(drop).map_err(|error| classify::error(&error)))
     }
 
     /// Removes keys and fields; one result for each removal, in order. A failure of the target fails them all.
@@ -176,20 +187,22 @@ impl Target {
             pipeline.add_command(command(*removal));
         }
         let mut connection = self.ready_connection()?;
+        let first = || removals.first().map_or_else(Vec::new, |removal| removal.key.to_vec());
         let replies = match connection.send_packed_commands(&pipeline, 0, removals.len()).await {
             Ok(replies) if replies.len() == removals.len() => replies,
             Ok(replies) => {
                 let message = format!("{} replies to {} commands", replies.len(), removals.len());
-                return self.judge(Err(Failure { class: Class::Target, code: "PROTOCOL".into(), message }));
+                return self
+                    .judge(first, Err(Failure { class: Class::Target, code: "PROTOCOL".into(), message }));
             }
-            Err(error) => return self.judge(Err(classify::error(&error))),
+            Err(error) => return self.judge(first, Err(classify::error(&error))),
         };
         replies
             .into_iter()
             .map(|reply| match reply {
                 Value::ServerError(error) => match classify::reply(&error) {
                     failure if failure.class == Class::Key => Ok(Err(failure)),
-                    failure => self.judge(Err(failure)),
+                    failure => self.judge(first, Err(failure)),
                 },
                 _ => Ok(Ok(())),
             })
@@ -208,11 +221,12 @@ impl Target {
     }
 
     /// Trips the breaker where the target itself failed.
-    fn judge<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+    fn judge<T>(&self, key: impl FnOnce() -> Vec<u8>, result: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(failure) = &result
             && failure.class == Class::Target
             && self.breaker.trip(&failure.code)
         {
+            *self.refused_key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key());
             tracing::warn!(target = self.name(), code = %failure.code, error = %failure.message,
                 "redis target fails, breaker opens: removals go to the retry queue");
         }
@@ -255,19 +269,18 @@ impl Target {
         }
     }
 
-    /// Asks for what a PING doesn't show: a replica and a server that can't write answer PING well. UNLINK of a key that
-    /// can't exist changes nothing; the rights on that key may be missing, and then it is told as much.
+    /// Asks for what a PING doesn't show: a replica, and a server that can't write, answer PING well. It removes a key whose removal was
+    /// refused: that one is owed anyway, and the account has rights on it (Redis looks at the ACL before anything else).
     async fn writable(&self) -> Result<(), Failure> {
         let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(mut connection) = connection else { return Ok(()) };
-        let probe = redis::cmd("UNLINK").arg("rowbust:probe").to_owned();
+        let key = self.refused_key.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Without either, the next removal tells.
+        let (Some(mut connection), Some(key)) = (connection, key) else { return Ok(()) };
+        let probe = redis::cmd("UNLINK").arg(key).to_owned();
         match connection.send_packed_command(&probe).await.and_then(Value::extract_error) {
             Ok(_) => Ok(()),
             Err(error) => match classify::error(&error) {
                 failure if failure.class == Class::Key => Ok(()),
-                // An ACL that lets the account have its own keys only: it may run the command, and the next removal tells the
-                // rest. (acl.c: "… no permissions to run the 'unlink' command" against "… to access one of the keys …".)
-                failure if failure.code == "NOPERM" && !failure.message.contains("' command") => Ok(()),
                 failure => Err(failure),
             },
         }
