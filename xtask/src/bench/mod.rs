@@ -130,6 +130,9 @@ impl Section {
     }
 }
 
+/// One measurement of the command line.
+type Measurement = fn(&Bench) -> Result<Section>;
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     if cfg!(debug_assertions) {
         bail!("a debug build measures nothing: please run it as `cargo xtask bench`");
@@ -137,7 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bench = Bench::new(args.mysql, args.quick, args.fresh)?;
     let wants = |what| args.what == What::All || args.what == what;
     let mut sections: Vec<Section> = Vec::new();
-    let measurements: [(What, fn(&Bench) -> Result<Section>); 5] = [
+    let measurements: [(What, Measurement); 5] = [
         (What::Decode, decode::run),
         (What::Drain, drain::run),
         (What::Live, live::run),
