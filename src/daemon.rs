@@ -39,7 +39,10 @@ use crate::{
 /// wait for.
 pub const DRAIN: Duration = Duration::from_secs(15);
 
-/// Connections to each target: two keep Redis busy while one waits for an answer.
+/// The most of it: nobody waits longer for a daemon to end. What isn't finished then is repeated at the next start.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+
+/// Workers of each target. They share its connection; two, so that commands are made on both cores.
 const WORKERS: usize = 2;
 
 /// How a daemon ended.
@@ -226,7 +229,7 @@ fn drain_deadline(config: &Config) -> Duration {
         SecondRemoval::After(delay) => delay,
         SecondRemoval::WhenVisible => mapping.fill_grace,
     });
-    DRAIN + longest.max().unwrap_or_default()
+    DRAIN + longest.max().unwrap_or_default().min(DRAIN_GRACE)
 }
 
 /// The first task that ends before it was asked to.

@@ -1,6 +1,6 @@
 //! The admin server: liveness, readiness, metrics, status, the retry queue's commands.
 //!
-//! Guarantees: reads only, but for `POST /retry/requeue`; no secret and no key in metrics. Listens on loopback by default. May depend on everything
+//! Guarantees: reads only, but for `POST /retry/requeue`, which is there on a loopback address alone; no secret and no key in metrics. Listens on loopback by default. May depend on everything
 //! that has a state to show.
 
 pub mod status;
@@ -42,14 +42,17 @@ pub async fn serve(
     status: Arc<Status>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let app = Router::new()
+    // There is no token yet: what shows keys or changes anything is for this host alone.
+    let local = listener.local_addr()?.ip().is_loopback();
+    let mut app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(|State(status): State<Arc<Status>>| async move { Json(status.json()) }))
-        .route("/retry", get(list))
-        .route("/retry/requeue", post(requeue))
-        .with_state(status);
+        .route("/status", get(|State(status): State<Arc<Status>>| async move { Json(status.json()) }));
+    if local {
+        app = app.route("/retry", get(list)).route("/retry/requeue", post(requeue));
+    }
+    let app = app.with_state(status);
     axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
     Ok(())
 }
@@ -66,6 +69,9 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], status.metrics.render()).into_response()
 }
 
+/// Records of one answer at most.
+const LIST_LIMIT: usize = 10_000;
+
 #[derive(Debug, Deserialize)]
 struct ListArgs {
     #[serde(default)]
@@ -75,7 +81,7 @@ struct ListArgs {
 
 async fn list(State(status): State<Arc<Status>>, Query(args): Query<ListArgs>) -> Response {
     let which = if args.dead { Which::Dead } else { Which::Pending };
-    match status.queue.list(which, args.limit.unwrap_or(100)).await {
+    match status.queue.list(which, args.limit.unwrap_or(100).min(LIST_LIMIT)).await {
         Ok(listed) => Json(json!({
             "schema_version": 1,
             "records": listed.iter().map(listed_json).collect::<Vec<_>>(),

@@ -56,14 +56,16 @@ impl Status {
     pub fn caught_up(&self) -> bool {
         self.source.idle_for().is_some_and(|idle| idle >= CAUGHT_UP)
             && self.frontier.stats().open == 0
+            && !self.frontier.stats().undrained
             && !self.checkpoint.snapshot().behind
     }
 
     /// Age of the newest event; 0 when the source has nothing newer.
     pub fn lag_seconds(&self) -> f64 {
         match (self.source.idle_for(), self.source.last_timestamp()) {
-            (Some(_), _) | (_, 0) => 0.0,
-            (None, newest) => {
+            (Some(idle), _) if idle >= CAUGHT_UP => 0.0,
+            (_, 0) => 0.0,
+            (_, newest) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 now.saturating_sub(Duration::from_secs(newest)).as_secs_f64()
             }
@@ -96,6 +98,13 @@ impl Status {
             "caught_up": self.caught_up(),
             "lag_seconds": self.lag_seconds(),
             "witness": self.watermark.witness().to_string(),
+            "visibility": self.watermark.status().iter().map(|server| json!({
+                "server": server.address,
+                "witness": server.witness.to_string(),
+                "sample_age_seconds": server.age.map(|age| age.as_secs_f64()),
+                "failures": server.failures,
+                "delays": server.delays,
+            })).collect::<Vec<_>>(),
             "source": {
                 "flavor": self.server.flavor.to_string(),
                 "version": self.server.version,
@@ -171,6 +180,13 @@ impl Status {
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
         set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
+        for server in self.watermark.status() {
+            metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
+                .absolute(server.delays);
+            if let Some(age) = server.age {
+                metrics::gauge!(t::VISIBILITY_AGE, "server" => server.address).set(age.as_secs_f64());
+            }
+        }
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
 }

@@ -89,6 +89,8 @@ pub enum Generation {
 pub struct CheckpointFile {
     path: PathBuf,
     generation: u64,
+    /// The file at `path` is torn: it must not take the place of the generation that was used instead.
+    newest_is_torn: bool,
     _lock: File,
 }
 
@@ -184,7 +186,8 @@ impl CheckpointFile {
         }
         let found = load(path)?;
         let generation = found.as_ref().map_or(0, |(saved, _)| saved.generation);
-        Ok((Self { path: path.to_owned(), generation, _lock: lock }, found))
+        let newest_is_torn = matches!(found, Some((_, Generation::Previous)));
+        Ok((Self { path: path.to_owned(), generation, newest_is_torn, _lock: lock }, found))
     }
 
     /// Saves durably. `saved.generation` is set here.
@@ -196,6 +199,7 @@ impl CheckpointFile {
             source,
         })?;
         self.generation = saved.generation;
+        self.newest_is_torn = false;
         Ok(saved)
     }
 
@@ -209,7 +213,7 @@ impl CheckpointFile {
         file.sync_all().map_err(step("sync"))?;
         kill_point!("before_checkpoint_rename");
         // The old generation gets its second name before the new one takes its first: there is always a whole one.
-        if self.path.exists() {
+        if self.path.exists() && !self.newest_is_torn {
             let spare = with_suffix(&self.path, ".prev.tmp");
             match fs::remove_file(&spare) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -217,7 +221,10 @@ impl CheckpointFile {
                 }
                 _ => {}
             }
-            fs::hard_link(&self.path, &spare).map_err(step("keep the old generation"))?;
+            // A file system without hard links gets a copy.
+            fs::hard_link(&self.path, &spare)
+                .or_else(|_| fs::copy(&self.path, &spare).and_then(|_| File::open(&spare)?.sync_all()))
+                .map_err(step("keep the old generation"))?;
             fs::rename(&spare, prev_path(&self.path)).map_err(step("keep the old generation"))?;
         }
         fs::rename(&tmp, &self.path).map_err(step("rename the new generation"))?;
@@ -268,6 +275,15 @@ mod tests {
         let (older, generation) = load(&path).unwrap().unwrap();
         assert_eq!((older.position, generation), (100, Generation::Previous));
 
+        // The good one is kept until a new one stands beside it: also when that save is cut off before its rename.
+        drop(file);
+        let (mut file, found) = CheckpointFile::open(&path).unwrap();
+        assert_eq!(found.unwrap().1, Generation::Previous);
+        file.save(saved(300)).unwrap();
+        assert_eq!(read(&prev_path(&path)).unwrap().unwrap().position, 100);
+        assert_eq!(load(&path).unwrap().unwrap().0.position, 300);
+
+        fs::write(&path, &bytes).unwrap();
         fs::write(prev_path(&path), b"garbage").unwrap();
         drop(file);
         let error = CheckpointFile::open(&path).unwrap_err().to_string();

@@ -39,12 +39,14 @@ const KEY_CODES: &[&str] = &["WRONGTYPE", "CROSSSLOT", "ERR", "EXECABORT", "NOPR
 
 fn class_of(code: &str, message: &str) -> Class {
     // "ERR max number of clients reached" comes before any command is looked at; proxies answer ERR for a lost backend.
-    let of_target = ["max number of clients", "unreachable", "timeout", "not connected"];
-    if code == "ERR" && of_target.iter().any(|text| message.contains(text)) {
+    let of_target =
+        ["max number of clients", "unreachable", "timeout", "timed out", "refused", "not connected"];
+    if code == "ERR" && of_target.iter().any(|text| message.to_ascii_lowercase().contains(text)) {
         return Class::Target;
     }
-    // Rights on commands are the target's, rights on keys the key's: "No permissions to access a key".
-    if code == "NOPERM" && message.contains("access a key") {
+    // Rights on commands are the target's, rights on keys the key's. Texts of Redis 7 and 6: `acl.c`.
+    let about_keys = ["access a key", "access one of the keys"];
+    if code == "NOPERM" && about_keys.iter().any(|text| message.contains(text)) {
         return Class::Key;
     }
     if KEY_CODES.contains(&code) { Class::Key } else { Class::Target }
@@ -95,6 +97,13 @@ mod tests {
         ("-WRONGPASS invalid username-password pair or user is disabled.", "WRONGPASS", Class::Target),
         ("-NOPERM User app has no permissions to run the 'unlink' command", "NOPERM", Class::Target),
         ("-NOPERM No permissions to access a key", "NOPERM", Class::Key),
+        (
+            "-NOPERM this user has no permissions to access one of the keys used as arguments",
+            "NOPERM",
+            Class::Key,
+        ),
+        ("-ERR Connection refused", "ERR", Class::Target),
+        ("-ERR Connection timed out", "ERR", Class::Target),
         (
             "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable",
             "MISCONF",

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -20,6 +20,9 @@ use crate::{
     source::position::{CommitSpan, Coordinates},
     watermark::Watermark,
 };
+
+/// A commit that isn't seen visible for so long never will be: the server's log began anew, or lost its tail.
+const NEVER_VISIBLE: Duration = Duration::from_secs(3600);
 
 /// Removes what the queue hands over.
 #[derive(Debug)]
@@ -39,8 +42,18 @@ impl RetryRemover {
     /// Whether a removal that is sent now is the last one owed.
     fn is_final(&self, record: &Record, now: Instant) -> bool {
         let origin = &record.origin;
+        let age = Duration::from_millis(now_ms().saturating_sub(record.first_failed_ms));
+        let grace = Duration::from_millis(record.fill_grace_ms);
+        if !record.when_visible {
+            return age >= grace;
+        }
         // A record of another server has waited for a tier at least: that delay is all there is.
-        if !record.when_visible || origin.source != self.source {
+        if origin.source != self.source {
+            return true;
+        }
+        if age >= NEVER_VISIBLE {
+            tracing::warn!(gtid = %origin.gtid, file = %origin.file, position = origin.position,
+                "a removal's commit was not seen visible for an hour: its delay stands for visibility");
             return true;
         }
         let at = Coordinates { file: origin.visible_file.as_str().into(), position: origin.visible_position };
@@ -48,7 +61,6 @@ impl RetryRemover {
             tracing::warn!(gtid = %origin.gtid, "record with an unreadable gtid: its delay stands for visibility");
             return true;
         };
-        let grace = Duration::from_millis(record.fill_grace_ms);
         self.watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
     }
 
@@ -105,4 +117,9 @@ impl Handler for RetryRemover {
             }
         })
     }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -37,8 +37,8 @@ pub struct Target {
     /// Open while it fails.
     pub breaker: Breaker,
     connection: RwLock<Option<MultiplexedConnection>>,
-    /// A key whose removal failed by the target's fault: what the probe asks for.
-    refused_key: Mutex<Option<Vec<u8>>>,
+    /// A removal that failed by the target's fault: what the probe asks for.
+    refused: Mutex<Option<Cmd>>,
 }
 
 /// Why a connection couldn't be made.
@@ -75,7 +75,7 @@ impl Target {
             config,
             breaker: Breaker::default(),
             connection: RwLock::new(None),
-            refused_key: Mutex::new(None),
+            refused: Mutex::new(None),
         })
     }
 
@@ -173,11 +173,11 @@ impl Target {
         }
         let mut connection = self.ready_connection()?;
         let result = connection.send_packed_command(&command).await.and_then(Value::extract_error);
-        let key = || match command.args_iter().nth(1) {
-            Some(redis::Arg::Simple(key)) => key.to_vec(),
-            _ => Vec::new(),
+        let first = || match command.args_iter().nth(1) {
+            Some(redis::Arg::Simple(key)) => Some(self::command(Removal { key, field: None })),
+            _ => None,
         };
-        self.judge(key, result.map(drop).map_err(|error| classify::error(&error)))
+        self.judge(first, result.map(drop).map_err(|error| classify::error(&error)))
     }
 
     /// Removes keys and fields; one result for each removal, in order. A failure of the target fails them all.
@@ -187,7 +187,7 @@ impl Target {
             pipeline.add_command(command(*removal));
         }
         let mut connection = self.ready_connection()?;
-        let first = || removals.first().map_or_else(Vec::new, |removal| removal.key.to_vec());
+        let first = || removals.first().map(|removal| command(*removal));
         let replies = match connection.send_packed_commands(&pipeline, 0, removals.len()).await {
             Ok(replies) if replies.len() == removals.len() => replies,
             Ok(replies) => {
@@ -221,12 +221,16 @@ impl Target {
     }
 
     /// Trips the breaker where the target itself failed.
-    fn judge<T>(&self, key: impl FnOnce() -> Vec<u8>, result: Result<T, Failure>) -> Result<T, Failure> {
+    fn judge<T>(
+        &self,
+        refused: impl FnOnce() -> Option<Cmd>,
+        result: Result<T, Failure>,
+    ) -> Result<T, Failure> {
         if let Err(failure) = &result
             && failure.class == Class::Target
             && self.breaker.trip(&failure.code)
         {
-            *self.refused_key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key());
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused();
             tracing::warn!(target = self.name(), code = %failure.code, error = %failure.message,
                 "redis target fails, breaker opens: removals go to the retry queue");
         }
@@ -269,14 +273,13 @@ impl Target {
         }
     }
 
-    /// Asks for what a PING doesn't show: a replica, and a server that can't write, answer PING well. It removes a key whose removal was
-    /// refused: that one is owed anyway, and the account has rights on it (Redis looks at the ACL before anything else).
+    /// Asks for what a PING doesn't show: a replica, and a server that can't write, answer PING well. It repeats a removal that was
+    /// refused: that one is owed anyway, and the account has rights on its key (Redis looks at the ACL before anything else).
     async fn writable(&self) -> Result<(), Failure> {
         let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let key = self.refused_key.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Without either, the next removal tells.
-        let (Some(mut connection), Some(key)) = (connection, key) else { return Ok(()) };
-        let probe = redis::cmd("UNLINK").arg(key).to_owned();
+        let (Some(mut connection), Some(probe)) = (connection, refused) else { return Ok(()) };
         match connection.send_packed_command(&probe).await.and_then(Value::extract_error) {
             Ok(_) => Ok(()),
             Err(error) => match classify::error(&error) {

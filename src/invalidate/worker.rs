@@ -184,24 +184,30 @@ async fn send(target: &Target, shared: &Shared, job: &[Batch]) -> Vec<Failed> {
 /// Puts what failed into the retry queue. While that refuses, Redis is asked again whenever its breaker is closed. Returns only
 /// when one of them has acknowledged all.
 async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed: Failed) -> Acked {
+    if matches!(failed, Failed::None) {
+        return Acked::ByRedis;
+    }
     let mut backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(2))
         .with_jitter()
         .without_max_times()
         .build();
+    let gtid = batch.segment.span.gtid_text();
     loop {
         let (acked, records): (_, Vec<Record>) = match &failed {
             Failed::None => return Acked::ByRedis,
             Failed::All(failure) => (
                 Acked::ByQueue,
-                (0..batch.keys.len()).filter_map(|at| record(target, shared, batch, at, failure)).collect(),
+                (0..batch.keys.len())
+                    .filter_map(|at| record(target, shared, batch, &gtid, at, failure))
+                    .collect(),
             ),
             Failed::Some(places) => (
                 Acked::ByRedis,
                 places
                     .iter()
-                    .filter_map(|(at, failure)| record(target, shared, batch, *at, failure))
+                    .filter_map(|(at, failure)| record(target, shared, batch, &gtid, *at, failure))
                     .collect(),
             ),
         };
@@ -222,7 +228,14 @@ async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed
     }
 }
 
-fn record(target: &Target, shared: &Shared, batch: &Batch, at: usize, failure: &Failure) -> Option<Record> {
+fn record(
+    target: &Target,
+    shared: &Shared,
+    batch: &Batch,
+    gtid: &str,
+    at: usize,
+    failure: &Failure,
+) -> Option<Record> {
     let (removal, place) = (batch.keys.get(at)?, batch.keys.place(at)?);
     let segment = &batch.segment;
     Some(Record {
@@ -231,7 +244,7 @@ fn record(target: &Target, shared: &Shared, batch: &Batch, at: usize, failure: &
         field: removal.field.map(<[u8]>::to_vec),
         origin: Origin {
             source: shared.source.clone(),
-            gtid: segment.span.gtid_text(),
+            gtid: gtid.to_owned(),
             file: segment.file.to_string(),
             position: place.position,
             row: place.row,
@@ -241,11 +254,19 @@ fn record(target: &Target, shared: &Shared, batch: &Batch, at: usize, failure: &
             visible_position: segment.span.last.position,
         },
         when_visible: batch.lane.second == SecondRemoval::WhenVisible,
-        fill_grace_ms: u64::try_from(batch.lane.fill_grace.as_millis()).unwrap_or(u64::MAX),
+        fill_grace_ms: match batch.lane.second {
+            SecondRemoval::WhenVisible => millis(batch.lane.fill_grace),
+            SecondRemoval::After(delay) => millis(delay),
+            SecondRemoval::Never => 0,
+        },
         // The queue counts its own attempts, and sets the times by its own clock.
         attempt: 0,
         not_before_ms: 0,
         first_failed_ms: 0,
         error_code: failure.code.clone(),
     })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

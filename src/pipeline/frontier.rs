@@ -11,6 +11,12 @@ use std::{
 
 use tokio::sync::Notify;
 
+/// What a segment adds to the position when it is done.
+pub trait Append {
+    /// Adds what comes directly behind.
+    fn append(&mut self, later: Self);
+}
+
 /// The contiguous prefix of settled segments, in the order in which they were opened. `D` is what a segment adds to the
 /// position when it is done.
 #[derive(Debug)]
@@ -36,7 +42,7 @@ struct State<D> {
     /// Number of the segment at the front of `open`.
     base: u64,
     open: VecDeque<Slot<D>>,
-    done: Vec<D>,
+    done: Option<D>,
     tickets_settled: u64,
     tickets_released: u64,
     tickets_lost: u64,
@@ -56,6 +62,8 @@ pub struct FrontierStats {
     pub open: usize,
     /// Tickets that were dropped unsettled since the start.
     pub lost: u64,
+    /// Whether something is done that nobody has taken yet.
+    pub undrained: bool,
 }
 
 impl<D> Default for Frontier<D> {
@@ -63,7 +71,7 @@ impl<D> Default for Frontier<D> {
         let state = State {
             base: 0,
             open: VecDeque::new(),
-            done: Vec::new(),
+            done: None,
             tickets_settled: 0,
             tickets_released: 0,
             tickets_lost: 0,
@@ -85,7 +93,15 @@ impl<D> Shared<D> {
     }
 }
 
-impl<D> State<D> {
+impl<D: Append> State<D> {
+    /// One value however much is done: nobody may be there to take it.
+    fn release(&mut self, data: D) {
+        match &mut self.done {
+            Some(done) => done.append(data),
+            None => self.done = Some(data),
+        }
+    }
+
     /// Moves what is settled from the front of `open` to `done`.
     fn advance(&mut self) -> bool {
         let mut moved = false;
@@ -93,7 +109,7 @@ impl<D> State<D> {
             if let Some(slot) = self.open.pop_front() {
                 self.base += 1;
                 self.tickets_released += u64::from(slot.tickets);
-                self.done.push(slot.data);
+                self.release(slot.data);
                 moved = true;
             }
         }
@@ -107,11 +123,19 @@ impl<D> State<D> {
     }
 }
 
-impl<D> Frontier<D> {
+impl<D: Append> Frontier<D> {
     /// Opens the next segment with `tickets` tickets; with none it is settled at once. Its place in the order is
     /// that of this call.
     pub fn open(&self, tickets: u32, data: D) -> Vec<Ticket<D>> {
         let mut state = self.shared.lock();
+        // Without tickets it is done when the one before it is: no slot, or a stream of unmapped changes would fill memory
+        // behind one segment that is held.
+        if tickets == 0
+            && let Some(before) = state.open.back_mut()
+        {
+            before.data.append(data);
+            return Vec::new();
+        }
         let segment = state.base + state.open.len() as u64;
         state.open.push_back(Slot { tickets, pending: tickets, data });
         if tickets == 0 && state.advance() {
@@ -121,16 +145,16 @@ impl<D> Frontier<D> {
         (0..tickets).map(|_| Ticket { shared: Some(Arc::clone(&self.shared)), segment }).collect()
     }
 
-    /// Takes what has become done since the last call, in order.
-    pub fn drain_done(&self) -> Vec<D> {
-        std::mem::take(&mut self.shared.lock().done)
+    /// Takes what has become done since the last call, appended in order.
+    pub fn drain_done(&self) -> Option<D> {
+        self.shared.lock().done.take()
     }
 
     /// Completes when the frontier has advanced since the last [`Frontier::drain_done`]. For one waiter.
     pub async fn advanced(&self) {
         loop {
             let notified = self.shared.advanced.notified();
-            if !self.shared.lock().done.is_empty() {
+            if self.shared.lock().done.is_some() {
                 return;
             }
             notified.await;
@@ -151,7 +175,7 @@ impl<D> Frontier<D> {
     /// How full it is.
     pub fn stats(&self) -> FrontierStats {
         let state = self.shared.lock();
-        FrontierStats { open: state.open.len(), lost: state.tickets_lost }
+        FrontierStats { open: state.open.len(), lost: state.tickets_lost, undrained: state.done.is_some() }
     }
 }
 
@@ -163,7 +187,7 @@ pub struct Ticket<D> {
     segment: u64,
 }
 
-impl<D> Ticket<D> {
+impl<D: Append> Ticket<D> {
     /// Says that this part is acknowledged, by Redis or by the queue.
     pub fn settle(mut self) {
         let Some(shared) = self.shared.take() else { return };
@@ -197,27 +221,34 @@ mod tests {
 
     use super::*;
 
+    impl Append for Vec<usize> {
+        fn append(&mut self, later: Self) {
+            self.extend(later);
+        }
+    }
+
     #[test]
     fn a_segment_without_tickets_is_done_when_all_before_it_are() {
         let frontier = Frontier::default();
-        let first = frontier.open(2, 'a');
-        assert!(frontier.open(0, 'b').is_empty());
-        assert!(frontier.drain_done().is_empty());
+        let first = frontier.open(2, vec![1]);
+        assert!(frontier.open(0, vec![2]).is_empty());
+        assert_eq!(frontier.stats().open, 1);
+        assert!(frontier.drain_done().is_none());
         let mut first = first.into_iter();
         first.next().unwrap().settle();
-        assert!(frontier.drain_done().is_empty());
+        assert!(frontier.drain_done().is_none());
         first.next().unwrap().settle();
-        assert_eq!(frontier.drain_done(), ['a', 'b']);
+        assert_eq!(frontier.drain_done(), Some(vec![1, 2]));
     }
 
     #[test]
     fn a_dropped_ticket_holds_the_frontier_and_is_told() {
         let frontier = Frontier::default();
-        drop(frontier.open(1, 1));
-        let second = frontier.open(1, 2);
+        drop(frontier.open(1, vec![1]));
+        let second = frontier.open(1, vec![2]);
         second.into_iter().for_each(Ticket::settle);
-        assert!(frontier.drain_done().is_empty());
-        assert_eq!(frontier.stats(), FrontierStats { open: 2, lost: 1 });
+        assert!(frontier.drain_done().is_none());
+        assert_eq!(frontier.stats(), FrontierStats { open: 2, lost: 1, undrained: false });
     }
 
     #[derive(Debug, Clone)]
@@ -242,24 +273,30 @@ mod tests {
         fn releases_exactly_the_settled_prefix(steps in steps()) {
             let frontier = Frontier::default();
             let mut model: Vec<u32> = Vec::new();
-            let mut tickets: Vec<Ticket<usize>> = Vec::new();
+            // The model's place of each segment that got a slot of its own.
+            let mut places: Vec<usize> = Vec::new();
+            let mut tickets: Vec<Ticket<Vec<usize>>> = Vec::new();
             let mut released = Vec::new();
             for step in steps {
                 match step {
                     Step::Open(n) => {
-                        tickets.extend(frontier.open(n, model.len()));
+                        let merged = n == 0 && frontier.stats().open > 0;
+                        if !merged {
+                            places.push(model.len());
+                        }
+                        tickets.extend(frontier.open(n, vec![model.len()]));
                         model.push(n);
                     }
                     Step::Settle(at) if !tickets.is_empty() => {
                         let ticket = tickets.swap_remove(at.index(tickets.len()));
-                        model[usize::try_from(ticket.segment).unwrap()] -= 1;
+                        model[places[usize::try_from(ticket.segment).unwrap()]] -= 1;
                         ticket.settle();
                     }
                     // Dropped: the model's count stays above zero for ever.
                     Step::Drop(at) if !tickets.is_empty() => drop(tickets.swap_remove(at.index(tickets.len()))),
                     _ => {}
                 }
-                released.extend(frontier.drain_done());
+                released.extend(frontier.drain_done().unwrap_or_default());
                 let prefix = model.iter().take_while(|pending| **pending == 0).count();
                 prop_assert_eq!(&released, &(0..prefix).collect::<Vec<_>>());
             }

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::{
     batch::{KeyBatch, Removal, RowPlace, hash_key},
-    frontier::{Frontier, Ticket},
+    frontier::{Append, Frontier, Ticket},
 };
 use crate::{
     config::{Config, SecondRemoval},
@@ -38,6 +38,19 @@ pub const WORKER_QUEUE: usize = 16;
 /// What a segment adds to the position when it is done: the transactions whose end was read in it; `last` is the end of the newest
 /// one. With the newest commit's time (Unix seconds, the server's clock). `None`: the segment lies within one transaction.
 pub type Done = Option<(CommitSpan, u32)>;
+
+impl Append for Done {
+    fn append(&mut self, later: Self) {
+        match (self.as_mut(), later) {
+            (Some((span, newest)), Some((later, time))) => {
+                span.append(&later);
+                *newest = time;
+            }
+            (None, later) => *self = later,
+            (Some(_), None) => {}
+        }
+    }
+}
 
 /// One way of removing: a target and a policy. Mappings that agree in them share a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,6 +273,12 @@ impl Assembler {
     /// coordinates move.
     pub fn commit(&mut self, end: Coordinates) {
         let transaction = self.transaction.take();
+        // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
+        if let (Some(span), Some(transaction), false) =
+            (&mut self.visible, &transaction, self.transaction_in_segment)
+        {
+            span.add(transaction.gtid, transaction.at.clone());
+        }
         let gtid = transaction.as_ref().and_then(|transaction| transaction.gtid);
         let time = transaction.map_or(0, |transaction| transaction.commit_micros / 1_000_000);
         let time = u32::try_from(time).unwrap_or(u32::MAX);
@@ -305,7 +324,9 @@ impl Assembler {
             }
             return Ok(());
         };
-        let footprint: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
+        let keys: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
+        let spans = span.footprint() + done.as_ref().map_or(0, |(done, _)| done.footprint());
+        let footprint = keys + spans;
         let segment = Arc::new(Segment {
             file: Arc::clone(&span.last.file),
             span,

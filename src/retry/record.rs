@@ -17,7 +17,7 @@ pub struct Record {
     pub origin: Origin,
     /// Whether the removal must wait for visibility (`second_removal: when_visible`).
     pub when_visible: bool,
-    /// Fill grace behind visibility, in milliseconds.
+    /// How much later than visibility the last removal must be, in milliseconds; without `when_visible`, than the first failure.
     pub fill_grace_ms: u64,
     /// Attempts that were used up. Errors of the target use none.
     pub attempt: u32,

@@ -86,6 +86,30 @@ impl CommitSpan {
         }
     }
 
+    /// Adds the commits of a span that came after the ones before.
+    pub fn append(&mut self, later: &Self) {
+        for range in &later.gtids {
+            match (*range, self.gtids.last_mut()) {
+                (
+                    GtidRange::MySql { uuid, first, last: end },
+                    Some(GtidRange::MySql { uuid: u, last, .. }),
+                ) if *u == uuid && last.checked_add(1) == Some(first) => {
+                    *last = end;
+                }
+                (GtidRange::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => {
+                    *old = new
+                }
+                (range, _) => self.gtids.push(range),
+            }
+        }
+        self.last = later.last.clone();
+    }
+
+    /// Bytes that it takes on the heap.
+    pub fn footprint(&self) -> usize {
+        if self.gtids.spilled() { self.gtids.capacity() * size_of::<GtidRange>() } else { 0 }
+    }
+
     /// The commits as a MySQL GTID set; empty on MariaDB.
     pub fn gtid_set(&self) -> GtidSet {
         let mut set = GtidSet::default();
