@@ -170,8 +170,9 @@ async fn send(target: &Target, shared: &Shared, job: &[Batch]) -> Vec<Failed> {
         target.unlink(batch.keys.iter().map(|removal| removal.key)).await
     } else {
         // Hot keys come in many segments: once is enough for all of them.
-        let keys: HashSet<&[u8], FxBuildHasher> =
-            job.iter().flat_map(|batch| batch.keys.iter().map(|removal| removal.key)).collect();
+        let count = job.iter().map(|batch| batch.keys.len()).sum();
+        let mut keys: HashSet<&[u8], _> = HashSet::with_capacity_and_hasher(count, FxBuildHasher);
+        keys.extend(job.iter().flat_map(|batch| batch.keys.iter().map(|removal| removal.key)));
         target.unlink(keys.into_iter()).await
     };
     shared.metrics.commands(target.name(), 1);

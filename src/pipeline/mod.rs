@@ -23,7 +23,10 @@ use self::{
 };
 use crate::{
     config::{Config, SecondRemoval},
-    source::position::{CommitSpan, Coordinates},
+    source::{
+        self,
+        position::{CommitSpan, Coordinates},
+    },
 };
 
 /// Keys of one batch at most: what one `UNLINK` takes. Longer commands gain nothing and hold Redis up.
@@ -121,15 +124,11 @@ pub struct Batch {
     pub ticket: Ticket<Done>,
 }
 
-/// A transaction as it begins.
-#[derive(Debug, Clone)]
-pub struct Transaction {
-    /// Its GTID; `None`: anonymous.
-    pub gtid: Option<rowbust_binlog::Gtid>,
-    /// The *end* of its GTID event.
-    pub at: Coordinates,
-    /// Unix time in microseconds of the commit, by the server's clock. MariaDB only logs whole seconds.
-    pub commit_micros: u64,
+/// The transaction that is being read.
+#[derive(Debug)]
+struct Open {
+    gtid: Option<rowbust_binlog::Gtid>,
+    commit_micros: u64,
 }
 
 /// The bytes that keys in flight may take.
@@ -178,7 +177,9 @@ pub struct Assembler {
     budget: Budget,
     /// By lane, by worker.
     open: Vec<Vec<OpenBatch>>,
-    transaction: Option<Transaction>,
+    transaction: Option<Open>,
+    /// The end of its GTID event; kept from one to the next for the sake of the file's name.
+    begun_at: Coordinates,
     /// Whether the running transaction is part of `visible` already.
     transaction_in_segment: bool,
     visible: Option<CommitSpan>,
@@ -215,6 +216,7 @@ impl Assembler {
             budget,
             open,
             transaction: None,
+            begun_at: Coordinates { file: "".into(), position: 0 },
             transaction_in_segment: false,
             visible: None,
             done: None,
@@ -226,12 +228,13 @@ impl Assembler {
     }
 
     /// A transaction begins. One that was cut off before its end is forgotten: it will be read again as a whole.
-    pub fn begin(&mut self, transaction: Transaction) {
+    pub fn begin(&mut self, transaction: source::Transaction<'_>) {
         let rotated = |span: &CommitSpan| span.last.file != transaction.at.file;
         // A segment's places are offsets into one file.
         self.full |= self.visible.as_ref().is_some_and(rotated)
             || self.done.as_ref().is_some_and(|(span, _)| rotated(span));
-        self.transaction = Some(transaction);
+        self.begun_at.move_to(transaction.at);
+        self.transaction = Some(Open { gtid: transaction.gtid, commit_micros: transaction.commit_micros });
         self.transaction_in_segment = false;
     }
 
@@ -264,14 +267,14 @@ impl Assembler {
             self.commit_micros = transaction.commit_micros;
         }
         match &mut self.visible {
-            Some(span) => span.add(transaction.gtid, transaction.at.clone()),
-            None => self.visible = Some(CommitSpan::new(transaction.gtid, transaction.at.clone())),
+            Some(span) => span.add(transaction.gtid, &self.begun_at),
+            None => self.visible = Some(CommitSpan::new(transaction.gtid, self.begun_at.clone())),
         }
     }
 
     /// The running transaction ends at `end` (exclusive), committed or not. Without one (a standalone statement) only the
     /// coordinates move.
-    pub fn commit(&mut self, end: Coordinates) {
+    pub fn commit(&mut self, end: &Coordinates) {
         let transaction = self.transaction.take();
         // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
         if let (Some(span), Some(transaction), false) =
@@ -288,7 +291,7 @@ impl Assembler {
                 span.add(gtid, end);
                 *newest = time;
             }
-            None => self.done = Some((CommitSpan::new(gtid, end), time)),
+            None => self.done = Some((CommitSpan::new(gtid, end.clone()), time)),
         }
         self.commits += 1;
         self.full |= self.commits >= SEGMENT_COMMITS;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use rowbust_binlog::{Header, RowSlots, Rows, TableMap};
 
 use super::{
-    Assembler, Closed, Transaction,
+    Assembler, Closed,
     batch::{Removal, RowPlace},
 };
 use crate::{
@@ -95,11 +95,7 @@ impl source::Sink for RouteSink {
     }
 
     fn begin(&mut self, transaction: source::Transaction<'_>) {
-        self.assembler.begin(Transaction {
-            gtid: transaction.gtid,
-            at: transaction.at.clone(),
-            commit_micros: transaction.commit_micros,
-        });
+        self.assembler.begin(transaction);
     }
 
     fn is_mapped(&self, schema: &str, table: &str) -> bool {
@@ -161,7 +157,7 @@ impl source::Sink for RouteSink {
     }
 
     fn commit(&mut self, end: &Coordinates) {
-        self.assembler.commit(end.clone());
+        self.assembler.commit(end);
     }
 
     fn abandon(&mut self) {

@@ -17,6 +17,17 @@ pub struct Coordinates {
     pub position: u64,
 }
 
+impl Coordinates {
+    /// Takes over `other`. Within one file, which is nearly always, without touching the name's reference count: it is shared
+    /// with other threads.
+    pub fn move_to(&mut self, other: &Self) {
+        if !Arc::ptr_eq(&self.file, &other.file) {
+            self.file = Arc::clone(&other.file);
+        }
+        self.position = other.position;
+    }
+}
+
 impl fmt::Display for Coordinates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.position)
@@ -64,11 +75,11 @@ impl CommitSpan {
     }
 
     /// Adds a transaction that came after the ones before.
-    pub fn add(&mut self, gtid: Option<Gtid>, at: Coordinates) {
+    pub fn add(&mut self, gtid: Option<Gtid>, at: &Coordinates) {
         if let Some(gtid) = gtid {
             self.push(gtid);
         }
-        self.last = at;
+        self.last.move_to(at);
     }
 
     fn push(&mut self, gtid: Gtid) {

@@ -247,7 +247,7 @@ mod tests {
         ring.push(now, Visible::Gtids(format!("{uuid}:1-5:7").parse().unwrap()));
         let mut span = CommitSpan::new(gtid(4), at("b.1", 4));
         assert_eq!(ring.since(&span), Some(now));
-        span.add(gtid(6), at("b.1", 5));
+        span.add(gtid(6), &at("b.1", 5));
         assert_eq!(ring.since(&span), None);
         // No GTID is no proof.
         assert_eq!(ring.since(&CommitSpan::new(None, at("b.1", 4))), None);

@@ -126,6 +126,8 @@ struct Present<'a> {
     bitmap: &'a [u8],
     count: usize,
     all: bool,
+    /// Of the last byte of a bitmap of all columns: those that stand for one.
+    last_mask: u8,
 }
 
 impl<'a> Present<'a> {
@@ -136,7 +138,7 @@ impl<'a> Present<'a> {
             let mask = if i + 1 == bitmap.len() { last } else { 0xff };
             n + (byte & mask).count_ones() as usize
         });
-        Self { bitmap, count, all: count == columns }
+        Self { bitmap, count, all: count == columns, last_mask: last }
     }
 }
 
@@ -193,8 +195,11 @@ impl<'a> RowCursor<'_, 'a> {
     #[inline]
     fn image(&mut self, present: Present<'a>, out: &mut Vec<Value<'a>>) -> Result<(), DecodeError> {
         let nulls = self.take(present.count.div_ceil(8), "bitmap of NULLs")?;
-        // Bits behind the last column may be set, then the slow way is taken for nothing.
-        if present.all && nulls.iter().all(|&byte| byte == 0) {
+        // Bits behind the last column don't count: MariaDB sets them.
+        let no_null = nulls.split_last().is_none_or(|(last, rest)| {
+            last & present.last_mask == 0 && rest.iter().all(|&byte| byte == 0)
+        });
+        if present.all && no_null {
             self.full_image(out)
         } else {
             self.sparse_image(present, nulls, out)

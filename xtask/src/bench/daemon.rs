@@ -113,13 +113,24 @@ impl Daemon {
 
     /// `GET /status`.
     pub(super) fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.get("/status")?)?)
+    }
+
+    /// The sum of a metric's series.
+    pub(super) fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.get("/metrics")?;
+        let series = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        Ok(series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(b"GET /status HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        Ok(serde_json::from_str(body)?)
+        Ok(body.to_owned())
     }
 
     /// Asks again and again until `condition` holds.

@@ -17,7 +17,7 @@ use super::{
     daemon::{self, Daemon, Setup, caught_up, number},
     data::Backlog,
     env::{Bench, Db, median, micros_per, own_time, peak_memory, process_time, runtime},
-    redis_wire::{fill, flush, remove, size, unlinks},
+    redis_wire::{fill, fill_in_order, flush, remove, size, unlinks},
     replica::Replica,
 };
 
@@ -34,6 +34,8 @@ pub(super) struct Drained {
     redis: Duration,
     database: Duration,
     pub(super) peak_mib: f64,
+    /// Sent to Redis.
+    commands: f64,
 }
 
 pub(super) fn run(bench: &Bench) -> Result<Section> {
@@ -49,8 +51,8 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
 
     let mut runs: [(&str, &str, Runs); 2] =
         [("second_removal: never", NEVER, Runs::default()), ("default", DEFAULT, Runs::default())];
-    let (mut alone_rates, mut alone_redis, mut raw_rates, mut raw_times, mut raw_events) =
-        (vec![], vec![], vec![], vec![], 0_u64);
+    let (mut alone_rates, mut alone_redis, mut in_order) = (vec![], vec![], vec![]);
+    let (mut raw_rates, mut raw_times, mut raw_events) = (vec![], vec![], 0_u64);
     let rows = backlog.rows();
     for _ in 0..bench.rounds() {
         for (_, mapping, runs) in &mut runs {
@@ -63,6 +65,8 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
             runs.ratios.push(rate(rows, drained.took) / alone);
             runs.drains.push(drained);
         }
+        fill_in_order(redis.port(), &ids)?;
+        in_order.push(rate(rows, remove(redis.port(), &commands, ids.len())?));
         let raw = raw(&backlog.db, backlog.file(), rows)?;
         raw_rates.push(rate(rows, raw.took));
         raw_times.push(micros_per(raw.time, rows));
@@ -73,6 +77,7 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
         section.at_least(format!("{name}: rate, against UNLINK alone"), median(runs.ratios.clone()), bar, "");
     }
     section.figure("UNLINK alone: keys per second", median(alone_rates), "/s");
+    section.figure("UNLINK alone, where keys were set in the order of their removal", median(in_order), "/s");
     section.figure("UNLINK alone: Redis' processor time per key", median(alone_redis), "µs");
     for (name, _, runs) in &runs {
         let of = |f: fn(&Drained) -> Duration| {
@@ -86,6 +91,11 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
         section.figure(format!("{name}: daemon's processor time per commit"), of(|d| d.daemon), "µs");
         section.figure(format!("{name}: Redis' processor time per commit"), of(|d| d.redis), "µs");
         section.figure(format!("{name}: database's processor time per commit"), of(|d| d.database), "µs");
+        section.figure(
+            format!("{name}: commits per UNLINK sent"),
+            median(runs.drains.iter().map(|d| f64::from(rows) / d.commands).collect()),
+            "",
+        );
         section.figure(
             format!("{name}: peak memory of the daemon"),
             runs.drains.iter().map(|d| d.peak_mib).fold(0.0, f64::max),
@@ -140,6 +150,7 @@ pub(super) fn drain(
         redis: process_time(redis_pid)?.saturating_sub(before.0),
         database: process_time(database_pid)?.saturating_sub(before.1),
         peak_mib: peak_memory(daemon.pid())?,
+        commands: daemon.metric("rowbust_redis_commands_total")?,
     };
     daemon.end()?;
     let left = size(redis.port())?;

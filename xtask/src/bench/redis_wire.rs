@@ -27,11 +27,16 @@ fn push_command(buffer: &mut Vec<u8>, name: &str, args: &[&str]) {
 /// Puts a value of 100 bytes under the key of each id, in an order that has nothing to do with that of the ids: readers fill a
 /// cache in another order than writers change rows, and keys that lie in memory as they are removed would flatter Redis.
 pub(super) fn fill(port: u16, ids: &[u32]) -> Result<()> {
-    let value = "v".repeat(100);
-    let mut commands = Vec::new();
     let mut ids = ids.to_vec();
     ids.shuffle(&mut StdRng::seed_from_u64(1));
-    for id in &ids {
+    fill_in_order(port, &ids)
+}
+
+/// The same in the order of the ids.
+pub(super) fn fill_in_order(port: u16, ids: &[u32]) -> Result<()> {
+    let value = "v".repeat(100);
+    let mut commands = Vec::new();
+    for id in ids {
         push_command(&mut commands, "SET", &[&key(*id), &value]);
     }
     exchange(port, &commands, ids.len()).map(drop)
