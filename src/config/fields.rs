@@ -445,7 +445,11 @@ pub(super) static KEY: Section = Section {
 pub(super) static SECOND_REMOVAL: Section = Section {
     path: "mappings[].second_removal",
     about: "As a mapping: a fixed time.",
-    fields: &[required("after", "duration, at most 24h", "Time after the first removal.")],
+    fields: &[required(
+        "after",
+        "duration, at most 10m",
+        "Time after the first removal. Keys are held in memory for so long: reading waits when `limits.memory` is used up.",
+    )],
     hints: &[("delay", "its name is `after`")],
 };
 

@@ -255,8 +255,9 @@ impl Walk<'_> {
         }
         let object = self.object(node, at, &fields::SECOND_REMOVAL)?;
         let after = object.get("after")?;
-        let day = Duration::from_secs(24 * 3600);
-        self.duration(after, "`after`", Duration::ZERO, day).map(SecondRemoval::After)
+        // All that is read meanwhile is held in memory.
+        let longest = Duration::from_secs(600);
+        self.duration(after, "`after`", Duration::ZERO, longest).map(SecondRemoval::After)
     }
 
     fn to(&mut self, object: &Object<'_>, targets: &[RedisTarget]) -> Option<usize> {

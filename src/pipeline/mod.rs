@@ -280,7 +280,7 @@ impl Assembler {
         if let (Some(span), Some(transaction), false) =
             (&mut self.visible, &transaction, self.transaction_in_segment)
         {
-            span.add(transaction.gtid, transaction.at.clone());
+            span.add(transaction.gtid, &self.begun_at);
         }
         let gtid = transaction.as_ref().and_then(|transaction| transaction.gtid);
         let time = transaction.map_or(0, |transaction| transaction.commit_micros / 1_000_000);

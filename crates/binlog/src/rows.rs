@@ -196,14 +196,10 @@ impl<'a> RowCursor<'_, 'a> {
     fn image(&mut self, present: Present<'a>, out: &mut Vec<Value<'a>>) -> Result<(), DecodeError> {
         let nulls = self.take(present.count.div_ceil(8), "bitmap of NULLs")?;
         // Bits behind the last column don't count: MariaDB sets them.
-        let no_null = nulls.split_last().is_none_or(|(last, rest)| {
-            last & present.last_mask == 0 && rest.iter().all(|&byte| byte == 0)
-        });
-        if present.all && no_null {
-            self.full_image(out)
-        } else {
-            self.sparse_image(present, nulls, out)
-        }
+        let no_null = nulls
+            .split_last()
+            .is_none_or(|(last, rest)| last & present.last_mask == 0 && rest.iter().all(|&byte| byte == 0));
+        if present.all && no_null { self.full_image(out) } else { self.sparse_image(present, nulls, out) }
     }
 
     /// All columns, no NULL: the precompiled steps.
