@@ -16,7 +16,7 @@ use super::{
     position::{Coordinates, Position},
     schema::SchemaCache,
     start::{Begin, Request},
-    statement::{Statement, Targets, classify},
+    statement::{Statement, classify},
     stream::{EventStream, StreamError},
 };
 use crate::kill_point;
@@ -400,7 +400,7 @@ impl Follower {
             }
             Statement::Wipe(targets) => {
                 self.schema.forget();
-                if wipes_mapped(&targets, query.schema, sink) {
+                if targets.touch(query.schema, |s, t| sink.is_mapped(s, t), |s| sink.is_schema_mapped(s)) {
                     let what = format!("a table that a mapping names loses its rows: {}", excerpt(query.sql));
                     return Err(self.halt(header, "source.wipe", &what, WIPE_HELP).into());
                 }
@@ -605,21 +605,6 @@ fn is_about_rows(event_type: u8) -> bool {
             | t::TRANSACTION_PAYLOAD
             | t::MARIA_WRITE_ROWS_COMPRESSED_V1..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
     )
-}
-
-/// Whether the statement may touch a table that a mapping names. What can't be read may.
-fn wipes_mapped<S: Sink>(targets: &Targets, default_schema: &[u8], sink: &S) -> bool {
-    match targets {
-        Targets::Unknown => true,
-        Targets::Schema(schema) => sink.is_schema_mapped(schema),
-        Targets::Tables(tables) => tables.iter().any(|(schema, table)| match schema {
-            Some(schema) => sink.is_mapped(schema, table),
-            None => match std::str::from_utf8(default_schema) {
-                Ok(schema) if !schema.is_empty() => sink.is_mapped(schema, table),
-                _ => true,
-            },
-        }),
-    }
 }
 
 /// The beginning of a statement, for a message. Values may be secrets: not more than a name's worth.
