@@ -236,7 +236,7 @@ impl Follower {
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
             Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),
             Event::Gtid(gtid) => self.gtid(&gtid, &header, sink)?,
-            Event::AnonymousGtid => self.begin(None, false, &header, sink)?,
+            Event::AnonymousGtid => self.begin(None, false, header_micros(&header), &header, sink)?,
             Event::Query(query) => self.query(&query, &header, sink)?,
             Event::Xid(_) => self.end(sink)?,
             Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, &header, sink),
@@ -329,13 +329,15 @@ impl Follower {
         }
         // MySQL's GTID event doesn't tell what follows, its BEGIN does.
         let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
-        self.begin(Some(gtid.gtid), block, header, sink)
+        let commit_micros = gtid.commit_micros.unwrap_or_else(|| header_micros(header));
+        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)
     }
 
     fn begin<S: Sink>(
         &mut self,
         gtid: Option<Gtid>,
         block: bool,
+        commit_micros: u64,
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
@@ -357,11 +359,7 @@ impl Follower {
         }
         self.open = Some(Open { gtid, block, rows: false });
         if self.skip.is_none() {
-            sink.begin(Transaction {
-                gtid,
-                at: &self.here,
-                commit_micros: u64::from(header.timestamp) * 1_000_000,
-            });
+            sink.begin(Transaction { gtid, at: &self.here, commit_micros });
         }
         Ok(())
     }
@@ -378,7 +376,7 @@ impl Follower {
             Statement::Begin => {
                 match &mut self.open {
                     Some(open) => open.block = true,
-                    None => self.begin(None, true, header, sink)?,
+                    None => self.begin(None, true, header_micros(header), header, sink)?,
                 }
                 return Ok(());
             }
@@ -412,7 +410,7 @@ impl Follower {
             Some(_) => self.end(sink),
             // No GTID event before it: files from before GTIDs.
             None => {
-                self.begin(None, false, header, sink)?;
+                self.begin(None, false, header_micros(header), header, sink)?;
                 self.end(sink)
             }
         }
@@ -575,6 +573,11 @@ const WIPE_HELP: &str = "flushing a table's keys isn't there yet: remove them by
 const PASS_HELP: &str = "if it changes no mapped table, start behind it with `start: {gtid: …}`";
 const METADATA_HELP: &str =
     "SET GLOBAL binlog_row_metadata=FULL, so that the binlog itself describes its tables";
+
+/// The event's time, of which there are only seconds.
+fn header_micros(header: &Header) -> u64 {
+    u64::from(header.timestamp) * 1_000_000
+}
 
 /// Where the event ends. The header has 32 bits of it, which may be zero or wrapped.
 fn end_of(begins_at: u64, header: &Header) -> u64 {
