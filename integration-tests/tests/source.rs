@@ -34,6 +34,7 @@ both! {
     a_clash: [];
     a_gap: [];
     halts: [];
+    a_halt_flushes: [];
     refusals: [];
 }
 
@@ -326,6 +327,22 @@ async fn halts(db: Db) {
         assert!(events.iter().any(|e| e.get::<u64, _>(1) == Some(halt.at.position)), "{ended}");
         assert!(halt.gtid.is_some(), "{ended}");
     }
+}
+
+/// What was committed in front of a halt is handed on, also if all of it came in one burst.
+async fn a_halt_flushes(db: Db) {
+    db.run(TABLES).await;
+    let gtid = db.gtids().await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')", "TRUNCATE TABLE shop.products"]).await;
+    let mut config = db.config();
+    config.source.start = Start::Gtid(gtid);
+    let follow = Follow::start(config, None);
+    let log = follow.log.clone();
+    let ended = follow.ended().await;
+    assert!(matches!(&ended, SourceError::Halt(halt) if halt.code == "source.wipe"), "{ended}");
+    let log = log.lock().unwrap();
+    assert_eq!(log.flushed, 1, "transactions flushed");
+    assert_eq!(log.seen.len(), 1);
 }
 
 async fn refusals(db: Db) {

@@ -204,7 +204,12 @@ impl Source {
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
-                        Ended::Error(error) => error,
+                        Ended::Error(error @ SourceError::Sink(_)) => return Err(error),
+                        Ended::Error(error) => {
+                            // What was read to its end is handed on, however long it takes to go on, and if never.
+                            sink.flush().await.map_err(|e| SourceError::Sink(Box::new(e)))?;
+                            error
+                        }
                     }
                 }
                 Err(error) => error,
