@@ -115,6 +115,10 @@ pub struct Resume {
 /// The most decode errors at one place before the daemon stops: the bytes won't get better.
 const MAX_DECODE_ERRORS: u32 = 3;
 
+/// After the first connection, an error number that isn't known here is tried again so often without a transaction in
+/// between: a running daemon shouldn't end because of what passes.
+const MAX_UNKNOWN_ERRORS: u32 = 5;
+
 /// This many clashes of server ids within [`CLASH_WINDOW`] end the daemon: both replicas would kick each other for ever.
 const MAX_CLASHES: usize = 5;
 const CLASH_WINDOW: Duration = Duration::from_secs(120);
@@ -173,6 +177,7 @@ impl Source {
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
+        let mut unknown_errors = 0;
         let mut clashes: VecDeque<Instant> = VecDeque::new();
         loop {
             let opened = tokio::select! {
@@ -201,6 +206,7 @@ impl Source {
                     from = follower.position().cloned().or(from);
                     if self.stats.transactions() != before {
                         backoff = self::backoff();
+                        unknown_errors = 0;
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
@@ -217,6 +223,10 @@ impl Source {
             match error {
                 SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
                     warn!(%error, "source lost, reconnecting");
+                }
+                _ if connected_once && error.is_unknown() && unknown_errors < MAX_UNKNOWN_ERRORS => {
+                    unknown_errors += 1;
+                    warn!(%error, count = unknown_errors, "source refused, trying again");
                 }
                 SourceError::Clash(_) => {
                     self.stats.clash();
