@@ -148,10 +148,13 @@ impl Source {
     /// # Errors
     /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
     pub async fn preflight(&self) -> Result<Preflight, SourceError> {
-        let mut conn = self.connector.primary().await?;
-        let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-        conn.disconnect().await.ok();
-        Ok(found)
+        in_time(async {
+            let mut conn = self.connector.primary().await?;
+            let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
+            conn.disconnect().await.ok();
+            Ok(found)
+        })
+        .await
     }
 
     /// Follows the binlog until `shutdown`, which is the only end that is no error. After a lost connection it goes on
@@ -183,7 +186,7 @@ impl Source {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = self.open(known_identity.as_deref(), from.as_ref()) => opened,
+                opened = in_time(self.open(known_identity.as_deref(), from.as_ref())) => opened,
             };
             let error = match opened {
                 Ok((server, begin, stream)) => {
@@ -308,6 +311,17 @@ impl Source {
     }
 }
 
+/// Everything outside of the stream ends within this: connecting and what is asked before the stream, and each question for
+/// a table's columns.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A server that doesn't answer is a lost connection.
+async fn in_time<T>(answer: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or_else(|_| {
+        Err(SourceError::Lost(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())))
+    })
+}
+
 /// The longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
@@ -318,4 +332,17 @@ fn backoff() -> impl Iterator<Item = Duration> + Send {
         .without_max_times()
         .with_jitter()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_lost() {
+        let error = in_time(std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert!(matches!(&error, SourceError::Lost(reason) if reason == "no answer within 30 s"), "{error}");
+        assert_eq!(error.exit_code(), 69);
+    }
 }
