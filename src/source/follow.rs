@@ -17,7 +17,7 @@ use super::{
     schema::SchemaCache,
     start::{Begin, Request},
     statement::{Statement, classify},
-    stream::{EventStream, StreamError},
+    stream::{EventStream, Patience, StreamError},
 };
 use crate::kill_point;
 
@@ -33,7 +33,7 @@ pub enum Ended {
 /// What a stream's error means; `at`: the event that was to be read.
 pub(super) fn stream_error(error: StreamError, at: Coordinates) -> SourceError {
     match error {
-        StreamError::Lost(reason) => SourceError::Lost(reason),
+        StreamError::Lost(_) | StreamError::Silent(_) => SourceError::Lost(error.to_string()),
         StreamError::Server { code, message } => SourceError::from_server(code, &message),
         StreamError::Malformed(reason) => SourceError::Decode { at, reason },
     }
@@ -71,6 +71,7 @@ pub struct Follower {
     open: Option<Open>,
     /// Slots whose table a mapping names.
     mapped: Vec<bool>,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -96,6 +97,7 @@ impl Follower {
             here: super::start::nowhere(),
             open: None,
             mapped: Vec::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -169,11 +171,14 @@ impl Follower {
                     let waited = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ended::Shutdown,
-                        waited = stream.advance() => waited,
+                        waited = stream.advance(self.patience.deadline(&self.here)) => waited,
                     };
                     self.stats.alive();
                     self.stats.idle(false);
                     if let Err(e) = waited {
+                        if matches!(e, StreamError::Silent(_)) {
+                            self.patience.silent(&self.here);
+                        }
                         return Ended::Error(stream_error(e, self.here.clone()));
                     }
                 }
@@ -256,7 +261,10 @@ impl Follower {
                     }
                 }
             }
-            Event::Heartbeat { .. } => self.stats.heartbeat(),
+            Event::Heartbeat { .. } => {
+                self.stats.heartbeat();
+                self.patience.heartbeat();
+            }
             Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
                 return Err(self.unsupported(&header, event_type, name).into());
             }
