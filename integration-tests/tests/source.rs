@@ -345,6 +345,23 @@ async fn a_halt_flushes(db: Db) {
     assert_eq!(log.seen.len(), 1);
 }
 
+/// Also where it lies before the place to begin at, which is looked for in the file.
+#[tokio::test]
+async fn a_compressed_transaction_before_the_start() {
+    let Some(db) = Db::start(Need::MySql, &[]) else { return };
+    db.run(TABLES).await;
+    db.run(&["SET SESSION binlog_transaction_compression=ON", "INSERT INTO shop.products VALUES (1,'a')"])
+        .await;
+    db.run(&["INSERT INTO shop.products VALUES (2,'a')"]).await;
+    let (file, position) = db.newest().await;
+    let mut config = db.config();
+    config.source.start = Start::Position { file, position };
+    let ended = Follow::start(config, None).ended().await;
+    let SourceError::Halt(halt) = &ended else { panic!("{ended}") };
+    assert_eq!(halt.code, "source.unsupported_event", "{ended}");
+    assert!(halt.at.position < position && halt.gtid.is_some(), "{ended}");
+}
+
 async fn refusals(db: Db) {
     async fn refused(db: &Db, change: impl FnOnce(&mut rowbust::config::Config)) -> SourceError {
         let mut config = db.config();

@@ -265,7 +265,9 @@ impl Follower {
                 self.stats.heartbeat();
                 self.patience.heartbeat();
             }
-            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
+            Event::Unsupported { event_type, name, may_carry_rows: true }
+                if self.skip.is_none() || hides_the_end(event_type) =>
+            {
                 return Err(self.unsupported(&header, event_type, name).into());
             }
             Event::PreviousGtids(_)
@@ -552,7 +554,9 @@ impl Follower {
     fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
         use rowbust_binlog::event_type as t;
         let help = match event_type {
-            t::TRANSACTION_PAYLOAD => "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs)",
+            t::TRANSACTION_PAYLOAD => {
+                "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs), and start behind it with `start: {gtid: …}`"
+            }
             t::PARTIAL_UPDATE_ROWS => "SET GLOBAL binlog_row_value_options='' (sessions keep theirs)",
             t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2 => {
                 "SET GLOBAL log_bin_compress=OFF"
@@ -606,6 +610,12 @@ fn end_of(begins_at: u64, header: &Header) -> u64 {
     }
 }
 
+/// The transaction's end is within the event, where it has no place in the file: the places before the one to begin at
+/// can't be counted either.
+fn hides_the_end(event_type: u8) -> bool {
+    event_type == event_type::TRANSACTION_PAYLOAD
+}
+
 fn is_about_rows(event_type: u8) -> bool {
     use rowbust_binlog::event_type as t;
     matches!(
@@ -613,7 +623,6 @@ fn is_about_rows(event_type: u8) -> bool {
         t::TABLE_MAP..=t::DELETE_ROWS_V1
             | t::WRITE_ROWS_V2..=t::DELETE_ROWS_V2
             | t::PARTIAL_UPDATE_ROWS
-            | t::TRANSACTION_PAYLOAD
             | t::MARIA_WRITE_ROWS_COMPRESSED_V1..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
     )
 }
