@@ -4,7 +4,7 @@
 //! and isn't understood is a [`Halt`], never passed over. Positions are counted in 64 bits, whatever the header has.
 //! May depend on the other parts of `source`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use rowbust_binlog::{Decoder, Event, Gtid, GtidEvent, GtidState, Header, Query, event_name, event_type};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,8 @@ pub struct Follower {
     /// Slots whose table a mapping names.
     mapped: Vec<bool>,
     patience: Patience,
+    /// Unknown types that were ignored, and said so.
+    ignored_types: BTreeSet<u8>,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ impl Follower {
             open: None,
             mapped: Vec::new(),
             patience: Patience::default(),
+            ignored_types: BTreeSet::new(),
         }
     }
 
@@ -274,8 +277,13 @@ impl Follower {
             | Event::GtidList(_)
             | Event::RowsQuery(_)
             | Event::Stop
-            | Event::Ignored(_)
-            | Event::Unsupported { .. } => {}
+            | Event::Ignored(_) => {}
+            Event::Unsupported { event_type, may_carry_rows, .. } => {
+                // Otherwise it lies before the place to begin at.
+                if !may_carry_rows {
+                    self.ignored(event_type, &header);
+                }
+            }
             _ => {
                 return Err(self
                     .unsupported(&header, header.event_type, event_name(header.event_type))
@@ -283,6 +291,16 @@ impl Follower {
             }
         }
         Ok(Then::Nothing)
+    }
+
+    /// An unknown event that says that it may be ignored; each type is named once.
+    fn ignored(&mut self, event_type: u8, header: &Header) {
+        self.stats.ignored_event();
+        if self.ignored_types.insert(event_type) {
+            let begins_at = self.here.position.saturating_sub(u64::from(header.event_size));
+            let at = Coordinates { file: self.here.file.clone(), position: begins_at };
+            info!(event_type, %at, "unknown event that may be ignored");
+        }
     }
 
     fn rotate<S: Sink>(&mut self, position: u64, file: &[u8], artificial: bool, sink: &mut S) {
@@ -640,6 +658,28 @@ mod tests {
 
     fn header(event_type: u8, size: u32, log_pos: u32, flags: u16) -> Header {
         Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos, flags }
+    }
+
+    #[test]
+    fn ignored_events_are_counted_and_named_once() {
+        let source = crate::config::Source {
+            host: "127.0.0.1".into(),
+            port: 1,
+            user: "root".into(),
+            password: crate::config::Password::Empty,
+            replicas: Vec::new(),
+            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            server_id: None,
+            start: crate::config::Start::Latest,
+            heartbeat: None,
+        };
+        let schema = SchemaCache::new(crate::source::connect::Connector::new(&source));
+        let mut follower = Follower::new(schema, Arc::default());
+        for event_type in [200, 201, 200] {
+            follower.ignored(event_type, &header(event_type, 50, 150, 0x80));
+        }
+        assert_eq!(follower.stats.ignored_events(), 3);
+        assert_eq!(follower.ignored_types, BTreeSet::from([200, 201]));
     }
 
     #[test]
