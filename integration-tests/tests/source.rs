@@ -34,6 +34,7 @@ both! {
     a_clash: [];
     a_gap: [];
     halts: [];
+    a_halt_flushes: [];
     refusals: [];
 }
 
@@ -326,6 +327,39 @@ async fn halts(db: Db) {
         assert!(events.iter().any(|e| e.get::<u64, _>(1) == Some(halt.at.position)), "{ended}");
         assert!(halt.gtid.is_some(), "{ended}");
     }
+}
+
+/// What was committed in front of a halt is handed on, also if all of it came in one burst.
+async fn a_halt_flushes(db: Db) {
+    db.run(TABLES).await;
+    let gtid = db.gtids().await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')", "TRUNCATE TABLE shop.products"]).await;
+    let mut config = db.config();
+    config.source.start = Start::Gtid(gtid);
+    let follow = Follow::start(config, None);
+    let log = follow.log.clone();
+    let ended = follow.ended().await;
+    assert!(matches!(&ended, SourceError::Halt(halt) if halt.code == "source.wipe"), "{ended}");
+    let log = log.lock().unwrap();
+    assert_eq!(log.flushed, 1, "transactions flushed");
+    assert_eq!(log.seen.len(), 1);
+}
+
+/// Also where it lies before the place to begin at, which is looked for in the file.
+#[tokio::test]
+async fn a_compressed_transaction_before_the_start() {
+    let Some(db) = Db::start(Need::MySql, &[]) else { return };
+    db.run(TABLES).await;
+    db.run(&["SET SESSION binlog_transaction_compression=ON", "INSERT INTO shop.products VALUES (1,'a')"])
+        .await;
+    db.run(&["INSERT INTO shop.products VALUES (2,'a')"]).await;
+    let (file, position) = db.newest().await;
+    let mut config = db.config();
+    config.source.start = Start::Position { file, position };
+    let ended = Follow::start(config, None).ended().await;
+    let SourceError::Halt(halt) = &ended else { panic!("{ended}") };
+    assert_eq!(halt.code, "source.unsupported_event", "{ended}");
+    assert!(halt.at.position < position && halt.gtid.is_some(), "{ended}");
 }
 
 async fn refusals(db: Db) {

@@ -365,6 +365,33 @@ async fn mariadb_replica() {
     race_replica(Need::MariaDb, MARIADB).await;
 }
 
+/// After a rotation on a quiet server nothing tells whether the older file is visible: a heartbeat row does, at once.
+#[tokio::test]
+async fn a_rotation_on_a_quiet_mariadb() {
+    let Some(db) = Db::start(Need::MariaDb, &[]) else { return };
+    prepare(&db).await;
+    let mut config = db.config();
+    config.source.heartbeat = Some(("rowbust".into(), "heartbeat".into()));
+    let server = Source::new(Arc::new(config.clone())).preflight().await.unwrap();
+    let watermark = Watermark::new(&config, &server);
+    let stop = CancellationToken::new();
+    let (file, position) = db.newest().await;
+    let span = CommitSpan::new(None, Coordinates { file: file.as_str().into(), position });
+    db.run(&["FLUSH BINARY LOGS"]).await;
+    watermark.demand();
+    let task = tokio::spawn(watermark.clone().run(stop.clone()));
+    until("visible by the row", || {
+        watermark.demand();
+        watermark.visible_since(&span).is_some()
+    })
+    .await;
+    assert_eq!(watermark.witness(), Witness::BinlogSnapshot);
+    assert_eq!(watermark.status()[0].delays, 0);
+    assert_eq!(db.value("SELECT CAST(beat AS CHAR) FROM rowbust.heartbeat").await, "1");
+    stop.cancel();
+    task.await.unwrap();
+}
+
 /// Where no witness is sound the delay is used, and called one; also when that changes while running.
 #[tokio::test]
 async fn an_unsound_witness_is_not_used() {

@@ -130,7 +130,15 @@ impl From<mysql_async::Error> for SourceError {
     }
 }
 
+/// The code of a [`Refusal`] by an error number that isn't known here.
+const UNKNOWN_ERROR: &str = "source.statement";
+
 impl SourceError {
+    /// An error number of the server that isn't known here: it may pass.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.code == UNKNOWN_ERROR)
+    }
+
     /// By the server's error number: `share/messages_to_clients.txt` of MySQL, `sql/share/errmsg-utf8.txt` of MariaDB.
     pub(crate) fn from_server(code: u16, message: &str) -> Self {
         let said = format!("the server says: {message} ({code})");
@@ -158,9 +166,10 @@ impl SourceError {
             4052 => Self::clash(&said),
             // ER_SERVER_SHUTDOWN, ER_QUERY_INTERRUPTED, ER_NEW_ABORTING_CONNECTION, ER_CONNECTION_KILLED
             1053 | 1317 | 1184 | 1927 | 3169 => Self::Lost(said),
-            _ => {
-                Refusal::new("source.statement", said, "see the server's manual for this error number").into()
-            }
+            // ER_FORCING_CLOSE, ER_ABORTING_CONNECTION, ER_NET_READ_ERROR_FROM_PIPE to ER_NET_WRITE_INTERRUPTED (net
+            // errors and timeouts), ER_LOCK_WAIT_TIMEOUT, ER_CLIENT_INTERACTION_TIMEOUT
+            1080 | 1152 | 1154..=1161 | 1205 | 4031 => Self::Lost(said),
+            _ => Refusal::new(UNKNOWN_ERROR, said, "see the server's manual for this error number").into(),
         }
     }
 
@@ -231,9 +240,18 @@ mod tests {
             ),
             (1053, "Server shutdown in progress", "lost"),
             (1064, "You have an error in your SQL syntax", "source.statement"),
+            (1158, "Got an error reading communication packets", "lost"),
+            (1159, "Got timeout reading communication packets", "lost"),
+            (1160, "Got an error writing communication packets", "lost"),
+            (1161, "Got timeout writing communication packets", "lost"),
+            (1080, "Forcing close of thread 5", "lost"),
+            (1152, "Aborted connection 5 to db", "lost"),
+            (1205, "Lock wait timeout exceeded; try restarting transaction", "lost"),
+            (4031, "The client was disconnected by the server because of inactivity.", "lost"),
         ];
         for (code, message, expected) in cases {
             assert_eq!(class(code, message), expected, "{code} {message}");
+            assert_eq!(SourceError::from_server(code, message).is_unknown(), expected == UNKNOWN_ERROR);
         }
     }
 }

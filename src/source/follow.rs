@@ -4,7 +4,7 @@
 //! and isn't understood is a [`Halt`], never passed over. Positions are counted in 64 bits, whatever the header has.
 //! May depend on the other parts of `source`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use rowbust_binlog::{Decoder, Event, Gtid, GtidEvent, GtidState, Header, Query, event_name, event_type};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,8 @@ use super::{
     position::{Coordinates, Position},
     schema::SchemaCache,
     start::{Begin, Request},
-    statement::{Statement, Targets, classify},
-    stream::{EventStream, StreamError},
+    statement::{Statement, classify},
+    stream::{EventStream, Patience, StreamError},
 };
 use crate::kill_point;
 
@@ -33,7 +33,7 @@ pub enum Ended {
 /// What a stream's error means; `at`: the event that was to be read.
 pub(super) fn stream_error(error: StreamError, at: Coordinates) -> SourceError {
     match error {
-        StreamError::Lost(reason) => SourceError::Lost(reason),
+        StreamError::Lost(_) | StreamError::Silent(_) => SourceError::Lost(error.to_string()),
         StreamError::Server { code, message } => SourceError::from_server(code, &message),
         StreamError::Malformed(reason) => SourceError::Decode { at, reason },
     }
@@ -71,6 +71,9 @@ pub struct Follower {
     open: Option<Open>,
     /// Slots whose table a mapping names.
     mapped: Vec<bool>,
+    patience: Patience,
+    /// Unknown types that were ignored, and said so.
+    ignored_types: BTreeSet<u8>,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,8 @@ impl Follower {
             here: super::start::nowhere(),
             open: None,
             mapped: Vec::new(),
+            patience: Patience::default(),
+            ignored_types: BTreeSet::new(),
         }
     }
 
@@ -169,11 +174,14 @@ impl Follower {
                     let waited = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ended::Shutdown,
-                        waited = stream.advance() => waited,
+                        waited = stream.advance(self.patience.deadline(&self.here)) => waited,
                     };
                     self.stats.alive();
                     self.stats.idle(false);
                     if let Err(e) = waited {
+                        if matches!(e, StreamError::Silent(_)) {
+                            self.patience.silent(&self.here);
+                        }
                         return Ended::Error(stream_error(e, self.here.clone()));
                     }
                 }
@@ -236,7 +244,7 @@ impl Follower {
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
             Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),
             Event::Gtid(gtid) => self.gtid(&gtid, &header, sink)?,
-            Event::AnonymousGtid => self.begin(None, false, &header, sink)?,
+            Event::AnonymousGtid => self.begin(None, false, header_micros(&header), &header, sink)?,
             Event::Query(query) => self.query(&query, &header, sink)?,
             Event::Xid(_) => self.end(sink)?,
             Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, &header, sink),
@@ -256,16 +264,26 @@ impl Follower {
                     }
                 }
             }
-            Event::Heartbeat { .. } => self.stats.heartbeat(),
-            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
+            Event::Heartbeat { .. } => {
+                self.stats.heartbeat();
+                self.patience.heartbeat();
+            }
+            Event::Unsupported { event_type, name, may_carry_rows: true }
+                if self.skip.is_none() || hides_the_end(event_type) =>
+            {
                 return Err(self.unsupported(&header, event_type, name).into());
             }
             Event::PreviousGtids(_)
             | Event::GtidList(_)
             | Event::RowsQuery(_)
             | Event::Stop
-            | Event::Ignored(_)
-            | Event::Unsupported { .. } => {}
+            | Event::Ignored(_) => {}
+            Event::Unsupported { event_type, may_carry_rows, .. } => {
+                // Otherwise it lies before the place to begin at.
+                if !may_carry_rows {
+                    self.ignored(event_type, &header);
+                }
+            }
             _ => {
                 return Err(self
                     .unsupported(&header, header.event_type, event_name(header.event_type))
@@ -273,6 +291,16 @@ impl Follower {
             }
         }
         Ok(Then::Nothing)
+    }
+
+    /// An unknown event that says that it may be ignored; each type is named once.
+    fn ignored(&mut self, event_type: u8, header: &Header) {
+        self.stats.ignored_event();
+        if self.ignored_types.insert(event_type) {
+            let begins_at = self.here.position.saturating_sub(u64::from(header.event_size));
+            let at = Coordinates { file: self.here.file.clone(), position: begins_at };
+            info!(event_type, %at, "unknown event that may be ignored");
+        }
     }
 
     fn rotate<S: Sink>(&mut self, position: u64, file: &[u8], artificial: bool, sink: &mut S) {
@@ -329,13 +357,15 @@ impl Follower {
         }
         // MySQL's GTID event doesn't tell what follows, its BEGIN does.
         let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
-        self.begin(Some(gtid.gtid), block, header, sink)
+        let commit_micros = gtid.commit_micros.unwrap_or_else(|| header_micros(header));
+        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)
     }
 
     fn begin<S: Sink>(
         &mut self,
         gtid: Option<Gtid>,
         block: bool,
+        commit_micros: u64,
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
@@ -357,11 +387,7 @@ impl Follower {
         }
         self.open = Some(Open { gtid, block, rows: false });
         if self.skip.is_none() {
-            sink.begin(Transaction {
-                gtid,
-                at: &self.here,
-                commit_micros: u64::from(header.timestamp) * 1_000_000,
-            });
+            sink.begin(Transaction { gtid, at: &self.here, commit_micros });
         }
         Ok(())
     }
@@ -378,7 +404,7 @@ impl Follower {
             Statement::Begin => {
                 match &mut self.open {
                     Some(open) => open.block = true,
-                    None => self.begin(None, true, header, sink)?,
+                    None => self.begin(None, true, header_micros(header), header, sink)?,
                 }
                 return Ok(());
             }
@@ -400,7 +426,7 @@ impl Follower {
             }
             Statement::Wipe(targets) => {
                 self.schema.forget();
-                if wipes_mapped(&targets, query.schema, sink) {
+                if targets.touch(query.schema, |s, t| sink.is_mapped(s, t), |s| sink.is_schema_mapped(s)) {
                     let what = format!("a table that a mapping names loses its rows: {}", excerpt(query.sql));
                     return Err(self.halt(header, "source.wipe", &what, WIPE_HELP).into());
                 }
@@ -412,7 +438,7 @@ impl Follower {
             Some(_) => self.end(sink),
             // No GTID event before it: files from before GTIDs.
             None => {
-                self.begin(None, false, header, sink)?;
+                self.begin(None, false, header_micros(header), header, sink)?;
                 self.end(sink)
             }
         }
@@ -546,7 +572,9 @@ impl Follower {
     fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
         use rowbust_binlog::event_type as t;
         let help = match event_type {
-            t::TRANSACTION_PAYLOAD => "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs)",
+            t::TRANSACTION_PAYLOAD => {
+                "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs), and start behind it with `start: {gtid: …}`"
+            }
             t::PARTIAL_UPDATE_ROWS => "SET GLOBAL binlog_row_value_options='' (sessions keep theirs)",
             t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2 => {
                 "SET GLOBAL log_bin_compress=OFF"
@@ -576,6 +604,11 @@ const PASS_HELP: &str = "if it changes no mapped table, start behind it with `st
 const METADATA_HELP: &str =
     "SET GLOBAL binlog_row_metadata=FULL, so that the binlog itself describes its tables";
 
+/// The event's time, of which there are only seconds.
+fn header_micros(header: &Header) -> u64 {
+    u64::from(header.timestamp) * 1_000_000
+}
+
 /// Where the event ends. The header has 32 bits of it, which may be zero or wrapped.
 fn end_of(begins_at: u64, header: &Header) -> u64 {
     if header.is_artificial() || matches!(header.event_type, event_type::HEARTBEAT | event_type::HEARTBEAT_V2)
@@ -595,6 +628,12 @@ fn end_of(begins_at: u64, header: &Header) -> u64 {
     }
 }
 
+/// The transaction's end is within the event, where it has no place in the file: the places before the one to begin at
+/// can't be counted either.
+fn hides_the_end(event_type: u8) -> bool {
+    event_type == event_type::TRANSACTION_PAYLOAD
+}
+
 fn is_about_rows(event_type: u8) -> bool {
     use rowbust_binlog::event_type as t;
     matches!(
@@ -602,24 +641,8 @@ fn is_about_rows(event_type: u8) -> bool {
         t::TABLE_MAP..=t::DELETE_ROWS_V1
             | t::WRITE_ROWS_V2..=t::DELETE_ROWS_V2
             | t::PARTIAL_UPDATE_ROWS
-            | t::TRANSACTION_PAYLOAD
             | t::MARIA_WRITE_ROWS_COMPRESSED_V1..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
     )
-}
-
-/// Whether the statement may touch a table that a mapping names. What can't be read may.
-fn wipes_mapped<S: Sink>(targets: &Targets, default_schema: &[u8], sink: &S) -> bool {
-    match targets {
-        Targets::Unknown => true,
-        Targets::Schema(schema) => sink.is_schema_mapped(schema),
-        Targets::Tables(tables) => tables.iter().any(|(schema, table)| match schema {
-            Some(schema) => sink.is_mapped(schema, table),
-            None => match std::str::from_utf8(default_schema) {
-                Ok(schema) if !schema.is_empty() => sink.is_mapped(schema, table),
-                _ => true,
-            },
-        }),
-    }
 }
 
 /// The beginning of a statement, for a message. Values may be secrets: not more than a name's worth.
@@ -635,6 +658,28 @@ mod tests {
 
     fn header(event_type: u8, size: u32, log_pos: u32, flags: u16) -> Header {
         Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos, flags }
+    }
+
+    #[test]
+    fn ignored_events_are_counted_and_named_once() {
+        let source = crate::config::Source {
+            host: "127.0.0.1".into(),
+            port: 1,
+            user: "root".into(),
+            password: crate::config::Password::Empty,
+            replicas: Vec::new(),
+            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            server_id: None,
+            start: crate::config::Start::Latest,
+            heartbeat: None,
+        };
+        let schema = SchemaCache::new(crate::source::connect::Connector::new(&source));
+        let mut follower = Follower::new(schema, Arc::default());
+        for event_type in [200, 201, 200] {
+            follower.ignored(event_type, &header(event_type, 50, 150, 0x80));
+        }
+        assert_eq!(follower.stats.ignored_events(), 3);
+        assert_eq!(follower.ignored_types, BTreeSet::from([200, 201]));
     }
 
     #[test]

@@ -115,6 +115,10 @@ pub struct Resume {
 /// The most decode errors at one place before the daemon stops: the bytes won't get better.
 const MAX_DECODE_ERRORS: u32 = 3;
 
+/// After the first connection, an error number that isn't known here is tried again so often without a transaction in
+/// between: a running daemon shouldn't end because of what passes.
+const MAX_UNKNOWN_ERRORS: u32 = 5;
+
 /// This many clashes of server ids within [`CLASH_WINDOW`] end the daemon: both replicas would kick each other for ever.
 const MAX_CLASHES: usize = 5;
 const CLASH_WINDOW: Duration = Duration::from_secs(120);
@@ -144,10 +148,13 @@ impl Source {
     /// # Errors
     /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
     pub async fn preflight(&self) -> Result<Preflight, SourceError> {
-        let mut conn = self.connector.primary().await?;
-        let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-        conn.disconnect().await.ok();
-        Ok(found)
+        in_time(async {
+            let mut conn = self.connector.primary().await?;
+            let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
+            conn.disconnect().await.ok();
+            Ok(found)
+        })
+        .await
     }
 
     /// Follows the binlog until `shutdown`, which is the only end that is no error. After a lost connection it goes on
@@ -173,12 +180,13 @@ impl Source {
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
+        let mut unknown_errors = 0;
         let mut clashes: VecDeque<Instant> = VecDeque::new();
         loop {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = self.open(known_identity.as_deref(), from.as_ref()) => opened,
+                opened = in_time(self.open(known_identity.as_deref(), from.as_ref())) => opened,
             };
             let error = match opened {
                 Ok((server, begin, stream)) => {
@@ -201,10 +209,16 @@ impl Source {
                     from = follower.position().cloned().or(from);
                     if self.stats.transactions() != before {
                         backoff = self::backoff();
+                        unknown_errors = 0;
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
-                        Ended::Error(error) => error,
+                        Ended::Error(error @ SourceError::Sink(_)) => return Err(error),
+                        Ended::Error(error) => {
+                            // What was read to its end is handed on, however long it takes to go on, and if never.
+                            sink.flush().await.map_err(|e| SourceError::Sink(Box::new(e)))?;
+                            error
+                        }
                     }
                 }
                 Err(error) => error,
@@ -212,6 +226,10 @@ impl Source {
             match error {
                 SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
                     warn!(%error, "source lost, reconnecting");
+                }
+                _ if connected_once && error.is_unknown() && unknown_errors < MAX_UNKNOWN_ERRORS => {
+                    unknown_errors += 1;
+                    warn!(%error, count = unknown_errors, "source refused, trying again");
                 }
                 SourceError::Clash(_) => {
                     self.stats.clash();
@@ -293,6 +311,17 @@ impl Source {
     }
 }
 
+/// Everything outside of the stream ends within this: connecting and what is asked before the stream, and each question for
+/// a table's columns.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A server that doesn't answer is a lost connection.
+async fn in_time<T>(answer: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or_else(|_| {
+        Err(SourceError::Lost(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())))
+    })
+}
+
 /// The longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
@@ -303,4 +332,17 @@ fn backoff() -> impl Iterator<Item = Duration> + Send {
         .without_max_times()
         .with_jitter()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_lost() {
+        let error = in_time(std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert!(matches!(&error, SourceError::Lost(reason) if reason == "no answer within 30 s"), "{error}");
+        assert_eq!(error.exit_code(), 69);
+    }
 }

@@ -36,7 +36,7 @@ impl SchemaCache {
     pub async fn columns(&mut self, schema: &str, table: &str) -> Result<&[SchemaColumn], SourceError> {
         let key = (schema.to_owned(), table.to_owned());
         if !self.tables.contains_key(&key) {
-            let columns = self.fetch(schema, table).await?;
+            let columns = super::in_time(self.fetch(schema, table)).await?;
             self.tables.insert(key.clone(), columns);
         }
         Ok(self.tables.get(&key).map_or(&[], Vec::as_slice))

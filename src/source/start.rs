@@ -67,17 +67,26 @@ pub async fn first_start(conn: &mut Conn, server: &Preflight, start: &Start) -> 
         Start::Latest => latest(conn, server).await,
         Start::Earliest => earliest(conn, server).await,
         Start::Gtid(text) => {
-            let gtids = GtidState::parse(server.flavor, text).map_err(|e| {
-                Refusal::new(
-                    "source.start_gtid",
-                    format!("`source.start.gtid`: {e}"),
-                    format!("the server is {}", server.flavor),
-                )
-            })?;
+            let gtids = start_gtids(server.flavor, text)?;
             resume(conn, server, &Position { gtids, at: nowhere() }).await
         }
         Start::Position { file, position } => at_position(conn, server, file, *position).await,
     }
+}
+
+/// `source.start.gtid`. No MariaDB server takes an empty one as its oldest event.
+fn start_gtids(flavor: Flavor, text: &str) -> Result<GtidState, Refusal> {
+    let gtids = GtidState::parse(flavor, text).map_err(|e| {
+        Refusal::new(
+            "source.start_gtid",
+            format!("`source.start.gtid`: {e}"),
+            format!("the server is {flavor}"),
+        )
+    })?;
+    if matches!(&gtids, GtidState::MariaDb(pos) if pos.is_empty()) {
+        return Err(Refusal::new("source.start_gtid", "`source.start.gtid` is empty", "use `earliest`"));
+    }
+    Ok(gtids)
 }
 
 /// Behind a position that was reached before.
@@ -233,4 +242,23 @@ async fn binary_logs(conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError>
 /// A string literal for any `sql_mode` but NO_BACKSLASH_ESCAPES, in which it holds no backslash anyway.
 pub(crate) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_gtid_is_refused_where_it_means_nothing() {
+        let refused = |flavor, text| start_gtids(flavor, text).err().map(|r| r.to_string());
+        for text in ["", " "] {
+            assert_eq!(
+                refused(Flavor::MariaDb, text).as_deref(),
+                Some("`source.start.gtid` is empty (source.start_gtid); use `earliest`")
+            );
+        }
+        assert_eq!(refused(Flavor::MariaDb, "0-1-5"), None);
+        // Everything that the server ever had.
+        assert_eq!(refused(Flavor::MySql, ""), None);
+    }
 }

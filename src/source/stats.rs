@@ -19,6 +19,7 @@ pub struct SourceStats {
     reconnects: AtomicU64,
     clashes: AtomicU64,
     decode_errors: AtomicU64,
+    ignored_events: AtomicU64,
     last_timestamp: AtomicU64,
     last_event_micros: AtomicU64,
     connected: AtomicU64,
@@ -43,6 +44,7 @@ impl Default for SourceStats {
             reconnects: AtomicU64::new(0),
             clashes: AtomicU64::new(0),
             decode_errors: AtomicU64::new(0),
+            ignored_events: AtomicU64::new(0),
             last_timestamp: AtomicU64::new(0),
             last_event_micros: AtomicU64::new(0),
             connected: AtomicU64::new(0),
@@ -69,6 +71,8 @@ impl SourceStats {
         clashes;
         /// Events whose bytes contradicted the format.
         decode_errors;
+        /// Events of unknown types that were passed over because they say themselves that they may be ignored.
+        ignored_events;
         /// Newest timestamp of a real event: seconds since 1970, by the server's clock. 0: none yet.
         last_timestamp;
     }
@@ -136,6 +140,10 @@ impl SourceStats {
 
     pub(super) fn decode_error(&self) {
         Self::bump(&self.decode_errors, 1);
+    }
+
+    pub(super) fn ignored_event(&self) {
+        Self::bump(&self.ignored_events, 1);
     }
 
     pub(super) fn connected(&self, yes: bool) {

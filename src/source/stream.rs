@@ -1,9 +1,9 @@
 //! The transport: one event's bytes after the other, from a dump thread of the server.
 //!
-//! Guarantees: a silent server is a lost connection within [`READ_DEADLINE`]; the clean end of a stream is one too; a
+//! Guarantees: a silent server is a lost connection within a deadline, by default [`READ_DEADLINE`]; the clean end of a stream is one too; a
 //! panic in the driver is [`StreamError::Malformed`]. No timer is set while events are ready.
 //! This is the only place that knows mysql_async's binlog stream: an own packet layer can take its place.
-//! May depend on `start`.
+//! May depend on `start` and `position`.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +16,10 @@ use futures_util::{Stream, future::poll_fn};
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, GnoInterval, Sid, prelude::Queryable};
 use rowbust_binlog::{Flavor, GtidState, Header, RawEvent, event_type};
 
-use super::start::{FIRST_EVENT, Request, quote};
+use super::{
+    position::Coordinates,
+    start::{FIRST_EVENT, Request, quote},
+};
 
 /// A quiet server is asked to send a heartbeat this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -24,15 +27,50 @@ pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Without any event for this long the connection counts as lost: five heartbeats.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The longest deadline of [`Patience`].
+const MAX_READ_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long to wait for the event at a place. A large event takes its time on a slow link, and the server sends no heartbeat
+/// meanwhile: where it was silent once, the deadline doubles each time.
+#[derive(Debug, Default)]
+pub struct Patience {
+    /// The last silent place, and the deadline there.
+    at: Option<(Coordinates, Duration)>,
+}
+
+impl Patience {
+    /// For the event at `place`.
+    pub fn deadline(&self, place: &Coordinates) -> Duration {
+        match &self.at {
+            Some((at, deadline)) if at == place => *deadline,
+            _ => READ_DEADLINE,
+        }
+    }
+
+    /// No event came there in time.
+    pub fn silent(&mut self, place: &Coordinates) {
+        let deadline = (self.deadline(place) * 2).min(MAX_READ_DEADLINE);
+        self.at = Some((place.clone(), deadline));
+    }
+
+    /// The server has sent all that it has: it is no large event that takes long.
+    pub fn heartbeat(&mut self) {
+        self.at = None;
+    }
+}
+
 /// The server's own bound on a reader that doesn't read (backpressure), in seconds; by default 60.
 const NET_TIMEOUT: u32 = 3600;
 
 /// Why there is no next event.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The connection is gone, or silent for too long.
+    /// The connection is gone.
     #[error("{0}")]
     Lost(String),
+    /// No whole event for so long.
+    #[error("no event and no heartbeat for {} s", .0.as_secs())]
+    Silent(Duration),
     /// The server ended the stream and said why.
     #[error("{message} ({code})")]
     Server {
@@ -131,13 +169,11 @@ impl EventStream {
         }
     }
 
-    /// Waits for the next event.
-    pub async fn advance(&mut self) -> Result<(), StreamError> {
-        match tokio::time::timeout(READ_DEADLINE, poll_fn(|cx| self.poll_advance(cx))).await {
+    /// Waits for the next event. It must be here as a whole within the deadline.
+    pub async fn advance(&mut self, deadline: Duration) -> Result<(), StreamError> {
+        match tokio::time::timeout(deadline, poll_fn(|cx| self.poll_advance(cx))).await {
             Ok(result) => result,
-            Err(_) => {
-                Err(StreamError::Lost(format!("no event and no heartbeat for {} s", READ_DEADLINE.as_secs())))
-            }
+            Err(_) => Err(StreamError::Silent(deadline)),
         }
     }
 
@@ -183,5 +219,30 @@ impl EventStream {
             event.data()
         };
         RawEvent::from_parts(self.header, body, event.checksum().map(u32::from_le_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadline_doubles_where_it_was_silent() {
+        let at = |position| Coordinates { file: "b.1".into(), position };
+        let mut patience = Patience::default();
+        assert_eq!(patience.deadline(&at(4)), READ_DEADLINE);
+        patience.silent(&at(4));
+        assert_eq!(patience.deadline(&at(4)), READ_DEADLINE * 2);
+        patience.silent(&at(4));
+        assert_eq!(patience.deadline(&at(4)), READ_DEADLINE * 4);
+        assert_eq!(patience.deadline(&at(5)), READ_DEADLINE);
+        for _ in 0..99 {
+            patience.silent(&at(4));
+        }
+        assert_eq!(patience.deadline(&at(4)), MAX_READ_DEADLINE);
+        patience.silent(&at(5));
+        assert_eq!(patience.deadline(&at(4)), READ_DEADLINE);
+        patience.heartbeat();
+        assert_eq!(patience.deadline(&at(5)), READ_DEADLINE);
     }
 }

@@ -161,7 +161,7 @@ pub struct ServerStatus {
     pub samples: u64,
     /// Times that it couldn't be asked.
     pub failures: u64,
-    /// Times that the delay stood in for the witness, as after a rotation on a quiet MariaDB.
+    /// Times that the delay stood in for the witness, as after a rotation on a quiet MariaDB without a heartbeat row.
     pub delays: u64,
     /// Age of the newest sample; `None` before the first.
     pub age: Option<Duration>,

@@ -2,6 +2,12 @@
 //!
 //! Guarantees: a witness is used only while the variables that it needs are as it needs them; a lost connection or an
 //! error gives no sample. May depend on `sample` and `source::connect`.
+//!
+//! What a configured heartbeat row is for: on MariaDB it is the witness where the server doesn't tell its binlog snapshot,
+//! and after a rotation on a quiet server one beat is the new file's first transaction, so that the snapshot decides at once
+//! instead of by the delay. The snapshot is preferred where it is sound because it needs no write; the row needs the same
+//! variable as it (and `binlog_order_commits` on MySQL, whose `gtid_executed` needs none), so where the snapshot isn't sound
+//! the row isn't either, and the delay is left. Replicas can't be written to.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -77,6 +83,34 @@ async fn session(inner: &Inner, server: &Server) -> Result<std::convert::Infalli
     }
 }
 
+/// What the choice of a witness depends on.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    flavor: Flavor,
+    primary: bool,
+    /// `binlog_order_commits` or `binlog_optimize_thread_scheduling`.
+    ordered: bool,
+    /// The server tells its binlog snapshot (MariaDB).
+    snapshot: bool,
+    /// A row is configured.
+    heartbeat: bool,
+    /// By a test.
+    forced: Option<Witness>,
+}
+
+fn choose(choice: &Choice) -> Witness {
+    let beat = choice.primary && choice.ordered && choice.heartbeat;
+    match (choice.forced, choice.flavor) {
+        (Some(Witness::HeartbeatRow), _) if beat => Witness::HeartbeatRow,
+        (Some(Witness::Delay), _) => Witness::Delay,
+        (_, Flavor::MySql) => Witness::GtidExecuted,
+        (_, Flavor::MariaDb) if !choice.primary => Witness::GtidWait,
+        (_, Flavor::MariaDb) if choice.ordered && choice.snapshot => Witness::BinlogSnapshot,
+        _ if beat => Witness::HeartbeatRow,
+        _ => Witness::Delay,
+    }
+}
+
 struct Sampler<'a> {
     inner: &'a Inner,
     server: &'a Server,
@@ -84,6 +118,8 @@ struct Sampler<'a> {
     checked: Option<Instant>,
     /// Ordered by `binlog_order_commits` or `binlog_optimize_thread_scheduling`.
     ordered: bool,
+    /// The server has no `binlog_snapshot_file`.
+    no_snapshot: bool,
     beats: u64,
     file: Option<NewFile>,
 }
@@ -94,13 +130,24 @@ struct NewFile {
     since: Instant,
     /// Where its first transaction begins, once there is one.
     first: Option<u64>,
+    /// A beat was tried in it, or isn't to be.
+    beaten: bool,
 }
 
 impl<'a> Sampler<'a> {
     fn new(inner: &'a Inner, server: &'a Server) -> Self {
         // Another server may answer now: samples of the old one say nothing about it.
         lock(&server.ring).clear();
-        Self { inner, server, witness: Witness::Delay, checked: None, ordered: false, beats: 0, file: None }
+        Self {
+            inner,
+            server,
+            witness: Witness::Delay,
+            checked: None,
+            ordered: false,
+            no_snapshot: false,
+            beats: 0,
+            file: None,
+        }
     }
 
     /// Takes one sample, or none where nothing new is to be known.
@@ -111,7 +158,7 @@ impl<'a> Sampler<'a> {
         let demanded = self.server.demand.swap(false, Relaxed);
         let visible = match self.witness {
             Witness::GtidExecuted => Some(gtid_executed(conn).await?),
-            Witness::BinlogSnapshot => Some(self.binlog_snapshot(conn, demanded).await?),
+            Witness::BinlogSnapshot => self.binlog_snapshot(conn, demanded).await?,
             Witness::GtidWait => gtid_wait(conn).await?,
             // Each beat is a write: only when somebody waits.
             Witness::HeartbeatRow if demanded => self.heartbeat(conn).await?,
@@ -134,21 +181,18 @@ impl<'a> Sampler<'a> {
         let vars =
             global_variables(conn, &["binlog_order_commits", "binlog_optimize_thread_scheduling"]).await?;
         let on = |name: &str| vars.get(name).is_some_and(|v| v == "ON");
-        let (best, ordered) = match (self.inner.flavor, self.server.primary) {
-            (Flavor::MySql, _) => (Witness::GtidExecuted, on("binlog_order_commits")),
-            (Flavor::MariaDb, true) => (Witness::BinlogSnapshot, on("binlog_optimize_thread_scheduling")),
-            (Flavor::MariaDb, false) => (Witness::GtidWait, false),
+        self.ordered = match self.inner.flavor {
+            Flavor::MySql => on("binlog_order_commits"),
+            Flavor::MariaDb => on("binlog_optimize_thread_scheduling"),
         };
-        self.ordered = ordered;
-        let sound = best != Witness::BinlogSnapshot || ordered;
-        let beat = self.server.primary && ordered && self.inner.heartbeat.is_some();
-        let witness = match self.inner.forced {
-            Some(Witness::HeartbeatRow) if beat => Witness::HeartbeatRow,
-            Some(Witness::Delay) => Witness::Delay,
-            _ if sound => best,
-            _ if beat => Witness::HeartbeatRow,
-            _ => Witness::Delay,
-        };
+        let witness = choose(&Choice {
+            flavor: self.inner.flavor,
+            primary: self.server.primary,
+            ordered: self.ordered,
+            snapshot: !self.no_snapshot,
+            heartbeat: self.inner.heartbeat.is_some(),
+            forced: self.inner.forced,
+        });
         if self.checked.is_none() || witness != self.witness {
             if self.checked.is_some() {
                 warn!(server = %self.server.address, from = %self.witness, to = %witness, "witness of visibility changed");
@@ -164,36 +208,74 @@ impl<'a> Sampler<'a> {
     }
 
     /// MariaDB updates these in the order in which commits become visible, but a rotation sets them at once.
-    async fn binlog_snapshot(&mut self, conn: &mut Conn, demanded: bool) -> Result<Visible, SampleError> {
-        let rows: Vec<(String, String)> = conn.query("SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
-        let value =
-            |name: &str| rows.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
-        let (Some(name), Some(Ok(position))) =
-            (value("binlog_snapshot_file"), value("binlog_snapshot_position").map(str::parse::<u64>))
-        else {
-            return Err(SampleError::Answer("the server has no binlog_snapshot_file".into()));
+    async fn binlog_snapshot(
+        &mut self,
+        conn: &mut Conn,
+        demanded: bool,
+    ) -> Result<Option<Visible>, SampleError> {
+        let Some((mut name, mut position)) = snapshot(conn).await? else {
+            // Chosen again right away, without it.
+            self.no_snapshot = true;
+            self.checked = None;
+            return Ok(None);
         };
-        if self.file.as_ref().is_none_or(|file| file.name != name) {
-            self.file = Some(NewFile { name: name.to_owned(), since: Instant::now(), first: None });
-        }
-        let mut older_files = false;
-        if let Some(file) = &mut self.file {
-            if file.first.is_none() && (demanded || file.since.elapsed() < DELAY) {
-                file.first = first_transaction(conn, name).await?;
+        let mut older_files = self.older_files(conn, &name, position, demanded).await?;
+        if !older_files && demanded && self.may_beat() {
+            if let Some(file) = &mut self.file {
+                file.beaten = true;
             }
-            // A snapshot stands between transactions: past the first one's begin it is past its end.
-            older_files = file.first.is_some_and(|begin| position > begin);
-            if !older_files && file.since.elapsed() >= DELAY {
-                older_files = true;
-                self.server.delays.fetch_add(1, Relaxed);
+            match self.beat(conn).await {
+                // The beat stands in the newest file: the snapshot is behind that file's first transaction now.
+                Ok(()) => {
+                    if let Some(now) = snapshot(conn).await? {
+                        (name, position) = now;
+                        older_files = self.older_files(conn, &name, position, true).await?;
+                    }
+                }
+                Err(mysql_async::Error::Server(error)) => {
+                    warn!(server = %self.server.address, %error, "no heartbeat row, waiting instead");
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(Visible::UpTo { at: Coordinates { file: name.into(), position }, older_files })
+        // Where a beat can still tell, who waits asks for it.
+        if !older_files
+            && !self.may_beat()
+            && self.file.as_ref().is_some_and(|file| file.since.elapsed() >= DELAY)
+        {
+            older_files = true;
+            self.server.delays.fetch_add(1, Relaxed);
+        }
+        Ok(Some(Visible::UpTo { at: Coordinates { file: name.as_str().into(), position }, older_files }))
     }
 
-    async fn heartbeat(&mut self, conn: &mut Conn) -> Result<Option<Visible>, SampleError> {
-        let Some((schema, table)) = &self.inner.heartbeat else { return Ok(None) };
-        let Some(received) = lock(&self.inner.received).newest() else { return Ok(None) };
+    fn may_beat(&self) -> bool {
+        self.inner.heartbeat.is_some() && self.file.as_ref().is_some_and(|file| !file.beaten)
+    }
+
+    /// Whether a snapshot at `position` of the file `name` proves what older files hold.
+    async fn older_files(
+        &mut self,
+        conn: &mut Conn,
+        name: &str,
+        position: u64,
+        demanded: bool,
+    ) -> Result<bool, SampleError> {
+        if self.file.as_ref().is_none_or(|file| file.name != name) {
+            self.file =
+                Some(NewFile { name: name.to_owned(), since: Instant::now(), first: None, beaten: false });
+        }
+        let Some(file) = &mut self.file else { return Ok(false) };
+        if file.first.is_none() && (demanded || file.since.elapsed() < DELAY) {
+            file.first = first_transaction(conn, name).await?;
+        }
+        // A snapshot stands between transactions: past the first one's begin it is past its end.
+        Ok(file.first.is_some_and(|begin| position > begin))
+    }
+
+    /// Commits the heartbeat row.
+    async fn beat(&mut self, conn: &mut Conn) -> Result<(), mysql_async::Error> {
+        let Some((schema, table)) = &self.inner.heartbeat else { return Ok(()) };
         self.beats += 1;
         let name = |s: &str| s.replace('`', "``");
         conn.query_drop(format!(
@@ -203,7 +285,15 @@ impl<'a> Sampler<'a> {
             self.inner.server_id,
             self.beats
         ))
-        .await?;
+        .await
+    }
+
+    async fn heartbeat(&mut self, conn: &mut Conn) -> Result<Option<Visible>, SampleError> {
+        let Some(received) = lock(&self.inner.received).newest() else { return Ok(None) };
+        if self.inner.heartbeat.is_none() {
+            return Ok(None);
+        }
+        self.beat(conn).await?;
         // The order of commits can be switched off at any time; then this beat proves nothing.
         self.check(conn).await?;
         if self.witness != Witness::HeartbeatRow || !self.ordered {
@@ -211,6 +301,14 @@ impl<'a> Sampler<'a> {
         }
         Ok(Some(Visible::UpTo { at: received, older_files: true }))
     }
+}
+
+/// MariaDB's newest file and position up to which commits are visible; `None`: the server doesn't tell.
+async fn snapshot(conn: &mut Conn) -> Result<Option<(String, u64)>, SampleError> {
+    let rows: Vec<(String, String)> = conn.query("SHOW STATUS LIKE 'binlog_snapshot_%'").await?;
+    let value = |name: &str| rows.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+    let file = value("binlog_snapshot_file").map(str::to_owned);
+    Ok(file.zip(value("binlog_snapshot_position").and_then(|position| position.parse().ok())))
 }
 
 async fn gtid_executed(conn: &mut Conn) -> Result<Visible, SampleError> {
@@ -248,4 +346,40 @@ async fn first_transaction(conn: &mut Conn, file: &str) -> Result<Option<u64>, S
         let begin: u64 = row.get_opt(1)?.ok()?;
         kind.eq_ignore_ascii_case("Gtid").then_some(begin)
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_sound_witness_is_chosen() {
+        use Flavor::{MariaDb, MySql};
+        let choice = Choice {
+            flavor: MariaDb,
+            primary: true,
+            ordered: true,
+            snapshot: true,
+            heartbeat: true,
+            forced: None,
+        };
+        let cases = [
+            (Choice { flavor: MySql, ordered: false, ..choice }, Witness::GtidExecuted),
+            (choice, Witness::BinlogSnapshot),
+            (Choice { snapshot: false, ..choice }, Witness::HeartbeatRow),
+            (Choice { snapshot: false, heartbeat: false, ..choice }, Witness::Delay),
+            // What makes the snapshot unsound makes the row unsound.
+            (Choice { ordered: false, ..choice }, Witness::Delay),
+            (Choice { primary: false, snapshot: false, ..choice }, Witness::GtidWait),
+            (Choice { forced: Some(Witness::HeartbeatRow), ..choice }, Witness::HeartbeatRow),
+            (
+                Choice { forced: Some(Witness::HeartbeatRow), flavor: MySql, ordered: false, ..choice },
+                Witness::GtidExecuted,
+            ),
+            (Choice { forced: Some(Witness::Delay), ..choice }, Witness::Delay),
+        ];
+        for (choice, expected) in cases {
+            assert_eq!(choose(&choice), expected, "{choice:?}");
+        }
+    }
 }

@@ -391,29 +391,36 @@ fn mysql_gtid(mut r: Reader<'_>) -> Result<GtidEvent, DecodeError> {
     if gno == 0 || gno > i64::MAX as u64 {
         return Err(r.error(DecodeErrorKind::Invalid { what: "transaction number", got: gno }));
     }
-    Ok(GtidEvent {
+    let mut event = GtidEvent {
         gtid: Gtid::MySql { uuid, gno },
         standalone: false,
         flags,
         xa: false,
-        transaction_length: transaction_length(&mut r),
-    })
+        transaction_length: None,
+        commit_micros: None,
+    };
+    behind_the_gtid(&mut r, &mut event);
+    Ok(event)
 }
 
 /// What follows the GTID since MySQL 8.0: logical clock, commit times, then the length. Nothing depends on it, so
 /// that older and shorter forms are no error.
-fn transaction_length(r: &mut Reader<'_>) -> Option<u64> {
+fn behind_the_gtid(r: &mut Reader<'_>, event: &mut GtidEvent) -> Option<()> {
     const CLOCK: u8 = 2;
     if r.u8("clock type").ok()? != CLOCK {
         return None;
     }
     r.take(16, "logical clock").ok()?;
-    // The highest bit of the immediate commit time says that the original one follows.
-    let immediate = r.array::<7>("commit time").ok()?;
-    if immediate[6] & 0x80 != 0 {
+    // 55 bits of time. The highest bit says that the original commit time follows.
+    let [a, b, c, d, e, f, g] = r.array::<7>("commit time").ok()?;
+    let micros = u64::from_le_bytes([a, b, c, d, e, f, g & 0x7f, 0]);
+    // 0 and the highest value stand for "not known": a replica of an older server.
+    event.commit_micros = (1..(1 << 55) - 1).contains(&micros).then_some(micros);
+    if g & 0x80 != 0 {
         r.take(7, "original commit time").ok()?;
     }
-    r.lenenc("transaction length").ok()
+    event.transaction_length = Some(r.lenenc("transaction length").ok()?);
+    Some(())
 }
 
 fn maria_gtid(mut r: Reader<'_>, server: u32) -> Result<GtidEvent, DecodeError> {
@@ -429,6 +436,7 @@ fn maria_gtid(mut r: Reader<'_>, server: u32) -> Result<GtidEvent, DecodeError> 
         flags,
         xa: flags & (PREPARED_XA | COMPLETED_XA) != 0,
         transaction_length: None,
+        commit_micros: None,
     })
 }
 

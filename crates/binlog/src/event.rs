@@ -33,6 +33,9 @@ pub struct GtidEvent {
     pub xa: bool,
     /// MySQL 8.0.2 and later: bytes of the transaction, this event included.
     pub transaction_length: Option<u64>,
+    /// MySQL 8.0.1 and later: microseconds since 1970, by the clock of the server that wrote this binlog, of the commit
+    /// (`immediate_commit_timestamp`, `Gtid_event` in MySQL's `control_events.h`).
+    pub commit_micros: Option<u64>,
 }
 
 /// A statement: BEGIN, COMMIT, DDL, or DML in statement format.

@@ -179,7 +179,8 @@ fn real_files_hold_transactions_in_order() {
         let mut decoder = Decoder::new();
         let (mut last, mut ddl, mut commits, mut savepoints) = (0, 0, 0, 0);
         for raw in FileEvents::new(file).unwrap() {
-            match decoder.decode(&raw.unwrap()).unwrap() {
+            let raw = raw.unwrap();
+            match decoder.decode(&raw).unwrap() {
                 Event::FormatDescription(f) => assert!(f.flavor == flavor && f.checksum),
                 Event::PreviousGtids(set) => {
                     last = set.iter().flat_map(|(_, list)| list).map(|i| i.end).max().unwrap();
@@ -193,6 +194,11 @@ fn real_files_hold_transactions_in_order() {
                     assert_eq!(number, last + 1);
                     assert_eq!(event.gtid.to_string().parse::<Gtid>().unwrap(), event.gtid);
                     assert_eq!(event.transaction_length.is_some(), flavor == Flavor::MySql);
+                    assert_eq!(event.commit_micros.is_some(), flavor == Flavor::MySql);
+                    if let Some(micros) = event.commit_micros {
+                        let seconds = u64::from(raw.header.timestamp);
+                        assert!((micros / 1_000_000).abs_diff(seconds) <= 1, "{micros} {seconds}");
+                    }
                     last = number;
                 }
                 Event::Query(query) => {

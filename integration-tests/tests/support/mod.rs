@@ -160,6 +160,8 @@ pub struct Log {
     pub seen: Vec<Seen>,
     pub abandoned: usize,
     pub flushes: usize,
+    /// How many of `seen` were there at the last flush.
+    pub flushed: usize,
     /// Column names by table, as last given.
     pub columns: HashMap<String, Vec<String>>,
     open: Option<Seen>,
@@ -223,7 +225,9 @@ impl Sink for Recorder {
     }
 
     async fn flush(&mut self) -> Result<(), Infallible> {
-        self.0.lock().unwrap().flushes += 1;
+        let mut log = self.0.lock().unwrap();
+        log.flushes += 1;
+        log.flushed = log.seen.len();
         Ok(())
     }
 }
