@@ -2,7 +2,7 @@
 //!
 //! A daemon's time runs from its log's "stream begins" (connected, checked, the dump asked for; the start of the process
 //! isn't in it) to `caught_up` of its status: everything read, removed as often as is owed, and checkpointed. The runs take
-//! turns, and each ratio is one of neighbours.
+//! turns; the ratio is that of the medians, and those of neighbouring runs say how noisy the machine was.
 
 use std::{
     path::Path,
@@ -16,7 +16,7 @@ use super::{
     Section,
     daemon::{self, Daemon, Setup, caught_up, number},
     data::Backlog,
-    env::{Bench, Db, median, micros_per, own_time, peak_memory, process_time, runtime},
+    env::{Bench, Db, median, micros_per, own_time, peak_memory, process_time, quantile, runtime},
     redis_wire::{fill, fill_in_order, flush, remove, size, unlinks},
     replica::Replica,
 };
@@ -73,10 +73,15 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
         raw_events = raw.events;
     }
 
+    let alone = median(alone_rates);
     for ((name, _, runs), bar) in runs.iter().zip([0.45, 0.4]) {
-        section.at_least(format!("{name}: rate, against UNLINK alone"), median(runs.ratios.clone()), bar, "");
+        let drained = median(runs.drains.iter().map(|d| rate(rows, d.took)).collect());
+        section.at_least(format!("{name}: rate, against UNLINK alone"), drained / alone, bar, "");
+        let mut ratios = runs.ratios.clone();
+        section.figure(format!("{name}: lowest ratio of neighbours"), quantile(&mut ratios, 0.0), "");
+        section.figure(format!("{name}: highest ratio of neighbours"), quantile(&mut ratios, 1.0), "");
     }
-    section.figure("UNLINK alone: keys per second", median(alone_rates), "/s");
+    section.figure("UNLINK alone: keys per second", alone, "/s");
     section.figure("UNLINK alone, where keys were set in the order of their removal", median(in_order), "/s");
     section.figure("UNLINK alone: Redis' processor time per key", median(alone_redis), "µs");
     for (name, _, runs) in &runs {
