@@ -132,7 +132,10 @@ impl Sink for Racer {
         let stale = |values: &[i64], c: &Change| values[usize::try_from(c.id).unwrap()] < c.value;
         let keep: Vec<(i64, i64)> = batch.iter().map(|c| (c.id, c.value)).collect();
         let span = batch.last().unwrap().span.clone();
-        self.gate.send(batch).unwrap();
+        if self.gate.send(batch).is_err() {
+            // The race is over: the gate has ended, and this stream is about to.
+            return Ok(());
+        }
         self.watermark.demand();
         let values = read(&mut self.plain).await;
         let n = keep
