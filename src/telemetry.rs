@@ -64,6 +64,7 @@ metrics_table! {
     RECEIPT_TO_REMOVAL = "rowbust_receipt_to_removal_seconds", Histogram, Seconds, ["removal"], "From the receipt of the row to the acknowledged removal";
     RECONNECTS = "rowbust_source_reconnects_total", Counter, Count, [], "Connections to the source that were made anew";
     HEARTBEATS = "rowbust_source_heartbeats_total", Counter, Count, [], "Heartbeats of the source";
+    IGNORED_EVENTS = "rowbust_binlog_ignored_events_total", Counter, Count, [], "Unknown events that say of themselves that they may be ignored; each type is logged once";
     LAG = "rowbust_lag_seconds", Gauge, Seconds, [], "Age of the newest event that was read; 0 when the source has nothing newer";
     CONNECTED = "rowbust_source_connected", Gauge, Count, [], "1 while the binlog is read";
     IN_FLIGHT = "rowbust_in_flight_bytes", Gauge, Bytes, [], "Bytes of keys in flight";

@@ -155,6 +155,7 @@ impl Status {
         set_counter(t::TRANSACTIONS, self.source.transactions());
         set_counter(t::RECONNECTS, self.source.reconnects());
         set_counter(t::HEARTBEATS, self.source.heartbeats());
+        set_counter(t::IGNORED_EVENTS, self.source.ignored_events());
         set_counter(t::ROWS, self.route.rows.load(Relaxed));
         set_counter(t::KEYS_ROUTED, self.route.keys.load(Relaxed));
         for (reason, count) in [("null", &self.route.null), ("filtered", &self.route.filtered)] {

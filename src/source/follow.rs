@@ -6,20 +6,23 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rowbust_binlog::{Decoder, Event, Gtid, GtidEvent, GtidState, Header, Query, event_name, event_type};
+use rowbust_binlog::{Decoder, Event, Gtid, GtidState, Header, event_name, event_type};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
+
+mod group;
+mod halts;
 
 use super::{
-    Sink, SourceStats, Transaction,
-    error::{Halt, Refusal, SourceError},
+    Sink, SourceStats,
+    error::SourceError,
     position::{Coordinates, Position},
     schema::SchemaCache,
     start::{Begin, Request},
-    statement::{Statement, classify},
     stream::{EventStream, Patience, StreamError},
 };
 use crate::kill_point;
+use halts::BUG;
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -347,263 +350,7 @@ impl Follower {
             self.start(Position { gtids: skip.gtids, at }, sink);
         }
     }
-
-    fn gtid<S: Sink>(&mut self, gtid: &GtidEvent, header: &Header, sink: &mut S) -> Result<(), SourceError> {
-        if gtid.xa && self.skip.is_none() {
-            let mut halt =
-                self.halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP);
-            halt.gtid = Some(gtid.gtid);
-            return Err(halt.into());
-        }
-        // MySQL's GTID event doesn't tell what follows, its BEGIN does.
-        let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
-        let commit_micros = gtid.commit_micros.unwrap_or_else(|| header_micros(header));
-        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)
-    }
-
-    fn begin<S: Sink>(
-        &mut self,
-        gtid: Option<Gtid>,
-        block: bool,
-        commit_micros: u64,
-        header: &Header,
-        sink: &mut S,
-    ) -> Result<(), SourceError> {
-        if let Some(open) = &self.open {
-            if open.rows && self.skip.is_none() {
-                return Err(self
-                    .halt(header, "source.no_end", "a transaction without an end before the next", BUG)
-                    .into());
-            }
-            // Only events without effect stood in it.
-            self.end_at(self.here.position.saturating_sub(u64::from(header.event_size)), sink)?;
-        }
-        if let Some(skip) = &mut self.skip {
-            skip.head = true;
-            let begins_at = self.here.position.saturating_sub(u64::from(header.event_size));
-            if begins_at >= skip.to {
-                self.skipped(begins_at, sink);
-            }
-        }
-        self.open = Some(Open { gtid, block, rows: false });
-        if self.skip.is_none() {
-            sink.begin(Transaction { gtid, at: &self.here, commit_micros });
-        }
-        Ok(())
-    }
-
-    fn query<S: Sink>(
-        &mut self,
-        query: &Query<'_>,
-        header: &Header,
-        sink: &mut S,
-    ) -> Result<(), SourceError> {
-        // The usual one, without looking at its words.
-        let statement = if query.sql == b"BEGIN" { Statement::Begin } else { classify(query.sql) };
-        match statement {
-            Statement::Begin => {
-                match &mut self.open {
-                    Some(open) => open.block = true,
-                    None => self.begin(None, true, header_micros(header), header, sink)?,
-                }
-                return Ok(());
-            }
-            Statement::Commit | Statement::Rollback => return self.end(sink),
-            Statement::Savepoint | Statement::Comment => return Ok(()),
-            _ if self.skip.is_some() => {}
-            Statement::Xa => {
-                return Err(self
-                    .halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP)
-                    .into());
-            }
-            Statement::Dml => {
-                let what = format!("a change logged as a statement: {}", excerpt(query.sql));
-                return Err(self.halt(header, "source.statement_format", &what, FORMAT_HELP).into());
-            }
-            Statement::Unknown => {
-                let what = format!("a statement that isn't understood: {}", excerpt(query.sql));
-                return Err(self.halt(header, "source.unknown_statement", &what, PASS_HELP).into());
-            }
-            Statement::Wipe(targets) => {
-                self.schema.forget();
-                if targets.touch(query.schema, |s, t| sink.is_mapped(s, t), |s| sink.is_schema_mapped(s)) {
-                    let what = format!("a table that a mapping names loses its rows: {}", excerpt(query.sql));
-                    return Err(self.halt(header, "source.wipe", &what, WIPE_HELP).into());
-                }
-            }
-            Statement::Ddl => self.schema.forget(),
-        }
-        match &self.open {
-            Some(open) if open.block => Ok(()),
-            Some(_) => self.end(sink),
-            // No GTID event before it: files from before GTIDs.
-            None => {
-                self.begin(None, false, header_micros(header), header, sink)?;
-                self.end(sink)
-            }
-        }
-    }
-
-    fn table_map<S: Sink>(
-        &mut self,
-        slot: usize,
-        fresh: bool,
-        header: &Header,
-        sink: &mut S,
-    ) -> Result<Then, SourceError> {
-        if let Some(open) = &mut self.open {
-            open.rows = true;
-        }
-        if !fresh {
-            return Ok(Then::Nothing);
-        }
-        if self.mapped.len() <= slot {
-            self.mapped.resize(slot + 1, false);
-        }
-        let table = self.decoder.table(slot);
-        let mapped = sink.is_mapped(&table.schema, &table.table);
-        if let Some(m) = self.mapped.get_mut(slot) {
-            *m = mapped;
-        }
-        if !mapped {
-            return Ok(Then::Nothing);
-        }
-        if table.columns.iter().any(|column| !column.is_complete()) {
-            return Ok(Then::Complete(slot));
-        }
-        sink.table(slot, self.decoder.table(slot))
-            .map_err(|refusal| self.refused(header, refusal).into())
-            .map(|()| Then::Nothing)
-    }
-
-    /// Adds to a table map what the binlog leaves out.
-    async fn complete<S: Sink>(
-        &mut self,
-        slot: usize,
-        header: Header,
-        sink: &mut S,
-    ) -> Result<(), SourceError> {
-        let table = self.decoder.table_mut(slot);
-        let columns = self.schema.columns(&table.schema, &table.table).await?;
-        let name = format!("{}.{}", table.schema, table.table);
-        if columns.is_empty() {
-            let what = format!(
-                "the columns of {name} aren't known: the table is gone, or the account may not see it"
-            );
-            let help = format!("GRANT SELECT ON {name} to the account, or {METADATA_HELP}");
-            return Err(self.halt(&header, "source.schema", &what, &help).into());
-        }
-        if let Err(mismatch) = table.complete(columns) {
-            return Err(self.halt(&header, "source.schema", &mismatch.to_string(), METADATA_HELP).into());
-        }
-        sink.table(slot, self.decoder.table(slot)).map_err(|refusal| self.refused(&header, refusal).into())
-    }
-
-    fn end<S: Sink>(&mut self, sink: &mut S) -> Result<(), SourceError> {
-        self.end_at(self.here.position, sink)
-    }
-
-    fn end_at<S: Sink>(&mut self, end: u64, sink: &mut S) -> Result<(), SourceError> {
-        self.decoder.end_transaction();
-        let Some(open) = self.open.take() else { return Ok(()) };
-        if let Some(skip) = &mut self.skip {
-            if let Some(gtid) = open.gtid {
-                skip.gtids.add(gtid);
-            }
-            if end > skip.to {
-                return Err(Refusal::new(
-                    "source.start_position",
-                    format!("{}:{} is within a transaction that ends at {end}", self.here.file, skip.to),
-                    "choose the end of a transaction, as SHOW BINLOG EVENTS shows it",
-                )
-                .into());
-            }
-            if end == skip.to && skip.head {
-                self.skipped(end, sink);
-            }
-            return Ok(());
-        }
-        self.stats.transaction();
-        if let Some(position) = &mut self.position {
-            if let Some(gtid) = open.gtid {
-                position.gtids.add(gtid);
-            }
-            if position.at.file != self.here.file {
-                position.at.file = self.here.file.clone();
-            }
-            position.at.position = end;
-            sink.commit(&position.at);
-        }
-        Ok(())
-    }
-
-    /// The rest of an open transaction won't come.
-    fn cut_off<S: Sink>(&mut self, sink: &mut S) {
-        self.decoder.end_transaction();
-        if let Some(open) = self.open.take() {
-            if open.rows {
-                warn!(at = %self.here, "transaction without an end, server crashed there");
-            }
-            if self.skip.is_none() {
-                sink.abandon();
-            }
-        }
-    }
-
-    /// `header`: of the event at hand, whose end is `here`.
-    #[cold]
-    fn halt(&self, header: &Header, code: &'static str, what: &str, help: &str) -> Halt {
-        let position = self.here.position.saturating_sub(u64::from(header.event_size));
-        Halt {
-            code,
-            at: Coordinates { file: self.here.file.clone(), position },
-            gtid: self.open.as_ref().and_then(|open| open.gtid),
-            what: what.to_owned(),
-            help: help.to_owned(),
-        }
-    }
-
-    #[cold]
-    fn refused(&self, header: &Header, refusal: Refusal) -> Halt {
-        self.halt(header, refusal.code, &refusal.what, &refusal.help)
-    }
-
-    #[cold]
-    fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
-        use rowbust_binlog::event_type as t;
-        let help = match event_type {
-            t::TRANSACTION_PAYLOAD => {
-                "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs), and start behind it with `start: {gtid: …}`"
-            }
-            t::PARTIAL_UPDATE_ROWS => "SET GLOBAL binlog_row_value_options='' (sessions keep theirs)",
-            t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2 => {
-                "SET GLOBAL log_bin_compress=OFF"
-            }
-            t::GTID_TAGGED => "commit without a tag: SET gtid_next='AUTOMATIC'",
-            t::XA_PREPARE => XA_HELP,
-            t::MARIA_START_ENCRYPTION => "the server should decrypt what it sends",
-            t::INCIDENT => "the server lost events: flush the mapped keys and start at the newest position",
-            _ => PASS_HELP,
-        };
-        self.halt(
-            header,
-            "source.unsupported_event",
-            &format!("an event that can't be read yet, {name} (type {event_type}),"),
-            help,
-        )
-    }
 }
-
-const BUG: &str = "this shouldn't happen: please report it with the output of SHOW BINLOG EVENTS around it";
-const XA_HELP: &str =
-    "pass it by hand: remove the keys that it changed, then start behind it with `start: {gtid: …}`";
-const FORMAT_HELP: &str = "use binlog_format=ROW in every session; then remove the keys that it changed, and start behind it \
-                           with `start: {gtid: …}`";
-const WIPE_HELP: &str = "flushing a table's keys isn't there yet: remove them by hand, and start behind it with `start: {gtid: …}`";
-const PASS_HELP: &str = "if it changes no mapped table, start behind it with `start: {gtid: …}`";
-const METADATA_HELP: &str =
-    "SET GLOBAL binlog_row_metadata=FULL, so that the binlog itself describes its tables";
-
 /// The event's time, of which there are only seconds.
 fn header_micros(header: &Header) -> u64 {
     u64::from(header.timestamp) * 1_000_000
@@ -643,13 +390,6 @@ fn is_about_rows(event_type: u8) -> bool {
             | t::PARTIAL_UPDATE_ROWS
             | t::MARIA_WRITE_ROWS_COMPRESSED_V1..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
     )
-}
-
-/// The beginning of a statement, for a message. Values may be secrets: not more than a name's worth.
-fn excerpt(sql: &[u8]) -> String {
-    let text = String::from_utf8_lossy(sql);
-    let words: Vec<&str> = text.split_whitespace().take(4).collect();
-    words.join(" ").chars().take(60).collect()
 }
 
 #[cfg(test)]
