@@ -1,7 +1,7 @@
 //! From events to transactions.
 //!
 //! Guarantees: the position moves only at XID, COMMIT, ROLLBACK or a standalone statement; an event that may carry rows
-//! and isn't understood is a [`Halt`], never passed over. Positions are counted in 64 bits, whatever the header has.
+//! and isn't understood is a [`Halt`](super::Halt), never passed over. Positions are counted in 64 bits, whatever the header has.
 //! May depend on the other parts of `source`.
 
 use std::{collections::BTreeSet, sync::Arc};
