@@ -7,7 +7,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     pipeline::batch::Removal,
-    retry::{Handler, Record, Verdict},
+    retry::{Clock, Handler, Record, Verdict},
     source::position::{CommitSpan, Coordinates},
     watermark::Watermark,
 };
@@ -31,18 +31,20 @@ pub struct RetryRemover {
     watermark: Watermark,
     /// The server that is followed: coordinates of another one can't be compared.
     source: String,
+    /// As the queue's own: a clock that is set must not end a wait.
+    clock: Clock,
 }
 
 impl RetryRemover {
     /// `source`: as in [`crate::retry::Origin::source`].
     pub fn new(targets: Vec<Arc<Target>>, watermark: Watermark, source: String) -> Self {
-        Self { targets, watermark, source }
+        Self { targets, watermark, source, clock: Clock::system() }
     }
 
     /// Whether a removal that is sent now is the last one owed.
     fn is_final(&self, record: &Record, now: Instant) -> bool {
         let origin = &record.origin;
-        let age = Duration::from_millis(now_ms().saturating_sub(record.first_failed_ms));
+        let age = Duration::from_millis(self.clock.now_ms().saturating_sub(record.first_failed_ms));
         let grace = Duration::from_millis(record.fill_grace_ms);
         if !record.when_visible {
             return age >= grace;
@@ -117,9 +119,4 @@ impl Handler for RetryRemover {
             }
         })
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

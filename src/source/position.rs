@@ -64,12 +64,21 @@ enum GtidRange {
     MariaDb(rowbust_binlog::MariaGtid),
 }
 
+impl From<Gtid> for GtidRange {
+    fn from(gtid: Gtid) -> Self {
+        match gtid {
+            Gtid::MySql { uuid, gno } => Self::MySql { uuid, first: gno, last: gno },
+            Gtid::MariaDb(gtid) => Self::MariaDb(gtid),
+        }
+    }
+}
+
 impl CommitSpan {
     /// A span of one transaction. `at`: the end of its GTID event.
     pub fn new(gtid: Option<Gtid>, at: Coordinates) -> Self {
         let mut span = Self { gtids: SmallVec::new(), last: at };
         if let Some(gtid) = gtid {
-            span.push(gtid);
+            span.push(gtid.into());
         }
         span
     }
@@ -77,43 +86,32 @@ impl CommitSpan {
     /// Adds a transaction that came after the ones before.
     pub fn add(&mut self, gtid: Option<Gtid>, at: &Coordinates) {
         if let Some(gtid) = gtid {
-            self.push(gtid);
+            self.push(gtid.into());
         }
         self.last.move_to(at);
-    }
-
-    fn push(&mut self, gtid: Gtid) {
-        match (gtid, self.gtids.last_mut()) {
-            (Gtid::MySql { uuid, gno }, Some(GtidRange::MySql { uuid: u, last, .. }))
-                if *u == uuid && last.checked_add(1) == Some(gno) =>
-            {
-                *last = gno;
-            }
-            (Gtid::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => *old = new,
-            (Gtid::MySql { uuid, gno }, _) => {
-                self.gtids.push(GtidRange::MySql { uuid, first: gno, last: gno });
-            }
-            (Gtid::MariaDb(new), _) => self.gtids.push(GtidRange::MariaDb(new)),
-        }
     }
 
     /// Adds the commits of a span that came after the ones before.
     pub fn append(&mut self, later: &Self) {
         for range in &later.gtids {
-            match (*range, self.gtids.last_mut()) {
-                (
-                    GtidRange::MySql { uuid, first, last: end },
-                    Some(GtidRange::MySql { uuid: u, last, .. }),
-                ) if *u == uuid && last.checked_add(1) == Some(first) => {
-                    *last = end;
-                }
-                (GtidRange::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => {
-                    *old = new
-                }
-                (range, _) => self.gtids.push(range),
-            }
+            self.push(*range);
         }
-        self.last = later.last.clone();
+        self.last.move_to(&later.last);
+    }
+
+    /// Joins what follows the newest range without a hole.
+    fn push(&mut self, range: GtidRange) {
+        match (range, self.gtids.last_mut()) {
+            (GtidRange::MySql { uuid, first, last: end }, Some(GtidRange::MySql { uuid: u, last, .. }))
+                if *u == uuid && last.checked_add(1) == Some(first) =>
+            {
+                *last = end;
+            }
+            (GtidRange::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => {
+                *old = new
+            }
+            (range, _) => self.gtids.push(range),
+        }
     }
 
     /// Bytes that it takes on the heap.
