@@ -19,7 +19,7 @@ use mysql_async::{Conn, prelude::Queryable};
 use rowbust::{
     config::Config,
     source::{
-        Refusal, Sink, Source, Transaction,
+        Refusal, Scope, Sink, Source, Transaction,
         position::{CommitSpan, Coordinates, Position},
     },
     watermark::{Watermark, Witness},
@@ -107,6 +107,10 @@ impl Sink for Racer {
             self.batch.push(Change { span: self.open.clone().unwrap(), id, value });
         }
         Ok(())
+    }
+
+    fn widen(&mut self, scope: &Scope, cause: &str) -> Result<(), Refusal> {
+        Err(Refusal::new("test.widen", format!("{cause}: {scope:?}"), "not expected in this test"))
     }
 
     fn commit(&mut self, _: &Coordinates) {

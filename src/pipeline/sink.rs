@@ -156,6 +156,14 @@ impl source::Sink for RouteSink {
         Ok(())
     }
 
+    fn widen(&mut self, _scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
+        Err(Refusal::new(
+            "pipeline.widen",
+            format!("{cause}: flushing a keyspace isn't there yet"),
+            "remove the keys by hand",
+        ))
+    }
+
     fn commit(&mut self, end: &Coordinates) {
         self.assembler.commit(end);
     }

@@ -54,6 +54,22 @@ pub struct Transaction<'a> {
     pub commit_micros: u64,
 }
 
+/// What a change may have touched that no row image tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Every table that a mapping names.
+    All,
+    /// Every such table of a schema.
+    Schema(String),
+    /// One table.
+    Table {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        table: String,
+    },
+}
+
 /// What row changes are handed to.
 ///
 /// The order of calls: `started` once, then per transaction `begin`, any number of `table` and `rows`, and `commit` or
@@ -85,6 +101,14 @@ pub trait Sink: Send {
     /// # Errors
     /// A row can't be turned into keys: the daemon stops at the event.
     fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, header: &Header, end: u64) -> Result<(), Refusal>;
+
+    /// Something changed that no row image tells (TRUNCATE, an event that can't be decoded): the keyspace of every mapping of
+    /// `scope` is owed a removal, like the keys of a row. Within a transaction its commit gates the second removal; outside one the
+    /// newest position that was read does. `cause` goes to the log and the status.
+    ///
+    /// # Errors
+    /// It can't be done: the daemon stops at the event.
+    fn widen(&mut self, scope: &Scope, cause: &str) -> Result<(), Refusal>;
 
     /// The transaction is read to its end, which is a place to resume from. Rollbacks of what engines can't roll back, DDL
     /// and empty transactions come here too.

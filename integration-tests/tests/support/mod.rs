@@ -13,7 +13,7 @@ use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
 use rowbust::{
     config::{self, Config, Password, Start, Tls, TlsMode},
     source::{
-        Preflight, Refusal, Resume, Sink, Source, SourceError, SourceStats, Transaction,
+        Preflight, Refusal, Resume, Scope, Sink, Source, SourceError, SourceStats, Transaction,
         position::{Coordinates, Position},
     },
 };
@@ -204,6 +204,10 @@ impl Sink for Recorder {
         assert!(end > open.at.position);
         open.rows.push((table.table.clone(), rows.kind));
         Ok(())
+    }
+
+    fn widen(&mut self, scope: &Scope, cause: &str) -> Result<(), Refusal> {
+        Err(Refusal::new("test.widen", format!("{cause}: {scope:?}"), "not expected in this test"))
     }
 
     fn commit(&mut self, end: &Coordinates) {
