@@ -10,7 +10,7 @@ use rowbust::{
     config::{Password, Start},
     source::{Resume, Source, SourceError, position::Position},
 };
-use rowbust_binlog::RowKind::{Delete, Update, Write};
+use rowbust_binlog::RowKind::{self, Delete, Update, Write};
 use rowbust_servers::Need;
 use support::{Db, Follow, until};
 
@@ -400,7 +400,8 @@ async fn what_any_session_of_mysql_can_turn_on() {
 /// Statements, rows and maps of a server that compresses its events.
 #[tokio::test]
 async fn mariadb_compresses() {
-    let Some(db) = Db::start(Need::MariaDb, &["--log-bin-compress=ON", "--log-bin-compress-min-len=10"]) else {
+    let Some(db) = Db::start(Need::MariaDb, &["--log-bin-compress=ON", "--log-bin-compress-min-len=10"])
+    else {
         return;
     };
     db.run(TABLES).await;
