@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use mysql_common::{packets::ComRegisterSlave, proto::MySerialize};
-use rowbust_binlog::{Flavor, GtidSet, GtidState};
+use rowbust_binlog::{Flavor, GtidState};
 
 use super::{Wire, WireError};
 use crate::source::start::{FIRST_EVENT, Request, quote};
@@ -81,7 +81,7 @@ fn command(server_id: u32, request: &Request) -> Vec<u8> {
             out.extend_from_slice(&0_u32.to_le_bytes());
             out.extend_from_slice(&FIRST_EVENT.to_le_bytes());
             let mut data = Vec::new();
-            encode(set, &mut data);
+            set.encode(&mut data);
             out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_le_bytes());
             out.extend_from_slice(&data);
         }
@@ -97,20 +97,6 @@ fn com_binlog_dump(server_id: u32, file: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&0_u16.to_le_bytes());
     out.extend_from_slice(&server_id.to_le_bytes());
     out.extend_from_slice(file.as_bytes());
-}
-
-/// `Gtid_set::encode` in MySQL's `sql/rpl_gtid_set.cc`: the number of servers; of each its UUID, the number of intervals, and
-/// these with their exclusive ends.
-fn encode(set: &GtidSet, out: &mut Vec<u8>) {
-    out.extend_from_slice(&(set.iter().count() as u64).to_le_bytes());
-    for (uuid, intervals) in set.iter() {
-        out.extend_from_slice(&uuid.0);
-        out.extend_from_slice(&(intervals.len() as u64).to_le_bytes());
-        for interval in intervals {
-            out.extend_from_slice(&interval.start.to_le_bytes());
-            out.extend_from_slice(&interval.end_exclusive().to_le_bytes());
-        }
-    }
 }
 
 #[cfg(test)]
