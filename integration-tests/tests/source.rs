@@ -10,7 +10,7 @@ use rowbust::{
     config::{Password, Start},
     source::{Resume, Source, SourceError, position::Position},
 };
-use rowbust_binlog::RowKind::{Delete, Update, Write};
+use rowbust_binlog::RowKind::{self, Delete, Update, Write};
 use rowbust_servers::Need;
 use support::{Db, Follow, until};
 
@@ -46,7 +46,7 @@ const TABLES: &[&str] = &[
     "CREATE TABLE other.t (id INT PRIMARY KEY)",
 ];
 
-fn rows(list: &[(&str, rowbust_binlog::RowKind)]) -> Vec<(String, rowbust_binlog::RowKind)> {
+fn rows(list: &[(&str, RowKind)]) -> Vec<(String, RowKind)> {
     list.iter().map(|(t, k)| ((*t).to_owned(), *k)).collect()
 }
 
@@ -405,10 +405,10 @@ async fn mariadb_compresses() {
     };
     db.run(TABLES).await;
     let start = db.gtids().await;
-    let long = "x".repeat(60);
+    let long = "x".repeat(45);
     db.run(&[
         &format!("INSERT INTO shop.products VALUES (1,'{long}'),(2,'{long}')"),
-        &format!("UPDATE shop.products SET name='{}'", "y".repeat(60)),
+        &format!("UPDATE shop.products SET name='{}'", "y".repeat(45)),
         "DELETE FROM shop.products",
     ])
     .await;
