@@ -360,24 +360,24 @@ async fn what_any_session_of_mysql_can_turn_on() {
     let middle = db.newest().await;
     db.run(&["FLUSH BINARY LOGS", "INSERT INTO shop.products VALUES (3,'c')"]).await;
     let expected = [
-        ("products", RowKind::Write),
-        ("docs", RowKind::Write),
-        ("docs", RowKind::Update),
-        ("docs", RowKind::Update),
-        ("products", RowKind::Delete),
-        ("products", RowKind::Delete),
-        ("products", RowKind::Write),
+        ("products", Write),
+        ("docs", Write),
+        ("docs", Update),
+        ("docs", Update),
+        ("products", Delete),
+        ("products", Delete),
+        ("products", Write),
     ];
-    let all = expected.map(|(table, kind)| (format!("shop.{table}"), kind));
+    let all = rows(&expected);
     let (file, position) = middle;
-    for (start, rows) in
+    for (start, expected) in
         [(Start::Gtid(start), &all[..]), (Start::Position { file: file.clone(), position }, &all[6..])]
     {
         let mut config = db.config();
         config.source.start = start;
         let follow = Follow::ready(config).await;
         follow.caught_up(&db).await;
-        assert_eq!(follow.rows(), rows);
+        assert_eq!(follow.rows(), expected);
         // Each ends where the server says that one does.
         let events: Vec<mysql_async::Row> =
             db.conn().await.query(format!("SHOW BINLOG EVENTS IN '{file}'")).await.unwrap();
@@ -392,7 +392,7 @@ async fn what_any_session_of_mysql_can_turn_on() {
     assert!(follow.gtids().contains(":a_tag:1-2"), "{}", follow.gtids());
     db.run(&["SET gtid_next='AUTOMATIC:a_tag'", "INSERT INTO shop.products VALUES (4,'d')"]).await;
     follow.caught_up(&db).await;
-    assert_eq!(follow.rows(), [("shop.products".to_owned(), RowKind::Write)]);
+    assert_eq!(follow.rows(), rows(&[("products", Write)]));
     assert!(follow.gtids().contains(":a_tag:1-3"), "{}", follow.gtids());
     follow.stop().await.unwrap();
 }
@@ -416,8 +416,8 @@ async fn mariadb_compresses() {
     config.source.start = Start::Gtid(start);
     let follow = Follow::ready(config).await;
     follow.caught_up(&db).await;
-    let kinds = [RowKind::Write, RowKind::Update, RowKind::Delete];
-    assert_eq!(follow.rows(), kinds.map(|kind| ("shop.products".to_owned(), kind)));
+    let kinds = [Write, Update, Delete].map(|kind| ("products", kind));
+    assert_eq!(follow.rows(), rows(&kinds));
     follow.stop().await.unwrap();
 }
 
