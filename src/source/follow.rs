@@ -7,7 +7,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use rowbust_binlog::{
-    Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader, RawEvent, event_name, event_type,
+    Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader, RawEvent, event_name,
+    event_type,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -498,7 +499,7 @@ mod tests {
             user: "root".into(),
             password: crate::config::Password::Empty,
             replicas: Vec::new(),
-            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
             server_id: None,
             start: crate::config::Start::Latest,
             heartbeat: None,
