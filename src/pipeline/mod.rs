@@ -25,7 +25,7 @@ use crate::{
     config::{Config, SecondRemoval},
     source::{
         self,
-        position::{CommitSpan, Coordinates},
+        position::{Anchor, CommitSpan, Coordinates, Position},
     },
 };
 
@@ -38,19 +38,65 @@ const SEGMENT_COMMITS: u32 = 2048;
 /// Batches that may wait before a worker.
 pub const WORKER_QUEUE: usize = 16;
 
-/// What a segment adds to the position when it is done: the transactions whose end was read in it; `last` is the end of the newest
-/// one. With the newest commit's time (Unix seconds, the server's clock). `None`: the segment lies within one transaction.
-pub type Done = Option<(CommitSpan, u32)>;
+/// What a segment adds to the position when it is done. `None`: it lies within one transaction.
+pub type Done = Option<Progress>;
+
+/// See [`Done`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Reading went on elsewhere before these commits: what was done before counts no more.
+    pub rebase: Option<Rebase>,
+    /// The transactions whose end was read.
+    pub commits: Option<Commits>,
+}
+
+/// Transactions that are done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commits {
+    /// Which; `last` is the end of the newest one.
+    pub span: CommitSpan,
+    /// The newest one's time: Unix seconds, the server's clock.
+    pub time: u32,
+    /// The newest one's last event.
+    pub anchor: Option<Anchor>,
+}
+
+/// The log that is read is another one from here on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebase {
+    /// Where reading goes on.
+    pub position: Position,
+    /// The server that is read.
+    pub identity: String,
+    /// Something in between is missing: positions before and behind can't be compared.
+    pub gap: bool,
+}
+
+impl From<Commits> for Progress {
+    fn from(commits: Commits) -> Self {
+        Self { rebase: None, commits: Some(commits) }
+    }
+}
 
 impl Append for Done {
     fn append(&mut self, later: Self) {
-        match (self.as_mut(), later) {
-            (Some((span, newest)), Some((later, time))) => {
-                span.append(&later);
-                *newest = time;
+        let Some(later) = later else { return };
+        let Some(own) = self.as_mut().filter(|_| later.rebase.is_none()) else {
+            // Of two gaps in a row the epoch counts one: nothing was done in between.
+            let gap = self.as_ref().and_then(|own| own.rebase.as_ref()).is_some_and(|rebase| rebase.gap);
+            let mut later = later;
+            if let Some(rebase) = &mut later.rebase {
+                rebase.gap |= gap;
             }
-            (None, later) => *self = later,
-            (Some(_), None) => {}
+            *self = Some(later);
+            return;
+        };
+        match (&mut own.commits, later.commits) {
+            (Some(own), Some(later)) => {
+                own.span.append(&later.span);
+                (own.time, own.anchor) = (later.time, later.anchor);
+            }
+            (own, later) => *own = later.or(own.take()),
         }
     }
 }
@@ -183,7 +229,7 @@ pub struct Assembler {
     /// Whether the running transaction is part of `visible` already.
     transaction_in_segment: bool,
     visible: Option<CommitSpan>,
-    done: Done,
+    done: Option<Commits>,
     commits: u32,
     full: bool,
     received: Option<Instant>,
@@ -232,7 +278,7 @@ impl Assembler {
         let rotated = |span: &CommitSpan| span.last.file != transaction.at.file;
         // A segment's places are offsets into one file.
         self.full |= self.visible.as_ref().is_some_and(rotated)
-            || self.done.as_ref().is_some_and(|(span, _)| rotated(span));
+            || self.done.as_ref().is_some_and(|done| rotated(&done.span));
         self.begun_at.move_to(transaction.at);
         self.transaction = Some(Open { gtid: transaction.gtid, commit_micros: transaction.commit_micros });
         self.transaction_in_segment = false;
@@ -274,7 +320,7 @@ impl Assembler {
 
     /// The running transaction ends at `end` (exclusive), committed or not. Without one (a standalone statement) only the
     /// coordinates move.
-    pub fn commit(&mut self, end: &Coordinates) {
+    pub fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         let transaction = self.transaction.take();
         // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
         if let (Some(span), Some(transaction), false) =
@@ -287,14 +333,20 @@ impl Assembler {
         let time = u32::try_from(time).unwrap_or(u32::MAX);
         self.transaction_in_segment = false;
         match &mut self.done {
-            Some((span, newest)) => {
-                span.add(gtid, end);
-                *newest = time;
+            Some(done) => {
+                done.span.add(gtid, end);
+                (done.time, done.anchor) = (time, anchor);
             }
-            None => self.done = Some((CommitSpan::new(gtid, end.clone()), time)),
+            None => self.done = Some(Commits { span: CommitSpan::new(gtid, end.clone()), time, anchor }),
         }
         self.commits += 1;
         self.full |= self.commits >= SEGMENT_COMMITS;
+    }
+
+    /// Reading goes on elsewhere. Nothing is collected yet; what was owed before comes before it.
+    pub fn rebase(&mut self, rebase: Rebase) {
+        let none = self.frontier.open(0, Some(Progress { rebase: Some(rebase), commits: None }));
+        debug_assert!(none.is_empty());
     }
 
     /// Whether [`Assembler::flush`] should be called before more is pushed.
@@ -322,13 +374,13 @@ impl Assembler {
         self.transaction_in_segment = false;
         let Some(span) = self.visible.take().filter(|_| batches > 0) else {
             if done.is_some() {
-                let none = self.frontier.open(0, done);
+                let none = self.frontier.open(0, done.map(Progress::from));
                 debug_assert!(none.is_empty());
             }
             return Ok(());
         };
         let keys: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
-        let spans = span.footprint() + done.as_ref().map_or(0, |(done, _)| done.footprint());
+        let spans = span.footprint() + done.as_ref().map_or(0, |done| done.span.footprint());
         let footprint = keys + spans;
         let segment = Arc::new(Segment {
             file: Arc::clone(&span.last.file),
@@ -340,7 +392,8 @@ impl Assembler {
                 .take(footprint + size_of::<Segment>() + batches * size_of::<Batch>())
                 .await?,
         });
-        let tickets = self.frontier.open(u32::try_from(batches).map_err(|_| Closed)?, done);
+        let tickets =
+            self.frontier.open(u32::try_from(batches).map_err(|_| Closed)?, done.map(Progress::from));
         let mut tickets = tickets.into_iter();
         for (lane, open) in self.open.iter_mut().enumerate() {
             let lane = &self.lanes.lanes[lane];

@@ -10,10 +10,10 @@ use std::sync::{
 
 use tokio::sync::oneshot;
 
-use rowbust_binlog::{Header, RowSlots, Rows, TableMap};
+use rowbust_binlog::{RowSlots, Rows, TableMap};
 
 use super::{
-    Assembler, Closed,
+    Assembler, Closed, Rebase,
     batch::{Removal, RowPlace},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     route::{Plan, Router, Scratch},
     source::{
         self, Refusal,
-        position::{Coordinates, Position},
+        position::{Anchor, Coordinates, Position},
     },
     watermark::Watermark,
 };
@@ -118,7 +118,7 @@ impl source::Sink for RouteSink {
         Ok(())
     }
 
-    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, header: &Header, end: u64) -> Result<(), Refusal> {
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal> {
         let Some(plan) = self.plans.get(rows.slot).and_then(Option::as_ref) else {
             return Err(Refusal::new(
                 "route.no_plan",
@@ -133,7 +133,6 @@ impl source::Sink for RouteSink {
                 "report this with the binlog's file and position",
             )
         };
-        let _ = header;
         let mut slots = std::mem::take(&mut self.slots).recycle();
         let mut cursor = rows.cursor(table, plan.projection()).map_err(decode)?;
         let mut count: u64 = 0;
@@ -164,8 +163,26 @@ impl source::Sink for RouteSink {
         ))
     }
 
-    fn commit(&mut self, end: &Coordinates) {
-        self.assembler.commit(end);
+    fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
+        self.assembler.commit(end, anchor);
+    }
+
+    fn moved(&mut self, position: &Position, identity: &str) {
+        self.assembler.rebase(Rebase {
+            position: position.clone(),
+            identity: identity.to_owned(),
+            gap: false,
+        });
+    }
+
+    fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal> {
+        self.widen(&source::Scope::All, cause)?;
+        self.assembler.rebase(Rebase {
+            position: position.clone(),
+            identity: identity.to_owned(),
+            gap: true,
+        });
+        Ok(())
     }
 
     fn abandon(&mut self) {

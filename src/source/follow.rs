@@ -10,13 +10,15 @@ use rowbust_binlog::{Decoder, Event, Gtid, GtidState, Header, event_name, event_
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+mod effects;
 mod group;
 mod halts;
 
 use super::{
-    Sink, SourceStats,
+    Scope, Sink, SourceStats,
     error::SourceError,
-    position::{Coordinates, Position},
+    policy::PolicyTable,
+    position::{Anchor, Coordinates, Position},
     schema::SchemaCache,
     start::{Begin, Request},
     stream::{EventStream, Patience, StreamError},
@@ -50,6 +52,19 @@ struct Open {
     block: bool,
     /// It had table maps or rows.
     rows: bool,
+    /// What no row image told was removed for these already.
+    widened: Vec<Scope>,
+}
+
+/// What is done with the rows of a decoder's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    /// No mapping names the table.
+    Unmapped,
+    /// They are handed on.
+    Mapped,
+    /// The table doesn't fit its mappings: all keys of it are removed.
+    Wide,
 }
 
 /// What an event needs that can't be done on the spot.
@@ -72,8 +87,12 @@ pub struct Follower {
     /// End of the last event in the file.
     here: Coordinates,
     open: Option<Open>,
-    /// Slots whose table a mapping names.
-    mapped: Vec<bool>,
+    slots: Vec<Slot>,
+    policies: PolicyTable,
+    /// The event at hand, if one of its type may end a transaction.
+    last: Option<Anchor>,
+    /// The event that ended the newest transaction.
+    anchor: Option<Anchor>,
     patience: Patience,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
@@ -92,7 +111,7 @@ const SHUTDOWN_LOOK: u32 = 1024;
 
 impl Follower {
     /// Before the first stream.
-    pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
+    pub fn new(schema: SchemaCache, policies: PolicyTable, stats: Arc<SourceStats>) -> Self {
         Self {
             decoder: Decoder::new(),
             schema,
@@ -101,7 +120,10 @@ impl Follower {
             skip: None,
             here: super::start::nowhere(),
             open: None,
-            mapped: Vec::new(),
+            slots: Vec::new(),
+            policies,
+            last: None,
+            anchor: None,
             patience: Patience::default(),
             ignored_types: BTreeSet::new(),
         }
@@ -110,6 +132,27 @@ impl Follower {
     /// The end of the last transaction that was read to its end; `None` while the stream hasn't begun.
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
+    }
+
+    /// The event that ended it.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.anchor
+    }
+
+    /// The stream will begin at `position`, which the sink has been told. `fresh`: of a log that isn't the one from before.
+    pub fn adopt(&mut self, position: Position, fresh: bool) -> Result<(), SourceError> {
+        if fresh {
+            self.schema.clear()?;
+        }
+        self.schema.begins(&position.gtids);
+        self.position = Some(position);
+        self.anchor = None;
+        Ok(())
+    }
+
+    /// This server answers now.
+    pub fn connected(&mut self, server: &super::Preflight) {
+        self.schema.connected(server);
     }
 
     /// Reads a stream to its end.
@@ -121,10 +164,10 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> Ended {
         self.decoder.reset();
-        self.mapped.clear();
+        self.slots.clear();
         self.here = begin.position.at.clone();
         self.skip = match &begin.request {
-            Request::Gtid(_) => None,
+            Request::Gtid(_) | Request::At { .. } => None,
             Request::File { skip_to, .. } => {
                 Some(Skip { to: *skip_to, gtids: begin.position.gtids.clone(), head: false })
             }
@@ -141,6 +184,7 @@ impl Follower {
 
     fn start<S: Sink>(&mut self, position: Position, sink: &mut S) {
         info!(%position, "stream begins");
+        self.schema.begins(&position.gtids);
         sink.started(&position);
         self.position = Some(position);
     }
@@ -260,11 +304,15 @@ impl Follower {
                         .into());
                 };
                 open.rows = true;
-                if self.skip.is_none() && self.mapped.get(rows.slot).is_some_and(|&mapped| mapped) {
-                    let table = self.decoder.table(rows.slot);
-                    if let Err(refusal) = sink.rows(&rows, table, &header, self.here.position) {
-                        return Err(self.refused(&header, refusal).into());
+                match self.slots.get(rows.slot) {
+                    Some(Slot::Mapped) if self.skip.is_none() => {
+                        let table = self.decoder.table(rows.slot);
+                        if let Err(refusal) = sink.rows(&rows, table, self.here.position) {
+                            self.refused_rows(rows.slot, refusal, &header, sink)?;
+                        }
                     }
+                    Some(Slot::Wide) if self.skip.is_none() => self.wide_rows(rows.slot, &header, sink)?,
+                    _ => {}
                 }
             }
             Event::Heartbeat { .. } => {
@@ -412,9 +460,11 @@ mod tests {
             server_id: None,
             start: crate::config::Start::Latest,
             heartbeat: None,
+            policies: crate::config::Policies::default(),
         };
-        let schema = SchemaCache::new(crate::source::connect::Connector::new(&source));
-        let mut follower = Follower::new(schema, Arc::default());
+        let connector = crate::source::connect::Connector::new(&source);
+        let schema = SchemaCache::new(connector, crate::source::schema::History::default());
+        let mut follower = Follower::new(schema, PolicyTable::default(), Arc::default());
         for event_type in [200, 201, 200] {
             follower.ignored(event_type, &header(event_type, 50, 150, 0x80));
         }

@@ -5,7 +5,8 @@
 
 use std::{fmt, sync::Arc};
 
-use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, Uuid};
+use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, RawEvent, Uuid};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A binlog file and a byte offset in it.
@@ -26,11 +27,54 @@ impl Coordinates {
         }
         self.position = other.position;
     }
+
+    /// Whether this place is behind the other one in the same server's log; `None`: their files aren't of one log.
+    pub fn is_behind(&self, other: &Self) -> Option<bool> {
+        if self.file == other.file {
+            return Some(self.position > other.position);
+        }
+        let parts = |file: &str| {
+            let (base, number) = file.rsplit_once('.')?;
+            Some((base.to_owned(), number.parse::<u64>().ok()?))
+        };
+        let (own, others) = (parts(&self.file)?, parts(&other.file)?);
+        (own.0 == others.0).then_some(own.1 > others.1)
+    }
 }
 
 impl fmt::Display for Coordinates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.position)
+    }
+}
+
+/// The last event of the newest transaction. Read again before a stream goes on behind it, it tells whether the log is still
+/// the one that was read: after RESET MASTER files, positions and GTIDs come again, with other events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Bytes of the event, which ends at the position.
+    pub size: u32,
+    /// Its type code.
+    pub event_type: u8,
+    /// Its time, in Unix seconds.
+    pub timestamp: u32,
+    /// The checksum behind it; without one, that of its body.
+    pub crc: u32,
+}
+
+impl Anchor {
+    /// The longest event that is worth being read again.
+    const LARGEST: u32 = 1 << 20;
+
+    /// Of an event that ends a transaction.
+    pub fn of(event: &RawEvent<'_>) -> Option<Self> {
+        let header = &event.header;
+        (header.event_size <= Self::LARGEST).then(|| Self {
+            size: header.event_size,
+            event_type: header.event_type,
+            timestamp: header.timestamp,
+            crc: event.crc.unwrap_or_else(|| crc32fast::hash(event.body)),
+        })
     }
 }
 

@@ -154,6 +154,9 @@ impl EventStream {
             }
             Request::Gtid(GtidState::MariaDb(_)) => {}
             Request::File { file, .. } => dump = dump.with_filename(file.as_bytes()),
+            Request::At { file, position } => {
+                dump = dump.with_filename(file.as_bytes()).with_pos(u64::from(*position));
+            }
         }
         let stream = conn.get_binlog_stream(dump).await?;
         let header =
