@@ -46,6 +46,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(30);
 /// Workers of each target. They share its connection; two, so that commands are made on both cores.
 const WORKERS: usize = 2;
 
+/// The part of `limits.memory` that keys of prepared XA transactions may take.
+const PREPARED_SHARE: u64 = 8;
+
 /// What a new beginning waits for the tasks of the life before.
 const ANEW_DRAIN: Duration = Duration::from_secs(5);
 
@@ -220,8 +223,15 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
     let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
-    let mut sink =
-        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let mut sink = RouteSink::new(
+        Router::new(&config),
+        assembler,
+        watermark.clone(),
+        route_stats,
+        saved,
+        started,
+        usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
+    );
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;

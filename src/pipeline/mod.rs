@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod frontier;
+pub mod prepared;
 pub mod sink;
 
 use std::{
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use self::{
     batch::{KeyBatch, Removal, RowPlace, hash_key},
     frontier::{Append, Frontier, Ticket},
+    prepared::Riders,
 };
 use crate::{
     config::{Config, SecondRemoval},
@@ -168,6 +170,18 @@ pub struct Batch {
     pub segment: Arc<Segment>,
     /// Settled when all removals that are owed are acknowledged.
     pub ticket: Ticket<Done>,
+    /// What else is done when the whole segment is.
+    pub riders: Option<Arc<Riders>>,
+}
+
+impl Batch {
+    /// All that is owed for it is acknowledged.
+    pub fn settle(self) {
+        self.ticket.settle();
+        if let Some(riders) = self.riders {
+            riders.settle_one();
+        }
+    }
 }
 
 /// The transaction that is being read.
@@ -234,6 +248,10 @@ pub struct Assembler {
     full: bool,
     received: Option<Instant>,
     commit_micros: u64,
+    /// Settled with the next segment.
+    riders: Vec<Ticket<Done>>,
+    /// No witness tells when its commits are visible.
+    by_delay: bool,
 }
 
 #[derive(Debug, Default)]
@@ -270,6 +288,8 @@ impl Assembler {
             full: false,
             received: None,
             commit_micros: 0,
+            riders: Vec::new(),
+            by_delay: false,
         }
     }
 
@@ -286,10 +306,37 @@ impl Assembler {
 
     /// A key of the running transaction. `place.position` is the end of its rows event.
     pub fn push(&mut self, mapping: usize, removal: Removal<'_>, place: RowPlace) {
+        self.push_to(self.lane(mapping), removal, place);
+    }
+
+    /// The lane of a mapping.
+    pub fn lane(&self, mapping: usize) -> usize {
+        self.lanes.of_mapping[mapping]
+    }
+
+    /// A place before the running transaction that isn't done until the ticket is settled.
+    pub fn hold(&self) -> Option<Ticket<Done>> {
+        self.frontier.open(1, None).pop()
+    }
+
+    /// Hands on what was kept under another transaction: its keys are the running transaction's now, by lane, and the tickets are
+    /// settled with them. `by_delay`: no witness tells when the running transaction is visible.
+    pub fn resume(&mut self, keys: &[KeyBatch], tickets: Vec<Ticket<Done>>, by_delay: bool) {
+        let place = RowPlace { position: self.begun_at.position, row: 0 };
+        for (lane, keys) in keys.iter().enumerate() {
+            for removal in keys.iter() {
+                self.push_to(lane, removal, place);
+            }
+        }
+        self.riders.extend(tickets);
+        self.by_delay |= by_delay;
+        self.full = true;
+    }
+
+    fn push_to(&mut self, lane: usize, removal: Removal<'_>, place: RowPlace) {
         if !self.transaction_in_segment {
             self.join_segment(place);
         }
-        let lane = self.lanes.of_mapping[mapping];
         let hash = hash_key(removal.key);
         let open = &mut self.open[lane];
         // The upper bits choose the worker, as the table takes the lower ones.
@@ -372,13 +419,18 @@ impl Assembler {
         let batches: usize = self.open.iter().flatten().map(|open| usize::from(!open.keys.is_empty())).sum();
         let done = self.done.take();
         self.transaction_in_segment = false;
-        let Some(span) = self.visible.take().filter(|_| batches > 0) else {
+        let riders = std::mem::take(&mut self.riders);
+        let by_delay = std::mem::take(&mut self.by_delay);
+        let Some(mut span) = self.visible.take().filter(|_| batches > 0) else {
             if done.is_some() {
                 let none = self.frontier.open(0, done.map(Progress::from));
                 debug_assert!(none.is_empty());
             }
+            riders.into_iter().for_each(Ticket::settle);
             return Ok(());
         };
+        span.by_delay = by_delay;
+        let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches));
         let keys: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
         let spans = span.footprint() + done.as_ref().map_or(0, |done| done.span.footprint());
         let footprint = keys + spans;
@@ -401,7 +453,9 @@ impl Assembler {
                 let Some(ticket) = tickets.next() else { return Err(Closed) };
                 let keys = std::mem::take(&mut open.keys);
                 open.seen.clear();
-                let batch = Batch { keys, lane: Arc::clone(lane), segment: Arc::clone(&segment), ticket };
+                let riders = riders.clone();
+                let batch =
+                    Batch { keys, lane: Arc::clone(lane), segment: Arc::clone(&segment), ticket, riders };
                 self.workers[lane.target][worker].send(batch).await.map_err(|_| Closed)?;
             }
         }

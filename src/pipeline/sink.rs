@@ -10,17 +10,18 @@ use std::sync::{
 
 use tokio::sync::oneshot;
 
-use rowbust_binlog::{RowSlots, Rows, TableMap};
+use rowbust_binlog::{Gtid, RowSlots, Rows, TableMap, XidBuf};
 
 use super::{
     Assembler, Closed, Rebase,
     batch::{Removal, RowPlace},
+    prepared::PreparedKeys,
 };
 use crate::{
     checkpoint,
     route::{Plan, Router, Scratch},
     source::{
-        self, Refusal,
+        self, Prepared, Refusal,
         position::{Anchor, Coordinates, Position},
     },
     watermark::Watermark,
@@ -54,12 +55,16 @@ pub struct RouteSink {
     stats: Arc<RouteStats>,
     checkpoint: checkpoint::Watch,
     saved_once: bool,
+    prepared: PreparedKeys,
+    /// Of the running transaction.
+    is_mariadb: bool,
+    delay_was_said: bool,
     /// Told the first position.
     started: Option<oneshot::Sender<Position>>,
 }
 
 impl RouteSink {
-    /// `started` is told where reading begins; nothing is handed on before `checkpoint` has saved that.
+    /// `prepared_bytes`: what keys of prepared XA transactions may take. `started` is told where reading begins; nothing is handed on before `checkpoint` has saved that.
     pub fn new(
         router: Router,
         assembler: Assembler,
@@ -67,6 +72,7 @@ impl RouteSink {
         stats: Arc<RouteStats>,
         checkpoint: checkpoint::Watch,
         started: oneshot::Sender<Position>,
+        prepared_bytes: usize,
     ) -> Self {
         Self {
             router,
@@ -78,6 +84,9 @@ impl RouteSink {
             stats,
             checkpoint,
             saved_once: false,
+            prepared: PreparedKeys::new(prepared_bytes),
+            is_mariadb: false,
+            delay_was_said: false,
             started: Some(started),
         }
     }
@@ -95,6 +104,7 @@ impl source::Sink for RouteSink {
     }
 
     fn begin(&mut self, transaction: source::Transaction<'_>) {
+        self.is_mariadb = matches!(transaction.gtid, Some(Gtid::MariaDb(_)));
         self.assembler.begin(transaction);
     }
 
@@ -136,11 +146,19 @@ impl source::Sink for RouteSink {
         let mut slots = std::mem::take(&mut self.slots).recycle();
         let mut cursor = rows.cursor(table, plan.projection()).map_err(decode)?;
         let mut count: u64 = 0;
+        let keeping = self.prepared.is_keeping();
+        if keeping {
+            self.prepared.table(table);
+        }
         while cursor.next(&mut slots).map_err(decode)? {
             let place = RowPlace { position: end, row: u16::try_from(count).unwrap_or(u16::MAX) };
-            let assembler = &mut self.assembler;
+            let (assembler, prepared) = (&mut self.assembler, &mut self.prepared);
             plan.route(rows.kind, &slots, &mut self.scratch, &mut |key: crate::route::RoutedKey<'_>| {
-                assembler.push(key.mapping, Removal { key: key.key, field: key.field }, place);
+                let removal = Removal { key: key.key, field: key.field };
+                assembler.push(key.mapping, removal, place);
+                if keeping {
+                    prepared.push(assembler.lane(key.mapping), removal);
+                }
             })
             .map_err(|error| Refusal::new("route.row", format!("row {count}: {error}"), error.help()))?;
             count += 1;
@@ -155,7 +173,8 @@ impl source::Sink for RouteSink {
         Ok(())
     }
 
-    fn widen(&mut self, _scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
+    fn widen(&mut self, scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
+        self.prepared.widen(scope);
         Err(Refusal::new(
             "pipeline.widen",
             format!("{cause}: flushing a keyspace isn't there yet"),
@@ -164,7 +183,35 @@ impl source::Sink for RouteSink {
     }
 
     fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
+        self.prepared.end();
         self.assembler.commit(end, anchor);
+    }
+
+    fn xa_started(&mut self) {
+        self.prepared.start();
+    }
+
+    fn xa_prepared(&mut self, xid: &XidBuf) {
+        let ticket = self.assembler.hold();
+        self.prepared.prepared(xid, ticket);
+    }
+
+    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared {
+        let Some((kept, tickets)) = self.prepared.finish(xid) else { return Prepared::Unknown };
+        // MariaDB shows an XA transaction's rows at a moment of its own.
+        let by_delay = committed && self.is_mariadb;
+        if by_delay && !std::mem::replace(&mut self.delay_was_said, true) {
+            tracing::warn!(
+                "XA on MariaDB: no witness tells when its commit is visible, the second removal comes after a delay"
+            );
+        }
+        // Rolled back, a removal too many is harmless; but none is owed.
+        self.assembler.resume(if committed { &kept.keys } else { &[] }, tickets, by_delay);
+        if kept.wide.is_empty() || !committed { Prepared::Known } else { Prepared::Wide(kept.wide) }
+    }
+
+    fn xa_count(&self) -> u64 {
+        self.prepared.len() as u64
     }
 
     fn moved(&mut self, position: &Position, identity: &str) {
@@ -186,6 +233,7 @@ impl source::Sink for RouteSink {
     }
 
     fn abandon(&mut self) {
+        self.prepared.end();
         self.assembler.abort();
     }
 

@@ -30,7 +30,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use rowbust_binlog::{Gtid, Rows, TableMap};
+use rowbust_binlog::{Gtid, Rows, TableMap, XidBuf};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -95,6 +95,17 @@ impl fmt::Display for Scope {
     }
 }
 
+/// What is known of a transaction that was prepared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prepared {
+    /// All of its keys.
+    Known,
+    /// These tables or more, besides the keys that were kept.
+    Wide(Vec<Scope>),
+    /// Nothing: its begin wasn't read.
+    Unknown,
+}
+
 /// What row changes are handed to.
 ///
 /// The order of calls: `started` once, then per transaction `begin`, any number of `table` and `rows`, and `commit` or
@@ -138,6 +149,20 @@ pub trait Sink: Send {
     /// The transaction is read to its end, which is a place to resume from. Rollbacks of what engines can't roll back, DDL
     /// and empty transactions come here too. `anchor`: its last event, which ends there.
     fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>);
+
+    /// The running transaction may be prepared: its keys are to be kept, and what is widened in it.
+    fn xa_started(&mut self);
+
+    /// It is, under this id: what was kept is owed again when it is committed. Until then no place behind its begin is done. `commit`
+    /// follows.
+    fn xa_prepared(&mut self, xid: &XidBuf);
+
+    /// What was prepared under this id is committed by the running transaction, or rolled back. What was kept is handed on again, as
+    /// rows of the running transaction. Once that is done, places behind its begin may be. `commit` follows.
+    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared;
+
+    /// Transactions that are prepared and not finished.
+    fn xa_count(&self) -> u64;
 
     /// Reading goes on at `position` of another server, `identity`, that has everything which was read before. Comes between
     /// `started` and the first transaction, if at all.

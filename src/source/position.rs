@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, RawEvent, Uuid};
+use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, RawEvent, Tsid};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -100,18 +100,21 @@ pub struct CommitSpan {
     /// End of the newest transaction's GTID event: the witness by position asks for a snapshot at or past it. Snapshots lie on
     /// transaction boundaries, so one that is past the beginning of a transaction is past its end.
     pub last: Coordinates,
+    /// One of them is an XA COMMIT on MariaDB, where no witness but a locking read tells when it is visible: after all others are, a
+    /// delay stands for it.
+    pub by_delay: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GtidRange {
-    MySql { uuid: Uuid, first: u64, last: u64 },
+    MySql { tsid: Tsid, first: u64, last: u64 },
     MariaDb(rowbust_binlog::MariaGtid),
 }
 
 impl From<Gtid> for GtidRange {
     fn from(gtid: Gtid) -> Self {
         match gtid {
-            Gtid::MySql { uuid, gno } => Self::MySql { uuid, first: gno, last: gno },
+            Gtid::MySql { tsid, gno } => Self::MySql { tsid, first: gno, last: gno },
             Gtid::MariaDb(gtid) => Self::MariaDb(gtid),
         }
     }
@@ -120,7 +123,7 @@ impl From<Gtid> for GtidRange {
 impl CommitSpan {
     /// A span of one transaction. `at`: the end of its GTID event.
     pub fn new(gtid: Option<Gtid>, at: Coordinates) -> Self {
-        let mut span = Self { gtids: SmallVec::new(), last: at };
+        let mut span = Self { gtids: SmallVec::new(), last: at, by_delay: false };
         if let Some(gtid) = gtid {
             span.push(gtid.into());
         }
@@ -141,13 +144,14 @@ impl CommitSpan {
             self.push(*range);
         }
         self.last.move_to(&later.last);
+        self.by_delay |= later.by_delay;
     }
 
     /// Joins what follows the newest range without a hole.
     fn push(&mut self, range: GtidRange) {
         match (range, self.gtids.last_mut()) {
-            (GtidRange::MySql { uuid, first, last: end }, Some(GtidRange::MySql { uuid: u, last, .. }))
-                if *u == uuid && last.checked_add(1) == Some(first) =>
+            (GtidRange::MySql { tsid, first, last: end }, Some(GtidRange::MySql { tsid: t, last, .. }))
+                if *t == tsid && last.checked_add(1) == Some(first) =>
             {
                 *last = end;
             }
@@ -167,8 +171,8 @@ impl CommitSpan {
     pub fn gtid_set(&self) -> GtidSet {
         let mut set = GtidSet::default();
         for range in &self.gtids {
-            if let GtidRange::MySql { uuid, first, last } = *range {
-                set.add_range(uuid, first, last);
+            if let GtidRange::MySql { tsid, first, last } = *range {
+                set.add_range(tsid, first, last);
             }
         }
         set
@@ -203,8 +207,8 @@ impl CommitSpan {
     pub fn apply(&self, state: &mut GtidState) {
         for range in &self.gtids {
             match (state as &mut GtidState, *range) {
-                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => {
-                    set.add_range(uuid, first, last)
+                (GtidState::MySql(set), GtidRange::MySql { tsid, first, last }) => {
+                    set.add_range(tsid, first, last)
                 }
                 (GtidState::MariaDb(pos), GtidRange::MariaDb(gtid)) => pos.update(gtid),
                 _ => {}
@@ -214,14 +218,14 @@ impl CommitSpan {
 
     /// The inverse of [`CommitSpan::gtid_text`], for records that were stored. `None` when the text is neither form.
     pub fn parse(gtids: &str, last: Coordinates) -> Option<Self> {
-        let mut span = Self { gtids: SmallVec::new(), last };
+        let mut span = Self { gtids: SmallVec::new(), last, by_delay: false };
         if gtids.is_empty() {
             return Some(span);
         }
         if let Ok(set) = gtids.parse::<GtidSet>() {
-            for (uuid, intervals) in set.iter() {
+            for (tsid, intervals) in set.iter() {
                 span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
-                    uuid,
+                    tsid,
                     first: i.start,
                     last: i.end,
                 }));

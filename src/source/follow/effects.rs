@@ -217,16 +217,58 @@ impl Follower {
         self.inexact(Policy::Flush, &inexact, self.scope_of(slot), header, sink)
     }
 
-    /// An event that may carry rows of any table.
+    /// Something that may have changed rows of any table.
     #[cold]
     pub(super) fn undecodable<S: Sink>(
         &mut self,
-        inexact: &Inexact<'_>,
+        cause: Cause,
+        code: &'static str,
+        what: &str,
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
         let policy = self.policies.source().on_undecodable;
-        self.inexact(policy, inexact, Scope::All, header, sink)
+        let inexact = Inexact { cause, code, what, help: UNDECODABLE_HELP };
+        self.inexact(policy, &inexact, Scope::All, header, sink)
+    }
+
+    /// An event of a type that isn't read, and may carry rows.
+    #[cold]
+    pub(super) fn unsupported<S: Sink>(
+        &mut self,
+        event_type: u8,
+        name: &str,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        use rowbust_binlog::event_type as t;
+        let what = format!("an event that can't be read, {name} (type {event_type}),");
+        match event_type {
+            // LOAD DATA in statement format: the file in blocks, and the statement.
+            t::LOAD
+            | t::CREATE_FILE
+            | t::APPEND_BLOCK
+            | t::EXEC_LOAD
+            | t::DELETE_FILE
+            | t::NEW_LOAD
+            | t::BEGIN_LOAD_QUERY
+            | t::EXECUTE_LOAD_QUERY => {
+                let what = format!("LOAD DATA logged as a statement: {name}");
+                let inexact = Inexact {
+                    cause: Cause::Statement,
+                    code: "source.statement_format",
+                    what: &what,
+                    help: FORMAT_HELP,
+                };
+                self.inexact(self.policies.source().on_statement, &inexact, Scope::All, header, sink)
+            }
+            // Nothing behind it can be read.
+            t::MARIA_START_ENCRYPTION => {
+                let help = "the server should decrypt what it sends";
+                Err(self.halt(header, "source.unsupported_event", &what, help).into())
+            }
+            _ => self.undecodable(Cause::Undecodable, "source.unsupported_event", &what, header, sink),
+        }
     }
 
     /// Halts, or removes every key of the scope. Within a transaction once for each scope.

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: as [`super`]; the position moves in `end_at` alone.
 
-use rowbust_binlog::{Gtid, GtidEvent, GtidState, Header, Query};
+use rowbust_binlog::{Gtid, GtidEvent, GtidState, Header, Query, XaPhase};
 use tracing::warn;
 
 use super::{
@@ -20,24 +20,18 @@ use crate::source::{
 impl Follower {
     pub(super) fn gtid<S: Sink>(
         &mut self,
-        gtid: &GtidEvent,
+        gtid: &GtidEvent<'_>,
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
-        if gtid.xa && self.skip.is_none() {
-            let mut halt = self.halt(
-                header,
-                "source.xa",
-                "an XA transaction, which can't be followed yet",
-                super::halts::UNDECODABLE_HELP,
-            );
-            halt.gtid = Some(gtid.gtid);
-            return Err(halt.into());
-        }
         // MySQL's GTID event doesn't tell what follows, its BEGIN does.
         let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
         let commit_micros = gtid.commit_micros.unwrap_or_else(|| header_micros(header));
-        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)
+        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)?;
+        if gtid.xa == Some(XaPhase::Prepared) && self.skip.is_none() {
+            sink.xa_started();
+        }
+        Ok(())
     }
 
     pub(super) fn begin<S: Sink>(
@@ -89,16 +83,7 @@ impl Follower {
             }
             Statement::Commit | Statement::Rollback => return self.end(sink),
             Statement::Savepoint | Statement::Comment => return Ok(()),
-            Statement::Xa(_) => {
-                return Err(self
-                    .halt(
-                        header,
-                        "source.xa",
-                        "an XA transaction, which can't be followed yet",
-                        super::halts::UNDECODABLE_HELP,
-                    )
-                    .into());
-            }
+            Statement::Xa(verb) => return self.xa(verb, query, header, sink),
             _ => {}
         }
         if self.open.is_none() {

@@ -8,7 +8,7 @@ use crate::source::{
     position::Coordinates,
 };
 
-pub(super) const BUG: &str =
+pub(in crate::source) const BUG: &str =
     "this shouldn't happen: please report it with the output of SHOW BINLOG EVENTS around it";
 pub(super) const FORMAT_HELP: &str = "use binlog_format=ROW in every session; `on_statement: flush` removes every key of every mapping instead, \
                            or remove the keys by hand and start behind it with `start: {gtid: …}`";
@@ -38,21 +38,6 @@ impl Follower {
     #[cold]
     pub(super) fn refused(&self, header: &Header, refusal: Refusal) -> Halt {
         self.halt(header, refusal.code, &refusal.what, &refusal.help)
-    }
-
-    #[cold]
-    pub(super) fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
-        use rowbust_binlog::event_type as t;
-        let help = match event_type {
-            t::MARIA_START_ENCRYPTION => "the server should decrypt what it sends",
-            _ => UNDECODABLE_HELP,
-        };
-        self.halt(
-            header,
-            "source.unsupported_event",
-            &format!("an event that can't be read, {name} (type {event_type}),"),
-            help,
-        )
     }
 }
 
