@@ -10,7 +10,7 @@ use rowbust::{
     config::{Password, Start},
     source::{Resume, Source, SourceError, position::Position},
 };
-use rowbust_binlog::RowKind::{Delete, Update, Write};
+use rowbust_binlog::RowKind::{self, Delete, Update, Write};
 use rowbust_servers::Need;
 use support::{Db, Follow, until};
 

@@ -597,7 +597,7 @@ mod tests {
             user: "root".into(),
             password: crate::config::Password::Empty,
             replicas: Vec::new(),
-            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
             server_id: None,
             start: crate::config::Start::Latest,
             heartbeat: None,

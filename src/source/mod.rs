@@ -3,10 +3,10 @@
 //! Guarantees: every row event of a mapped table is handed to the [`Sink`] between its transaction's begin and commit, in
 //! the binlog's order, or the daemon stops with the event's coordinates; the position moves only at a transaction's end. A
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
-//! May depend on `config`, `rowbust-binlog`, and a MySQL driver (only here and in `watermark`).
+//! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
-//! [`stream`] (bytes of events), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
+//! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
 //! (what the binlog leaves out), [`position`] (places), [`stats`] (counters).
 
 mod anchor;
@@ -21,6 +21,7 @@ pub mod start;
 pub mod statement;
 pub mod stats;
 pub mod stream;
+pub mod wire;
 
 use std::{
     collections::VecDeque,
@@ -463,8 +464,7 @@ impl Source {
     }
 
     async fn stream(&self, server: &Preflight, request: &start::Request) -> Result<EventStream, SourceError> {
-        let conn = self.connector.primary().await?;
-        match EventStream::open(conn, server.flavor, server.server_id, request).await {
+        match EventStream::open(self.connector.stream().await?, server, request).await {
             Ok(stream) => Ok(stream),
             Err(error) => Err(self.explain(error, server).await),
         }
