@@ -170,7 +170,15 @@ impl Writer {
     fn advance(&mut self) -> bool {
         let done = self.frontier.drain_done();
         let mut moved = false;
-        for (span, commit_time) in done.into_iter().flatten() {
+        let Done { restart, commits } = done.unwrap_or_default();
+        if let Some(restart) = restart {
+            // Behind a gap the order of positions begins anew.
+            self.identity.source = restart.identity;
+            self.identity.epoch += 1;
+            self.position = restart.position;
+            moved = true;
+        }
+        if let Some((span, commit_time)) = commits {
             assert!(
                 span.last.file != self.position.at.file || span.last.position >= self.position.at.position,
                 "I4 violated: the frontier moves from {} back to {}",

@@ -1,7 +1,7 @@
 //! What the follower hands row changes to: plans per table, keys into the assembler.
 //!
 //! Guarantees: every row of a mapped table is routed under the plan of its own table map, or stops the daemon with a refusal. May depend on
-//! `source`'s seam and `route`.
+//! `source`'s seam, `route` and `flush`.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use super::{
     batch::{Removal, RowPlace},
 };
 use crate::{
-    checkpoint,
+    checkpoint, flush,
     route::{Plan, Router, Scratch},
     source::{
         self, Refusal,
@@ -88,6 +88,7 @@ impl source::Sink for RouteSink {
 
     fn started(&mut self, position: &Position) {
         self.plans.clear();
+        self.assembler.started(position);
         if let Some(started) = self.started.take() {
             // Without a receiver the daemon is on its way down.
             let _ = started.send(position.clone());
@@ -156,12 +157,31 @@ impl source::Sink for RouteSink {
         Ok(())
     }
 
-    fn widen(&mut self, _scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
-        Err(Refusal::new(
-            "pipeline.widen",
-            format!("{cause}: flushing a keyspace isn't there yet"),
-            "remove the keys by hand",
-        ))
+    fn widen(&mut self, scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
+        let touched = self.router.touched(scope);
+        // Before anything is flushed: half of a scope is none.
+        let endless = touched
+            .iter()
+            .filter_map(|at| self.router.mapping(*at))
+            .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
+        if let Some((mapping, rule)) = endless {
+            return Err(Refusal::new(
+                "pipeline.unflushable",
+                format!(
+                    "{cause}: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key",
+                    mapping.table,
+                    rule.key.source(),
+                    rule.line
+                ),
+                "begin the key with a text of its own, such as \"product:{id}\"; or remove its keys by hand",
+            ));
+        }
+        if touched.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(cause, ?scope, mappings = touched.len(), "keyspace is owed a flush");
+        self.assembler.widen(touched, cause);
+        Ok(())
     }
 
     fn commit(&mut self, end: &Coordinates) {

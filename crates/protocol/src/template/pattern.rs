@@ -134,32 +134,30 @@ impl States<'_> {
         }
     }
 
+    /// The next byte of a text that stands as it is.
+    fn expect(&mut self, segment: usize, text: &[u8], seen: usize, byte: u8, at: impl Fn(usize) -> At) {
+        if text.get(seen) != Some(&byte) {
+            return;
+        }
+        if seen + 1 == text.len() {
+            self.enter(segment + 1);
+        } else {
+            self.add(segment, at(seen + 1));
+        }
+    }
+
     fn step(&mut self, State { segment, at }: State, byte: u8) {
         match (self.segments.get(segment), at) {
             (Some(Segment::Literal(text)), At::Literal(n)) => {
-                if text.get(n) == Some(&byte) {
-                    if n + 1 == text.len() {
-                        self.enter(segment + 1);
-                    } else {
-                        self.add(segment, At::Literal(n + 1));
-                    }
-                }
+                self.expect(segment, text, n, byte, At::Literal)
             }
             (Some(Segment::Value(value)), At::Default(n)) => {
                 let text = value.default.as_deref().unwrap_or_default();
-                if text.get(n) == Some(&byte) {
-                    if n + 1 == text.len() {
-                        self.enter(segment + 1);
-                    } else {
-                        self.add(segment, At::Default(n + 1));
-                    }
-                }
+                self.expect(segment, text, n, byte, At::Default);
             }
-            (Some(Segment::Value(value)), At::Raw) => {
-                if value.ascii_case_fits(byte) {
-                    self.add(segment, At::Raw);
-                    self.enter(segment + 1);
-                }
+            (Some(Segment::Value(value)), At::Raw) if value.ascii_case_fits(byte) => {
+                self.add(segment, At::Raw);
+                self.enter(segment + 1);
             }
             (Some(Segment::Value(value)), At::Hex(high)) => {
                 let Some(digits) = value.digits() else { return };

@@ -129,8 +129,18 @@ fn ambiguous_templates_are_linear() {
 }
 
 const FILTERS: [&str; 12] = [
-    "", "|lower", "|upper", "|hex", "|raw", "|default:n:o", "|lower|hex", "|hex|upper", "|upper|raw",
-    "|default:Y|upper", "|hex|raw", "|default:|lower",
+    "",
+    "|lower",
+    "|upper",
+    "|hex",
+    "|raw",
+    "|default:n:o",
+    "|lower|hex",
+    "|hex|upper",
+    "|upper|raw",
+    "|default:Y|upper",
+    "|hex|raw",
+    "|default:|lower",
 ];
 
 /// A template of literals and columns, and the columns' values.
