@@ -17,15 +17,18 @@ use crate::{
     checkpoint::{self, file::CheckpointFile},
     cli::Exit,
     config::{Config, SecondRemoval},
+    flush::FlushStats,
     invalidate::{
         classify::Class,
+        flush::Flusher,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
     },
     pipeline::{
-        Assembler, Budget, Lanes, WORKER_QUEUE,
+        Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
+        pace::Pace,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
@@ -185,19 +188,37 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         source: server.identity.clone(),
         epoch,
     });
-    let mut senders = Vec::new();
+    let mut queues = Vec::new();
+    let mut flushes = Vec::new();
     for target in &targets {
-        let mut own = Vec::new();
+        let mut workers = Vec::new();
+        let pace = Arc::new(Pace::new(config.limits.keys_per_second));
         for _ in 0..WORKERS {
             let (sender, batches) = mpsc::channel(WORKER_QUEUE);
-            let work = worker::run(Arc::clone(target), Arc::clone(&shared), batches);
+            let (bulk_sender, bulk) = mpsc::unbounded_channel();
+            let feed = worker::Feed { batches, bulk, pace: Arc::clone(&pace) };
+            let work = worker::run(Arc::clone(target), Arc::clone(&shared), feed);
             supervisor.spawn("redis worker", async move {
                 work.await;
                 Ok(())
             });
-            own.push(sender);
+            workers.push(WorkerQueue { batches: sender, bulk: bulk_sender });
         }
-        senders.push(own);
+        let (flush, requests) = mpsc::unbounded_channel();
+        let stats = Arc::new(FlushStats::default());
+        let flusher = Flusher::new(
+            Arc::clone(target),
+            config.mappings.clone(),
+            watermark.clone(),
+            config.limits.flush_keys_per_second,
+            Arc::clone(&stats),
+        );
+        supervisor.spawn("flush", async move {
+            flusher.run(requests).await;
+            Ok(())
+        });
+        flushes.push(stats);
+        queues.push(TargetQueues { workers, flush });
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -216,13 +237,15 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         checkpoint: saved.clone(),
         queue: Arc::clone(&queue),
         targets: targets.clone(),
+        flushes,
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
     });
     let listener = admin::bind(config.admin.listen).await?;
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
-    let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
+    let paced = config.limits.keys_per_second > 0;
+    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -329,7 +352,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker")) => workers_and_source += 1,
+                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -85,6 +85,12 @@ metrics_table! {
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
     DEAD_LETTERS = "rowbust_dead_letters_total", Counter, Count, [], "Removals that were given up since the start: see `rowbust retry ls --dead`";
     POISON = "rowbust_queue_poison_total", Counter, Count, [], "Records of the queue that couldn't be read";
+    FLUSH_RUNNING = "rowbust_flush_running", Gauge, Count, ["target"], "1 while mapped keyspaces are flushed";
+    FLUSH_WAITING = "rowbust_flush_waiting", Gauge, Count, ["target"], "Flushes that wait for their first or second pass";
+    FLUSH_REMOVED = "rowbust_flush_keys_removed_total", Counter, Count, ["target"], "Keys and hash fields removed by flushes";
+    FLUSH_SCANNED = "rowbust_flush_keys_scanned_total", Counter, Count, ["target"], "Keys that flushes looked at, by the COUNT of their SCANs";
+    FLUSH_STARTED = "rowbust_flush_started_total", Counter, Count, ["target", "cause"], "Flushes asked for";
+    FLUSH_FINISHED = "rowbust_flush_finished_total", Counter, Count, ["target", "cause"], "Flushes done, second pass included";
     VISIBILITY_DELAYS = "rowbust_visibility_delays_total", Counter, Count, ["server"], "Times that the delay stood in for a read source's witness";
     VISIBILITY_AGE = "rowbust_visibility_sample_age_seconds", Gauge, Seconds, ["server"], "Age of a read source's newest sample: while it can't be asked, second removals wait";
     WITNESS_DELAY = "rowbust_visibility_by_delay", Gauge, Count, [], "1 while visibility is assumed after a delay, for want of a witness";

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::file::{CheckpointError, CheckpointFile, Saved};
 use crate::{
-    pipeline::{Commits, Done, Progress, frontier::Frontier},
+    pipeline::{Commits, Done, frontier::Frontier},
     source::position::{Anchor, Coordinates, Position},
 };
 
@@ -181,11 +181,15 @@ impl Writer {
 
     /// Adds what became done to the position.
     fn advance(&mut self) -> bool {
-        let Some(Progress { rebase, commits }) = self.frontier.drain_done().flatten() else { return false };
-        if let Some(rebase) = rebase {
-            self.identity.epoch += u64::from(rebase.gap);
-            self.identity.source = rebase.identity;
-            self.position = rebase.position;
+        let Done { restart, commits } = self.frontier.drain_done().unwrap_or_default();
+        if restart.is_none() && commits.is_none() {
+            return false;
+        }
+        if let Some(restart) = restart {
+            // Behind a gap the order of positions begins anew, and so it does in another server's files.
+            self.identity.epoch += u64::from(restart.gap);
+            self.identity.source = restart.identity;
+            self.position = restart.position;
             self.anchor = None;
         } else if let Some(Commits { span, .. }) = &commits {
             assert!(

@@ -378,12 +378,18 @@ pub(super) static LIMITS: Section = Section {
             "`48MiB`",
             "What all queues of keys in flight may take together; reading waits when it is used up.",
         ),
-        field("keys_per_second", "`0` (unlimited); more: not yet", "`0`", "Removals per second."),
+        field(
+            "keys_per_second",
+            "number; `0`: unlimited",
+            "`0`",
+            "Removals a second, per target, of transactions with more than 10000 keys, so that the keys of small ones pass \
+             them. They take at most half of `memory`: beyond that reading waits.",
+        ),
         field(
             "flush_keys_per_second",
-            "`0` (unlimited); more: not yet",
-            "`0`",
-            "Removals per second while flushing.",
+            "number; `0`: unlimited",
+            "`20000`",
+            "Removals a second, per target, while a keyspace is flushed. A key that is only looked at counts as a tenth.",
         ),
     ],
     hints: &[],

@@ -274,6 +274,11 @@ pub struct Admin {
 pub struct Limits {
     /// Bytes that keys in flight may take. Default 48 MiB for the whole process' queues.
     pub memory: u64,
+    /// Removals a second of transactions with more than [`crate::pipeline::BULK_KEYS`] keys, per target; 0 (default): they are
+    /// removed as all others are.
+    pub keys_per_second: u64,
+    /// Removals a second of a flush, per target; a key that is only looked at counts as a tenth. 0: unlimited. Default 20000.
+    pub flush_keys_per_second: u64,
 }
 
 /// One entry of `mappings:`

@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn the_frontier_waits_for_the_end_of_what_is_prepared() {
         let frontier: Frontier<Done> = Frontier::default();
-        let held = frontier.open(1, None).pop().unwrap();
-        let commit = frontier.open(2, None);
+        let held = frontier.open(1, Done::default()).pop().unwrap();
+        let commit = frontier.open(2, Done::default());
         let riders = Riders::new(vec![held], 2);
         for ticket in commit {
             assert!(frontier.drain_done().is_none());
@@ -253,7 +253,7 @@ mod tests {
         }
         assert!(frontier.drain_done().is_some());
         // Dropped before the last one: never done.
-        let held = frontier.open(1, None).pop().unwrap();
+        let held = frontier.open(1, Done::default()).pop().unwrap();
         let riders = Riders::new(vec![held], 2);
         riders.settle_one();
         drop(riders);

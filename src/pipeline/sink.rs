@@ -1,7 +1,7 @@
 //! What the follower hands row changes to: plans per table, keys into the assembler.
 //!
 //! Guarantees: every row of a mapped table is routed under the plan of its own table map, or stops the daemon with a refusal. May depend on
-//! `source`'s seam and `route`.
+//! `source`'s seam, `route` and `flush`.
 
 use std::sync::{
     Arc,
@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use rowbust_binlog::{Gtid, RowSlots, Rows, TableMap, XidBuf};
 
 use super::{
-    Assembler, Closed, Rebase,
+    Assembler, Closed,
     batch::{Removal, RowPlace},
     prepared::PreparedKeys,
 };
 use crate::{
-    checkpoint,
+    checkpoint, flush,
     route::{Plan, Router, Scratch},
     source::{
         self, Prepared, Refusal,
@@ -97,6 +97,7 @@ impl source::Sink for RouteSink {
 
     fn started(&mut self, position: &Position) {
         self.plans.clear();
+        self.assembler.started(position);
         if let Some(started) = self.started.take() {
             // Without a receiver the daemon is on its way down.
             let _ = started.send(position.clone());
@@ -175,11 +176,30 @@ impl source::Sink for RouteSink {
 
     fn widen(&mut self, scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
         self.prepared.widen(scope);
-        Err(Refusal::new(
-            "pipeline.widen",
-            format!("{cause}: flushing a keyspace isn't there yet"),
-            "remove the keys by hand",
-        ))
+        let touched = self.router.touched(scope);
+        // Before anything is flushed: half of a scope is none.
+        let endless = touched
+            .iter()
+            .filter_map(|at| self.router.mapping(*at))
+            .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
+        if let Some((mapping, rule)) = endless {
+            return Err(Refusal::new(
+                "pipeline.unflushable",
+                format!(
+                    "{cause}: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key",
+                    mapping.table,
+                    rule.key.source(),
+                    rule.line
+                ),
+                "begin the key with a text of its own, such as \"product:{id}\"; or remove its keys by hand",
+            ));
+        }
+        if touched.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(cause, ?scope, mappings = touched.len(), "keyspace is owed a flush");
+        self.assembler.widen(touched, cause);
+        Ok(())
     }
 
     fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
@@ -215,20 +235,14 @@ impl source::Sink for RouteSink {
     }
 
     fn moved(&mut self, position: &Position, identity: &str) {
-        self.assembler.rebase(Rebase {
-            position: position.clone(),
-            identity: identity.to_owned(),
-            gap: false,
-        });
+        self.assembler.restart(position, identity, false);
     }
 
     fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal> {
+        // The second removals wait for what lies before it.
+        self.assembler.started(position);
         self.widen(&source::Scope::All, cause)?;
-        self.assembler.rebase(Rebase {
-            position: position.clone(),
-            identity: identity.to_owned(),
-            gap: true,
-        });
+        self.assembler.restart(position, identity, true);
         Ok(())
     }
 

@@ -71,7 +71,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
         },
         checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
         admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: Limits { memory: 1 << 20 },
+        limits: Limits { memory: 1 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
         mappings,
         fingerprint: 0,
     }

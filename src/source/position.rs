@@ -120,6 +120,9 @@ impl From<Gtid> for GtidRange {
     }
 }
 
+/// From here on ranges are joined before more memory is taken.
+const MANY_RANGES: usize = 64;
+
 impl CommitSpan {
     /// A span of one transaction. `at`: the end of its GTID event.
     pub fn new(gtid: Option<Gtid>, at: Coordinates) -> Self {
@@ -158,8 +161,21 @@ impl CommitSpan {
             (GtidRange::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => {
                 *old = new
             }
-            (range, _) => self.gtids.push(range),
+            (range, _) => {
+                if self.gtids.len() >= MANY_RANGES && self.gtids.len() == self.gtids.capacity() {
+                    self.compact();
+                }
+                self.gtids.push(range);
+            }
         }
+    }
+
+    /// Joins what follows each other somewhere: commits of several servers or domains in turn must not add up while something
+    /// holds the checkpoint.
+    fn compact(&mut self) {
+        let (set, pos) = (self.gtid_set(), self.maria_pos());
+        self.gtids.clear();
+        self.extend(&set, &pos);
     }
 
     /// Bytes that it takes on the heap.
@@ -198,6 +214,24 @@ impl CommitSpan {
         }
     }
 
+    /// Everything before a position.
+    pub fn of_position(position: &Position) -> Self {
+        let mut span = Self { gtids: SmallVec::new(), last: position.at.clone(), by_delay: false };
+        match &position.gtids {
+            GtidState::MySql(set) => span.extend(set, &MariaGtidPos::default()),
+            GtidState::MariaDb(pos) => span.extend(&GtidSet::default(), pos),
+        }
+        span
+    }
+
+    fn extend(&mut self, set: &GtidSet, pos: &MariaGtidPos) {
+        for (tsid, intervals) in set.iter() {
+            let ranges = intervals.iter();
+            self.gtids.extend(ranges.map(|i| GtidRange::MySql { tsid, first: i.start, last: i.end }));
+        }
+        self.gtids.extend(pos.iter().map(GtidRange::MariaDb));
+    }
+
     /// Whether no GTID is known (anonymous transactions).
     pub fn is_anonymous(&self) -> bool {
         self.gtids.is_empty()
@@ -223,17 +257,34 @@ impl CommitSpan {
             return Some(span);
         }
         if let Ok(set) = gtids.parse::<GtidSet>() {
-            for (tsid, intervals) in set.iter() {
-                span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
-                    tsid,
-                    first: i.start,
-                    last: i.end,
-                }));
-            }
+            span.extend(&set, &MariaGtidPos::default());
             return Some(span);
         }
         let pos = gtids.parse::<MariaGtidPos>().ok()?;
-        span.gtids.extend(pos.iter().map(GtidRange::MariaDb));
+        span.extend(&GtidSet::default(), &pos);
         Some(span)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Commits of two servers in turn, as a replica's log has them.
+    #[test]
+    fn ranges_do_not_add_up() {
+        let uuids: [rowbust_binlog::Uuid; 2] =
+            ["3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"]
+                .map(|uuid| uuid.parse().unwrap());
+        let at = Coordinates { file: "b.000001".into(), position: 4 };
+        let mut span = CommitSpan::new(None, at.clone());
+        for gno in 1..=50_000 {
+            for uuid in uuids {
+                span.add(Some(Gtid::MySql { tsid: uuid.into(), gno }), &at);
+            }
+        }
+        assert_eq!(span.gtid_text(), format!("{}:1-50000,{}:1-50000", uuids[0], uuids[1]));
+        assert!(span.footprint() < 20_000, "{}", span.footprint());
     }
 }
