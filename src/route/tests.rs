@@ -255,7 +255,9 @@ fn columns_left_out_of_an_image() {
         let config = config(vec![mapping("t.t", vec![unlink(template)])]);
         let error = explain(&config, "t.t", row(&before), row(&after)).unwrap_err();
         let ExplainError::Route(error) = error else { panic!("{error}") };
-        assert_eq!(error.kind, RouteErrorKind::MissingColumn { column: "sku".into(), image }, "{template}");
+        let why = Undecodable::Absent;
+        assert_eq!(error.kind, RouteErrorKind::Undecodable { column: "sku".into(), image, why }, "{template}");
+        assert!(error.is_undecodable());
         assert!(error.to_string().contains("t.t: ") && error.to_string().contains("line 8"), "{error}");
     }
     // But not where the rule doesn't apply.

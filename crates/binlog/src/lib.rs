@@ -11,6 +11,7 @@
 //! - [`table_map`] and [`schema`]: columns as the binlog describes them, completed from `information_schema`.
 //! - [`projection`] and [`rows`]: a precompiled walk over row images that decodes only the columns asked for.
 //! - [`value`] and [`text`]: decoded values, and the server's own text form of each.
+//! - [`json`]: JSON documents, paths into them, partial updates.
 //! - [`gtid`]: GTIDs, GTID sets and positions of both flavours.
 
 pub mod charset;
@@ -22,6 +23,7 @@ pub mod file;
 pub mod flavor;
 pub mod gtid;
 pub mod header;
+pub mod json;
 pub mod projection;
 pub mod rows;
 pub mod schema;
@@ -29,6 +31,7 @@ pub mod table_map;
 pub mod text;
 pub mod value;
 
+mod compressed;
 mod crc;
 mod decimal;
 mod metadata;

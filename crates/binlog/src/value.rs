@@ -1,4 +1,5 @@
-//! Decoded column values. Two values of one column are equal exactly if the server stored the same value.
+//! Decoded column values. Two values of one column that are equal are the same value on the server. The reverse holds but for
+//! [`Value::Compressed`], of which one text has several forms, and [`Value::JsonDiff`].
 
 /// One column of one row image.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,8 +90,13 @@ pub enum Value<'a> {
     Set(u64),
     /// BIT, big-endian.
     Bit(&'a [u8]),
-    /// MySQL's binary JSON.
+    /// MariaDB's COMPRESSED CHAR, TEXT and BLOB columns, as stored.
+    Compressed(&'a [u8]),
+    /// MySQL's binary JSON: [`crate::json::Document`].
     Json(&'a [u8]),
+    /// In an after image with `binlog_row_value_options=PARTIAL_JSON`: how the document differs from the one in the before
+    /// image. None at all: it doesn't.
+    JsonDiff(&'a [u8]),
     /// SRID and WKB.
     Geometry(&'a [u8]),
     /// MySQL 9: VECTOR, 32-bit floats.
