@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(text("utf8mb4", b"\xff"), Err(TextError::Malformed("UTF-8")));
         assert_eq!(text("utf16", b"\xd8\x3d"), Err(TextError::Malformed("UTF-16")));
         assert_eq!(text("gbk", b"\xaa\xa1"), Err(TextError::Malformed("gbk")));
-        assert_eq!(text("big5", b"a\xba\xba").unwrap(), "a漢");
+        assert_eq!(text("big5", b"a\xba\x7e").unwrap(), "a漢");
         assert_eq!(text("big5", b"\xa1\xe3").unwrap(), "\u{223c}");
         assert_eq!(text("ujis", b"\x8e\xb1\xa1\xc0\x8f\xf5\xa1").unwrap(), "ｱ\\\u{e3ac}");
         assert_eq!(text("sjis", b"\xb1\x81\x5f").unwrap(), "ｱ\\");

@@ -126,7 +126,12 @@ type Leg = Result<(PathLeg, usize), (usize, PathMistake)>;
 /// A key at the front, behind the dot.
 fn key(text: &str) -> Leg {
     match text.chars().next() {
-        Some('"') => return quoted_key(&text[1..]).map(|(leg, length)| (leg, length + 1)),
+        Some('"') => {
+            return match quoted_key(&text[1..]) {
+                Ok((leg, length)) => Ok((leg, length + 1)),
+                Err((offset, mistake)) => Err((offset + 1, mistake)),
+            };
+        }
         Some('*') => return Err((0, PathMistake::Wildcard)),
         Some(c) if c.is_ascii_digit() => return Err((0, PathMistake::Key)),
         None => return Err((0, PathMistake::Ends)),
