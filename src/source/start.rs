@@ -147,7 +147,7 @@ fn parse_set(text: &str) -> Result<GtidSet, SourceError> {
         Refusal::new(
             "source.gtid_set",
             format!("the server's GTID set: {e}"),
-            "tagged GTIDs can't be followed yet",
+            super::follow::BUG,
         )
         .into()
     })

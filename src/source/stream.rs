@@ -146,10 +146,14 @@ impl EventStream {
         let mut dump = BinlogStreamRequest::new(server_id).with_pos(FIRST_EVENT);
         match request {
             Request::Gtid(GtidState::MySql(set)) => {
-                dump = dump.with_gtid().with_gtid_set(set.iter().map(|(uuid, intervals)| {
+                dump = dump.with_gtid().with_gtid_set(set.iter().map(|(tsid, intervals)| {
                     let intervals =
                         intervals.iter().map(|i| GnoInterval::new(i.start, i.end_exclusive())).collect();
-                    Sid::new(uuid.0).with_intervals(intervals)
+                    let sid = Sid::new(tsid.uuid.0).with_intervals(intervals);
+                    match tsid.tag.as_str().to_owned().try_into() {
+                        Ok(tag) if !tsid.tag.is_none() => sid.with_tag(tag),
+                        _ => sid,
+                    }
                 }));
             }
             Request::Gtid(GtidState::MariaDb(_)) => {}

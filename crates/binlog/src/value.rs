@@ -94,8 +94,8 @@ pub enum Value<'a> {
     Compressed(&'a [u8]),
     /// MySQL's binary JSON: [`crate::json::Document`].
     Json(&'a [u8]),
-    /// In an after image with `binlog_row_value_options=PARTIAL_JSON`: how the document differs from the one in the before
-    /// image. None at all: it doesn't.
+    /// What changed in a JSON column since the before image (`binlog_row_value_options=PARTIAL_JSON`): the vector of
+    /// differences as the event has it, without the length in front. Empty: nothing changed.
     JsonDiff(&'a [u8]),
     /// SRID and WKB.
     Geometry(&'a [u8]),
