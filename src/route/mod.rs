@@ -20,6 +20,8 @@ mod plan;
 mod values;
 
 #[cfg(test)]
+mod json_tests;
+#[cfg(test)]
 mod rows_tests;
 #[cfg(test)]
 mod tests;

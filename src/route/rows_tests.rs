@@ -32,7 +32,7 @@ fn schema() -> Vec<SchemaColumn> {
 }
 
 /// Keys of each row event of a mapped table; the error ends the list.
-fn run(binlog: &[u8], mappings: Vec<Mapping>) -> (Vec<Vec<String>>, Option<RouteError>, Counts) {
+pub(super) fn run(binlog: &[u8], mappings: Vec<Mapping>) -> (Vec<Vec<String>>, Option<RouteError>, Counts) {
     let router = Router::new(&config(mappings));
     let (mut decoder, mut slots, mut scratch) = (Decoder::new(), RowSlots::new(), Scratch::new());
     let mut plans: Vec<Option<Plan>> = Vec::new();

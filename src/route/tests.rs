@@ -79,7 +79,7 @@ fn row(value: &Value) -> Option<&Map<String, Value>> {
 }
 
 /// Explains one mapping of `t.t`; a row that is null is absent.
-fn explain_one(mapping: Mapping, before: &Value, after: &Value) -> Explained {
+pub(super) fn explain_one(mapping: Mapping, before: &Value, after: &Value) -> Explained {
     explain(&config(vec![mapping]), "t.t", row(before), row(after)).unwrap().remove(0)
 }
 
@@ -93,7 +93,7 @@ fn keys(explained: &Explained) -> Vec<String> {
     .collect()
 }
 
-fn keys_of(rule: KeyRule, before: &Value, after: &Value) -> Vec<String> {
+pub(super) fn keys_of(rule: KeyRule, before: &Value, after: &Value) -> Vec<String> {
     keys(&explain_one(mapping("t.t", vec![rule]), before, after))
 }
 
