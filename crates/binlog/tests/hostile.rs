@@ -8,8 +8,8 @@ use std::io::Write as _;
 
 use rowbust_binlog::payload::WINDOW_LOG_MAX;
 use rowbust_binlog::{
-    DecodeError, DecodeErrorKind, Decoder, Event, Header, Inflater, MAX_EVENT, Payload, PayloadReader, RawEvent,
-    event_type as t,
+    DecodeError, DecodeErrorKind, Decoder, Event, Header, Inflater, MAX_EVENT, Payload, PayloadReader,
+    RawEvent, event_type as t,
 };
 use zstd::stream::raw::CParameter;
 
@@ -86,7 +86,8 @@ fn reason(result: Result<Vec<u32>, DecodeError>) -> String {
 
 #[test]
 fn a_payload_is_read_whole_or_not_at_all() {
-    let events = [inner(t::QUERY, &[0; 100]), inner(t::XID, &[7; 8]), inner(t::ROWS_QUERY, &[1; 5000])].concat();
+    let events =
+        [inner(t::QUERY, &[0; 100]), inner(t::XID, &[7; 8]), inner(t::ROWS_QUERY, &[1; 5000])].concat();
     let sizes = vec![119, 27, 5019];
     let size = events.len() as u64;
     let packed = zstd_of(&events);
@@ -124,14 +125,14 @@ fn the_fields_in_front_are_checked() {
     assert_eq!(read(&good), Ok(vec![27]));
     assert!(read(&[&good[..], b"x"].concat()).is_err(), "bytes behind the payload");
     for wrong in [
-        &[0][..],                             // no compression
-        &[2, 1, 1, 0],                        // an unknown one
-        &[2, 2, 0, 0, 0],                     // bytes behind a value
-        &[9, 1, 0, 2, 1, 0, 0],               // an unknown field
-        &[2, 1, 0, 1, 1, 5, 0, 1, 2],         // a false size
-        &[2, 250, 0],                         // a field longer than the event
+        &[0][..],                                          // no compression
+        &[2, 1, 1, 0],                                     // an unknown one
+        &[2, 2, 0, 0, 0],                                  // bytes behind a value
+        &[9, 1, 0, 2, 1, 0, 0],                            // an unknown field
+        &[2, 1, 0, 1, 1, 5, 0, 1, 2],                      // a false size
+        &[2, 250, 0],                                      // a field longer than the event
         &[2, 254, 255, 255, 255, 255, 255, 255, 255, 255], // and more so
-        &[2, 1, 0],                           // no end
+        &[2, 1, 0],                                        // no end
     ] {
         assert!(read(wrong).is_err(), "{wrong:?}");
     }
@@ -142,7 +143,9 @@ fn the_fields_in_front_are_checked() {
 #[test]
 fn events_within_must_be_events() {
     let header = |event_type: u8, size: u32| {
-        Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos: 0, flags: 0 }.encode().to_vec()
+        Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos: 0, flags: 0 }
+            .encode()
+            .to_vec()
     };
     let read = |events: &[u8]| reason(read(&body(ZSTD, Some(events.len() as u64), &zstd_of(events))));
     for size in [0, 18, MAX_EVENT as u32 + 1, u32::MAX] {
@@ -254,7 +257,8 @@ fn mariadb_events_become_what_they_were() {
     };
     let query = common::event(
         t::QUERY,
-        &[&[1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 5, 0][..], &[0; 5], b"shop\0", &b"SELECT 1 ".repeat(99)].concat(),
+        &[&[1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 5, 0][..], &[0; 5], b"shop\0", &b"SELECT 1 ".repeat(99)]
+            .concat(),
     );
     for (kind, plain, head) in [
         (165, query, 13 + 5 + 5),
@@ -270,7 +274,9 @@ fn mariadb_events_become_what_they_were() {
         for bytes in 2..=4 {
             let len = (data.len() as u32).to_be_bytes();
             let len = &len[4 - bytes..];
-            if u64::from(u32::from_be_bytes([0, 0, len[len.len() - 2], len[len.len() - 1]])) != data.len() as u64 {
+            if u64::from(u32::from_be_bytes([0, 0, len[len.len() - 2], len[len.len() - 1]]))
+                != data.len() as u64
+            {
                 continue;
             }
             let event = compressed(kind, head, len, &zlib(data));

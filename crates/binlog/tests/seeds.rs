@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use rowbust_binlog::{Decoder, Event, FileEvents, GtidSet, Inflater, PayloadReader, RawEvent, event_type as t};
+use rowbust_binlog::{
+    Decoder, Event, FileEvents, GtidSet, Inflater, PayloadReader, RawEvent, event_type as t,
+};
 
 const TARGETS: [(&str, fn(&[u8])); 5] = [
     ("stream", targets::stream),
@@ -156,4 +158,3 @@ impl Seeds {
         }
     }
 }
-

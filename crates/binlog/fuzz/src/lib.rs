@@ -3,8 +3,8 @@
 //! Everywhere: no panic, and where something is read, it is what was written.
 
 use rowbust_binlog::{
-    Decoder, Event, FileEvents, Gtid, GtidSet, Header, Inflater, MariaGtidPos, PayloadReader, Projection, RawEvent,
-    RowSlots, Rows, XidBuf, event_type as t,
+    Decoder, Event, FileEvents, Gtid, GtidSet, Header, Inflater, MariaGtidPos, PayloadReader, Projection,
+    RawEvent, RowSlots, Rows, XidBuf, event_type as t,
 };
 
 /// Any bytes as a binlog file, without checksums: every event is decoded, also those within others, its rows walked
@@ -147,7 +147,9 @@ impl Walk {
     fn with_format() -> Self {
         let mut walk = Self::default();
         let mut body = [&[4, 0][..], b"9.7.0", &[0; 45], &[0; 4], &[19], &[0; 41], &[0]].concat();
-        for (kind, len) in [(2_usize, 13), (4, 8), (19, 8), (23, 8), (24, 8), (25, 8), (30, 10), (31, 10), (32, 10)] {
+        for (kind, len) in
+            [(2_usize, 13), (4, 8), (19, 8), (23, 8), (24, 8), (25, 8), (30, 10), (31, 10), (32, 10)]
+        {
             body[57 + kind - 1] = len;
         }
         walk.decoder.decode(&event(t::FORMAT_DESCRIPTION, &body)).expect("a format description");
@@ -187,7 +189,9 @@ impl Walk {
         let Ok(all) = Projection::new(map, &columns) else { return };
         let some: Vec<usize> = (0..map.columns.len()).step_by(3).collect();
         let Ok(third) = Projection::new(map, &some) else { return };
-        let (Ok(mut cursor), Ok(mut thirds)) = (rows.cursor(map, &all), rows.cursor(map, &third)) else { return };
+        let (Ok(mut cursor), Ok(mut thirds)) = (rows.cursor(map, &all), rows.cursor(map, &third)) else {
+            return;
+        };
         let (mut slots, mut few) = (RowSlots::new(), RowSlots::new());
         while let Ok(true) = cursor.next(&mut slots) {
             assert_eq!(thirds.next(&mut few), Ok(true));
