@@ -30,7 +30,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rowbust_binlog::{
-    ColumnType, Decoder, Event, FileEvents, Flavor, Projection, RowKind, RowSlots, Rows, TableMap,
+    ColumnType, Decoder, Event, FileEvents, Flavor, Inflater, Payload, PayloadReader, Projection, RawEvent,
+    RowKind, RowSlots, Rows, TableMap, event_type,
 };
 
 pub use printed::Printed;
@@ -97,7 +98,13 @@ pub fn compare_any(program: &Path, file: &Path) -> Result<Compared> {
     let mut decoded: Vec<Decoded> = Vec::new();
     let mut others = cdc::Events::open(file)?;
     walk(&bytes, |event, rows, map, flavor| {
-        if map.columns.iter().any(|c| matches!(c.column_type, ColumnType::BlobCompressed | ColumnType::VarCharCompressed)) { bail!("PENDING"); }
+        if map
+            .columns
+            .iter()
+            .any(|c| matches!(c.column_type, ColumnType::BlobCompressed | ColumnType::VarCharCompressed))
+        {
+            bail!("PENDING");
+        }
         let projection = Projection::new(map, &(0..map.columns.len()).collect::<Vec<_>>())?;
         let mut cursor = rows.cursor(map, &projection)?;
         let mut other = others.rows_of(event, &mut compared)?;
@@ -190,21 +197,36 @@ pub fn walk(
     mut each: impl FnMut(usize, &Rows<'_>, &TableMap, Flavor) -> Result<()>,
 ) -> Result<()> {
     let mut decoder = Decoder::new();
+    let (mut payloads, mut inflater) = (PayloadReader::new(), Inflater::new());
     let mut flavor = Flavor::MySql;
     for (index, raw) in FileEvents::new(file)?.enumerate() {
-        let raw = raw.with_context(|| format!("event {index}"))?;
-        let event = decoder.decode(&raw).with_context(|| format!("event {index}"))?;
-        match event {
-            Event::FormatDescription(description) => flavor = description.flavor,
-            Event::Rows(rows) => {
-                let map = decoder.table(rows.slot);
-                each(index, &rows, map, flavor).with_context(|| format!("event {index}"))?;
+        let mut plain = |decoder: &mut Decoder, raw: &RawEvent<'_>| -> Result<()> {
+            match decoder.decode(raw)? {
+                Event::FormatDescription(description) => flavor = description.flavor,
+                Event::Rows(rows) => each(index, &rows, decoder.table(rows.slot), flavor)?,
+                Event::Unsupported { name, may_carry_rows: true, .. } => bail!("{name} is not decoded"),
+                _ => {}
             }
-            Event::Unsupported { name, may_carry_rows: true, .. } => {
-                bail!("event {index}: {name} is not decoded")
+            Ok(())
+        };
+        let one = || -> Result<()> {
+            let raw = raw?;
+            if raw.is_compressed() {
+                let raw = inflater.inflate(&raw, &decoder)?;
+                plain(&mut decoder, &raw)
+            } else if raw.header.event_type == event_type::TRANSACTION_PAYLOAD {
+                raw.verify_crc()?;
+                let payload = Payload::of(&raw)?;
+                payloads.open();
+                while let Some(raw) = payloads.next(&payload)? {
+                    plain(&mut decoder, &raw)?;
+                }
+                Ok(())
+            } else {
+                plain(&mut decoder, &raw)
             }
-            _ => {}
-        }
+        };
+        one().with_context(|| format!("event {index}"))?;
     }
     Ok(())
 }

@@ -132,9 +132,8 @@ pub async fn statements(stage: &Stage, conn: &mut Conn, statements: &[&str]) -> 
             *conn = stage.sql().await?;
             continue;
         }
-        let sql = statement
-            .replace("{dir}", &stage.dir().display().to_string())
-            .replace("{schema}", &stage.schema);
+        let sql =
+            statement.replace("{dir}", &stage.dir().display().to_string()).replace("{schema}", &stage.schema);
         conn.query_drop(&sql).await.with_context(|| format!("{sql:.300}"))?;
     }
     Ok(())
@@ -215,7 +214,11 @@ async fn check_cache(stage: &Stage, expected: &HashMap<String, BTreeSet<String>>
     Ok(())
 }
 
-fn check(cases: &[&Case], expected: &HashMap<String, BTreeSet<String>>, removed: &BTreeSet<String>) -> Result<()> {
+fn check(
+    cases: &[&Case],
+    expected: &HashMap<String, BTreeSet<String>>,
+    removed: &BTreeSet<String>,
+) -> Result<()> {
     let mut wrong = Vec::new();
     for (name, keys) in expected {
         let prefix = format!("{name}:");

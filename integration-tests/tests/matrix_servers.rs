@@ -38,8 +38,12 @@ async fn follow(server: Server, name: &str, args: &[&str]) -> Result<Option<(Sta
 
 /// All that was removed of `rows:`, sorted as text.
 fn removed(stage: &Stage) -> Vec<String> {
-    let mut keys: Vec<String> =
-        stage.removals.since(0).into_keys().filter_map(|k| Some(k.strip_prefix("rows:")?.to_owned())).collect();
+    let mut keys: Vec<String> = stage
+        .removals
+        .since(0)
+        .into_keys()
+        .filter_map(|k| Some(k.strip_prefix("rows:")?.to_owned()))
+        .collect();
     keys.sort();
     keys
 }
@@ -97,7 +101,9 @@ async fn encrypted_binlog() -> Result<()> {
 /// as in every transaction of MariaDB 11.8, the rows' `end_log_pos` is 0.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_commit_without_positions() -> Result<()> {
-    let Some((stage, mut daemon)) = follow(Server::MariaDb118, "largecommit", &[]).await? else { return Ok(()) };
+    let Some((stage, mut daemon)) = follow(Server::MariaDb118, "largecommit", &[]).await? else {
+        return Ok(());
+    };
     let mut conn = stage.sql().await?;
     for sql in [
         "SET GLOBAL binlog_large_commit_threshold=10485760",
@@ -159,7 +165,8 @@ async fn killed_in_mid_transaction(server: Server, name: &str) -> Result<()> {
     stage.db.start_again()?;
     let mut conn = stage.sql().await?;
     conn.query_drop("INSERT INTO `rows` VALUES (2,'after')").await?;
-    let there: u64 = conn.query_first("SELECT count(*) FROM `rows` WHERE id>=100").await?.context("no count")?;
+    let there: u64 =
+        conn.query_first("SELECT count(*) FROM `rows` WHERE id>=100").await?.context("no count")?;
     stage.quiet(&daemon).await.map_err(|e| daemon.explain(&e))?;
     let keys = removed(&stage);
     ensure!(keys.contains(&"1".into()) && keys.contains(&"2".into()), "{keys:?}");

@@ -173,7 +173,14 @@ fn tls(tls: &Tls) -> String {
         TlsMode::VerifyCa => "verify_ca",
         TlsMode::VerifyIdentity => "verify_identity",
     };
-    tls.ca_file.as_ref().map_or(mode.into(), |ca| format!("{mode} by {}", ca.display()))
+    let mut text = mode.to_owned();
+    if let Some(ca) = &tls.ca_file {
+        text += &format!(" by {}", ca.display());
+    }
+    if let Some(client) = &tls.client {
+        text += &format!(", with {}", client.cert_file.display());
+    }
+    text
 }
 
 fn start(start: &Start) -> String {

@@ -156,6 +156,8 @@ pub(super) static SOURCE: Section = Section {
         ("username", "write it in `url: mysql://USER@HOST:PORT`"),
         ("database", "not needed: `mappings` name their schemas"),
         ("ca_file", "write `tls: { mode: verify_identity, ca_file: PATH }`"),
+        ("cert_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
+        ("key_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
         ("gtid", "write `start: { gtid: \"…\" }`"),
     ],
 };
@@ -180,22 +182,39 @@ pub(super) static START: Section = Section {
 /// `tls` as a mapping
 pub(super) static TLS: Section = Section {
     path: "source.tls, redis.NAME.tls",
-    about: "As a mapping, where a certificate authority of your own is needed.",
+    about: "As a mapping, where a certificate authority or a certificate of your own is needed.",
     fields: &[
         field(
             "mode",
             "`disabled`, `required`, `verify_ca`, `verify_identity`",
             "`verify_identity`",
-            "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified. `verify_identity`: chain and host name.",
+            "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified, also where the certificate has no name (those that MySQL makes itself). `verify_identity`: chain and host name.",
         ),
         field(
             "ca_file",
             "path of a PEM file",
             "the system's roots",
-            "Certificates of the authorities to trust.",
+            "Certificates of the authorities to trust; read again at each connect.",
+        ),
+        field(
+            "cert_file",
+            "path of a PEM file, with `key_file`",
+            "none",
+            "The daemon's own certificate (and those up to its authority), where the server asks for one; read again at each connect.",
+        ),
+        field(
+            "key_file",
+            "path of a PEM file, with `cert_file`",
+            "none",
+            "Private key of `cert_file`, without a password.",
         ),
     ],
-    hints: &[("ca", "its name is `ca_file`"), ("ca_cert", "its name is `ca_file`")],
+    hints: &[
+        ("ca", "its name is `ca_file`"),
+        ("ca_cert", "its name is `ca_file`"),
+        ("cert", "its name is `cert_file`"),
+        ("key", "its name is `key_file`"),
+    ],
 };
 
 /// `redis`
@@ -249,6 +268,8 @@ pub(super) static TARGET: Section = Section {
         ("db", "write it in `url: redis://HOST:PORT/DB`"),
         ("user", "its name is `username`"),
         ("ca_file", "write `tls: { mode: verify_identity, ca_file: PATH }`"),
+        ("cert_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
+        ("key_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
     ],
 };
 

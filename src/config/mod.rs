@@ -102,6 +102,24 @@ pub struct Tls {
     pub mode: TlsMode,
     /// PEM file of the certificate authority; `None`: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// The daemon's own certificate, where the server asks for one.
+    pub client: Option<ClientCertificate>,
+}
+
+impl Tls {
+    /// A mode without files.
+    pub fn new(mode: TlsMode) -> Self {
+        Self { mode, ca_file: None, client: None }
+    }
+}
+
+/// A certificate that the daemon shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM file of the certificate, and of those between it and its authority.
+    pub cert_file: PathBuf,
+    /// PEM file of its private key, which has no password.
+    pub key_file: PathBuf,
 }
 
 /// The modes of the field; there is no "preferred".

@@ -48,7 +48,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             user: "rowbust".into(),
             password: Password::Empty,
             replicas: Vec::new(),
-            tls: Tls { mode: TlsMode::Disabled, ca_file: None },
+            tls: Tls::new(TlsMode::Disabled),
             server_id: None,
             start: Start::Latest,
             heartbeat: None,

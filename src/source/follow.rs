@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rowbust_binlog::{Decoder, Event, Gtid, GtidState, Header, event_name, event_type};
+use rowbust_binlog::{
+    Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader, RawEvent, event_name,
+    event_type,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -22,7 +25,7 @@ use super::{
     stream::{EventStream, Patience, StreamError},
 };
 use crate::kill_point;
-use halts::BUG;
+pub(super) use halts::BUG;
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -57,12 +60,16 @@ enum Then {
     Nothing,
     /// The slot's columns aren't known well enough.
     Complete(usize),
+    /// The event at hand holds a whole transaction.
+    Unpack,
 }
 
 /// Reads streams of one server, one after the other, and remembers how far it came.
 #[derive(Debug)]
 pub struct Follower {
     decoder: Decoder,
+    inflater: Inflater,
+    payload: PayloadReader,
     schema: SchemaCache,
     stats: Arc<SourceStats>,
     /// The end of the last transaction, once the stream has begun.
@@ -95,6 +102,8 @@ impl Follower {
     pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
         Self {
             decoder: Decoder::new(),
+            inflater: Inflater::new(),
+            payload: PayloadReader::new(),
             schema,
             stats,
             position: None,
@@ -190,13 +199,13 @@ impl Follower {
                 }
                 Err(e) => return Ended::Error(stream_error(e, self.here.clone())),
             }
-            let then = match self.event(stream, sink) {
-                Ok(then) => then,
-                Err(e) => return Ended::Error(e),
+            let done = match self.event(&stream.current(), sink) {
+                Ok(Then::Nothing) => Ok(()),
+                Ok(Then::Complete(slot)) => self.complete(slot, stream.current().header, sink).await,
+                Ok(Then::Unpack) => self.unpack(stream, sink).await,
+                Err(e) => Err(e),
             };
-            if let Then::Complete(slot) = then
-                && let Err(e) = self.complete(slot, stream.current().header, sink).await
-            {
+            if let Err(e) = done {
                 return Ended::Error(e);
             }
             if sink.wants_flush() {
@@ -209,21 +218,45 @@ impl Follower {
         }
     }
 
-    /// One event.
-    fn event<S: Sink>(&mut self, stream: &EventStream, sink: &mut S) -> Result<Then, SourceError> {
-        let raw = stream.current();
+    /// One event of the stream.
+    fn event<S: Sink>(&mut self, raw: &RawEvent<'_>, sink: &mut S) -> Result<Then, SourceError> {
         let header = raw.header;
         self.stats.event(header.event_size, header.timestamp);
         let begins_at = self.here.position;
-        // Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
-        let skipped =
-            self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(header.event_type);
-        let decoded = (!skipped).then(|| {
-            self.decoder
-                .decode(&raw)
-                .map_err(|e| SourceError::Decode { at: self.here.clone(), reason: e.to_string() })
-        });
-        self.here.position = end_of(begins_at, &header);
+        if self.skips(raw, begins_at) {
+            self.here.position = end_of(begins_at, &header);
+            return Ok(Then::Nothing);
+        }
+        if raw.is_compressed() {
+            let mut inflater = std::mem::take(&mut self.inflater);
+            let done = match inflater.inflate(raw, &self.decoder) {
+                Ok(plain) => self.plain(&plain, &header, begins_at, sink),
+                Err(e) => Err(SourceError::Decode { at: self.here.clone(), reason: e.to_string() }),
+            };
+            self.inflater = inflater;
+            return done;
+        }
+        self.plain(raw, &header, begins_at, sink)
+    }
+
+    /// Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
+    fn skips(&self, raw: &RawEvent<'_>, begins_at: u64) -> bool {
+        self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(raw.header.event_type)
+    }
+
+    /// One event of the stream, inflated if it was compressed. `header`: as it came.
+    fn plain<S: Sink>(
+        &mut self,
+        raw: &RawEvent<'_>,
+        header: &Header,
+        begins_at: u64,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        let decoded = self
+            .decoder
+            .decode(raw)
+            .map_err(|e| SourceError::Decode { at: self.here.clone(), reason: e.to_string() });
+        self.here.position = end_of(begins_at, header);
         if let Some(skip) = &self.skip
             && skip.head
             && self.open.is_none()
@@ -232,10 +265,73 @@ impl Follower {
         {
             self.skipped(begins_at, sink);
         }
-        let event = match decoded {
-            Some(event) => event?,
-            None => return Ok(Then::Nothing),
+        self.handle(decoded?, header, sink)
+    }
+
+    /// The events of a transaction that came in one event. Their place is that of the event around them.
+    async fn unpack<S: Sink>(&mut self, stream: &mut EventStream, sink: &mut S) -> Result<(), SourceError> {
+        let mut reader = std::mem::take(&mut self.payload);
+        reader.open();
+        let done = loop {
+            let outer = stream.current();
+            let then = match Payload::of(&outer).and_then(|payload| reader.next(&payload)) {
+                Ok(None) => break Ok(()),
+                Ok(Some(raw)) => self.inner(&raw, &outer.header, sink),
+                Err(e) => Err(self.undecoded(&outer.header, &e.to_string())),
+            };
+            let header = outer.header;
+            let done = match then {
+                Ok(Then::Nothing) => Ok(()),
+                Ok(Then::Complete(slot)) => self.complete(slot, header, sink).await,
+                Ok(Then::Unpack) => Err(self.undecoded(&header, "a transaction within a transaction")),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = done {
+                break Err(e);
+            }
+            if sink.wants_flush() {
+                self.stats.alive();
+                if let Err(e) = sink.flush().await {
+                    break Err(SourceError::Sink(Box::new(e)));
+                }
+            }
         };
+        self.payload = reader;
+        done
+    }
+
+    /// One event within another, which ends `here`.
+    fn inner<S: Sink>(
+        &mut self,
+        raw: &RawEvent<'_>,
+        outer: &Header,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        let begins_at = self.here.position.saturating_sub(u64::from(outer.event_size));
+        if self.skips(raw, begins_at) {
+            return Ok(Then::Nothing);
+        }
+        match self.decoder.decode(raw) {
+            Ok(event) => self.handle(event, outer, sink),
+            Err(e) => Err(self.undecoded(outer, &format!("in a compressed transaction: {e}"))),
+        }
+    }
+
+    /// The event at hand, whose end is `here`, can't be decoded.
+    #[cold]
+    fn undecoded(&self, header: &Header, reason: &str) -> SourceError {
+        let position = self.here.position.saturating_sub(u64::from(header.event_size));
+        let at = Coordinates { file: self.here.file.clone(), position };
+        SourceError::Decode { at, reason: reason.to_owned() }
+    }
+
+    /// What an event means. `header`: of the event of the stream in which it came.
+    fn handle<S: Sink>(
+        &mut self,
+        event: Event<'_>,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
         match event {
             Event::Rotate { position, file, artificial } => self.rotate(position, file, artificial, sink),
             Event::FormatDescription(fd) => {
@@ -246,24 +342,24 @@ impl Follower {
             }
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
             Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),
-            Event::Gtid(gtid) => self.gtid(&gtid, &header, sink)?,
-            Event::AnonymousGtid => self.begin(None, false, header_micros(&header), &header, sink)?,
-            Event::Query(query) => self.query(&query, &header, sink)?,
+            Event::Gtid(gtid) => self.gtid(&gtid, header, sink)?,
+            Event::AnonymousGtid => self.begin(None, false, header_micros(header), header, sink)?,
+            Event::Query(query) => self.query(&query, header, sink)?,
             Event::Xid(_) => self.end(sink)?,
-            Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, &header, sink),
+            Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, header, sink),
             Event::Rows(rows) => {
                 self.stats.row_event();
                 kill_point!("after_read");
                 let Some(open) = &mut self.open else {
                     return Err(self
-                        .halt(&header, "source.no_transaction", "rows outside a transaction", BUG)
+                        .halt(header, "source.no_transaction", "rows outside a transaction", BUG)
                         .into());
                 };
                 open.rows = true;
                 if self.skip.is_none() && self.mapped.get(rows.slot).is_some_and(|&mapped| mapped) {
                     let table = self.decoder.table(rows.slot);
-                    if let Err(refusal) = sink.rows(&rows, table, &header, self.here.position) {
-                        return Err(self.refused(&header, refusal).into());
+                    if let Err(refusal) = sink.rows(&rows, table, header, self.here.position) {
+                        return Err(self.refused(header, refusal).into());
                     }
                 }
             }
@@ -271,11 +367,12 @@ impl Follower {
                 self.stats.heartbeat();
                 self.patience.heartbeat();
             }
-            Event::Unsupported { event_type, name, may_carry_rows: true }
-                if self.skip.is_none() || hides_the_end(event_type) =>
-            {
-                return Err(self.unsupported(&header, event_type, name).into());
+            Event::TransactionPayload(_) => return Ok(Then::Unpack),
+            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
+                return Err(self.unsupported(header, event_type, name).into());
             }
+            // Before the place to begin at.
+            Event::XaPrepare(_) | Event::Incident { .. } if self.skip.is_some() => {}
             Event::PreviousGtids(_)
             | Event::GtidList(_)
             | Event::RowsQuery(_)
@@ -284,12 +381,12 @@ impl Follower {
             Event::Unsupported { event_type, may_carry_rows, .. } => {
                 // Otherwise it lies before the place to begin at.
                 if !may_carry_rows {
-                    self.ignored(event_type, &header);
+                    self.ignored(event_type, header);
                 }
             }
             _ => {
                 return Err(self
-                    .unsupported(&header, header.event_type, event_name(header.event_type))
+                    .unsupported(header, header.event_type, event_name(header.event_type))
                     .into());
             }
         }
@@ -375,12 +472,6 @@ fn end_of(begins_at: u64, header: &Header) -> u64 {
     }
 }
 
-/// The transaction's end is within the event, where it has no place in the file: the places before the one to begin at
-/// can't be counted either.
-fn hides_the_end(event_type: u8) -> bool {
-    event_type == event_type::TRANSACTION_PAYLOAD
-}
-
 fn is_about_rows(event_type: u8) -> bool {
     use rowbust_binlog::event_type as t;
     matches!(
@@ -408,7 +499,7 @@ mod tests {
             user: "root".into(),
             password: crate::config::Password::Empty,
             replicas: Vec::new(),
-            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
             server_id: None,
             start: crate::config::Start::Latest,
             heartbeat: None,

@@ -3,10 +3,10 @@
 //! Guarantees: every row event of a mapped table is handed to the [`Sink`] between its transaction's begin and commit, in
 //! the binlog's order, or the daemon stops with the event's coordinates; the position moves only at a transaction's end. A
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
-//! May depend on `config`, `rowbust-binlog`, and a MySQL driver (only here and in `watermark`).
+//! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
-//! [`stream`] (bytes of events), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
+//! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
 //! (what the binlog leaves out), [`position`] (places), [`stats`] (counters).
 
 pub mod connect;
@@ -19,6 +19,7 @@ pub mod start;
 pub mod statement;
 pub mod stats;
 pub mod stream;
+pub mod wire;
 
 use std::{
     collections::VecDeque,
@@ -316,8 +317,8 @@ impl Source {
             Some(position) => start::resume(&mut conn, &server, position).await?,
             None => start::first_start(&mut conn, &server, &self.config.source.start).await?,
         };
-        let stream = EventStream::open(conn, server.flavor, server.server_id, &begin.request).await;
-        match stream {
+        conn.disconnect().await.ok();
+        match EventStream::open(self.connector.stream().await?, &server, &begin.request).await {
             Ok(stream) => Ok((server, begin, stream)),
             Err(error) => Err(self.explain(error, &server).await),
         }

@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, Uuid};
+use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, Tsid};
 use smallvec::SmallVec;
 
 /// A binlog file and a byte offset in it.
@@ -60,14 +60,14 @@ pub struct CommitSpan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GtidRange {
-    MySql { uuid: Uuid, first: u64, last: u64 },
+    MySql { tsid: Tsid, first: u64, last: u64 },
     MariaDb(rowbust_binlog::MariaGtid),
 }
 
 impl From<Gtid> for GtidRange {
     fn from(gtid: Gtid) -> Self {
         match gtid {
-            Gtid::MySql { uuid, gno } => Self::MySql { uuid, first: gno, last: gno },
+            Gtid::MySql { tsid, gno } => Self::MySql { tsid, first: gno, last: gno },
             Gtid::MariaDb(gtid) => Self::MariaDb(gtid),
         }
     }
@@ -102,8 +102,8 @@ impl CommitSpan {
     /// Joins what follows the newest range without a hole.
     fn push(&mut self, range: GtidRange) {
         match (range, self.gtids.last_mut()) {
-            (GtidRange::MySql { uuid, first, last: end }, Some(GtidRange::MySql { uuid: u, last, .. }))
-                if *u == uuid && last.checked_add(1) == Some(first) =>
+            (GtidRange::MySql { tsid, first, last: end }, Some(GtidRange::MySql { tsid: t, last, .. }))
+                if *t == tsid && last.checked_add(1) == Some(first) =>
             {
                 *last = end;
             }
@@ -123,8 +123,8 @@ impl CommitSpan {
     pub fn gtid_set(&self) -> GtidSet {
         let mut set = GtidSet::default();
         for range in &self.gtids {
-            if let GtidRange::MySql { uuid, first, last } = *range {
-                set.add_range(uuid, first, last);
+            if let GtidRange::MySql { tsid, first, last } = *range {
+                set.add_range(tsid, first, last);
             }
         }
         set
@@ -159,8 +159,8 @@ impl CommitSpan {
     pub fn apply(&self, state: &mut GtidState) {
         for range in &self.gtids {
             match (state as &mut GtidState, *range) {
-                (GtidState::MySql(set), GtidRange::MySql { uuid, first, last }) => {
-                    set.add_range(uuid, first, last)
+                (GtidState::MySql(set), GtidRange::MySql { tsid, first, last }) => {
+                    set.add_range(tsid, first, last)
                 }
                 (GtidState::MariaDb(pos), GtidRange::MariaDb(gtid)) => pos.update(gtid),
                 _ => {}
@@ -175,9 +175,9 @@ impl CommitSpan {
             return Some(span);
         }
         if let Ok(set) = gtids.parse::<GtidSet>() {
-            for (uuid, intervals) in set.iter() {
+            for (tsid, intervals) in set.iter() {
                 span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
-                    uuid,
+                    tsid,
                     first: i.start,
                     last: i.end,
                 }));

@@ -126,6 +126,9 @@ pub fn event_name(event_type: u8) -> &'static str {
     }
 }
 
+/// Most bytes of one event that are kept in memory: the servers' own limit (`max_allowed_packet` at its highest).
+pub const MAX_EVENT: usize = 1 << 30;
+
 /// Header flag: the file is still being written, or the server crashed. Left out of the checksum.
 pub const FLAG_IN_USE: u16 = 0x01;
 /// Header flag: made up by the dump thread, not in the file.
@@ -253,6 +256,12 @@ impl<'a> RawEvent<'a> {
     /// Puts together an event whose parts a driver has already taken apart.
     pub fn from_parts(header: Header, body: &'a [u8], crc: Option<u32>) -> Self {
         Self { header, body, crc, image: None }
+    }
+
+    /// One of MariaDB's compressed events (`log_bin_compress`), which an [`crate::Inflater`] turns into plain ones.
+    pub fn is_compressed(&self) -> bool {
+        use event_type as t;
+        matches!(self.header.event_type, t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2)
     }
 
     /// Compares the checksum with the bytes; `Ok` where there is none.

@@ -84,6 +84,8 @@ pub struct Projection {
     /// All columns, and the form of those that are taken.
     pub(crate) columns: Vec<(Layout, Option<Form>)>,
     pub(crate) steps: Vec<Step>,
+    /// The JSON columns, taken or not: those that a partial update may have differences of.
+    pub(crate) json: Vec<usize>,
 }
 
 impl Projection {
@@ -118,7 +120,9 @@ impl Projection {
             };
             steps.push(step);
         }
-        Ok(Self { taken: columns.to_vec(), columns: all, steps })
+        let is_json = |&i: &usize| map.columns.get(i).is_some_and(|c| c.column_type == ColumnType::Json);
+        let json = (0..map.columns.len()).filter(is_json).collect();
+        Ok(Self { taken: columns.to_vec(), columns: all, steps, json })
     }
 
     /// The columns taken: position `i` of [`crate::RowSlots`] is column `columns()[i]`.

@@ -112,6 +112,7 @@ impl Value<'_> {
             Self::Set(bits) => labels(column, bits, out)?,
             Self::Bit(bytes) => out.extend_from_slice(bytes),
             Self::Json(_) => return Err(TextError::NotYet("JSON")),
+            Self::JsonDiff(_) => return Err(TextError::NotYet("a partial update of JSON")),
             Self::Geometry(_) => return Err(TextError::NotYet("GEOMETRY")),
             Self::Vector(_) => return Err(TextError::NotYet("VECTOR")),
         }

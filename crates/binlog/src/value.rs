@@ -91,6 +91,9 @@ pub enum Value<'a> {
     Bit(&'a [u8]),
     /// MySQL's binary JSON.
     Json(&'a [u8]),
+    /// What changed in a JSON column since the before image (`binlog_row_value_options=PARTIAL_JSON`): the vector of
+    /// differences as the event has it, without the length in front. Empty: nothing changed.
+    JsonDiff(&'a [u8]),
     /// SRID and WKB.
     Geometry(&'a [u8]),
     /// MySQL 9: VECTOR, 32-bit floats.

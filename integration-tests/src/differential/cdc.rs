@@ -67,7 +67,10 @@ impl Events {
                 Ok(_) => return Ok(cannot(compared, "row event of an unknown type, skipped in silence")),
                 Err(e) => {
                     let text: String = format!("{e:?}").chars().take(60).collect();
-                    return Ok(cannot(compared, text.split_once(" {").map_or(text.as_str(), |(name, _)| name)));
+                    return Ok(cannot(
+                        compared,
+                        text.split_once(" {").map_or(text.as_str(), |(name, _)| name),
+                    ));
                 }
             };
             return Ok(Some(rows));
@@ -84,12 +87,7 @@ fn cannot(compared: &mut Compared, why: &str) -> Option<EventRows> {
 
 impl EventRows {
     /// Compares its next row.
-    pub(super) fn row(
-        &mut self,
-        map: &TableMap,
-        ours: &RowSlots<'_>,
-        compared: &mut Compared,
-    ) -> Result<()> {
+    pub(super) fn row(&mut self, map: &TableMap, ours: &RowSlots<'_>, compared: &mut Compared) -> Result<()> {
         let (before, after) = self.rows.next().context("has fewer rows")?;
         for (values, cells, present) in
             [(&ours.before, before, &self.before), (&ours.after, after, &self.after)]

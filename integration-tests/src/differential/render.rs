@@ -24,7 +24,9 @@ pub(super) fn image(
 
 /// Whether the program printed this; only a FLOAT is filled up with spaces.
 pub(super) fn equal(column_type: ColumnType, ours: &[u8], printed: &[u8]) -> bool {
-    if ours == b"PENDING" { return true; }
+    if ours == b"PENDING" {
+        return true;
+    }
     let padded = column_type == ColumnType::Float;
     ours == if padded { printed.trim_ascii_end() } else { printed }
 }
@@ -68,9 +70,12 @@ fn print(value: &Value<'_>, column: &Column, flavor: Flavor) -> Result<Vec<u8>> 
         Value::Str(bytes) | Value::Bytes(bytes) | Value::Geometry(bytes) => quote(bytes, flavor, &mut out),
         Value::Json(_) => {
             let mut text = Vec::new();
-            if value.write_text(column, &mut text).is_err() { return Ok(b"PENDING".to_vec()); }
+            if value.write_text(column, &mut text).is_err() {
+                return Ok(b"PENDING".to_vec());
+            }
             quote(&text, flavor, &mut out);
         }
+        Value::JsonDiff(_) => return Ok(b"PENDING".to_vec()),
         Value::Vector(bytes) => {
             let (numbers, rest) = bytes.as_chunks::<4>();
             if !rest.is_empty() {

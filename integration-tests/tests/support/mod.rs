@@ -126,7 +126,7 @@ pub fn config(port: u16) -> Config {
             user: "root".into(),
             password: Password::Empty,
             replicas: Vec::new(),
-            tls: Tls { mode: TlsMode::Disabled, ca_file: None },
+            tls: Tls::new(TlsMode::Disabled),
             server_id: Some(7001),
             start: Start::Latest,
             heartbeat: None,

@@ -19,11 +19,11 @@ use crate::source::{
 impl Follower {
     pub(super) fn gtid<S: Sink>(
         &mut self,
-        gtid: &GtidEvent,
+        gtid: &GtidEvent<'_>,
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
-        if gtid.xa && self.skip.is_none() {
+        if gtid.xa.is_some() && self.skip.is_none() {
             let mut halt =
                 self.halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP);
             halt.gtid = Some(gtid.gtid);

@@ -8,7 +8,7 @@ use crate::source::{
     position::Coordinates,
 };
 
-pub(super) const BUG: &str =
+pub(in crate::source) const BUG: &str =
     "this shouldn't happen: please report it with the output of SHOW BINLOG EVENTS around it";
 pub(super) const XA_HELP: &str =
     "pass it by hand: remove the keys that it changed, then start behind it with `start: {gtid: …}`";
@@ -41,16 +41,7 @@ impl Follower {
     pub(super) fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
         use rowbust_binlog::event_type as t;
         let help = match event_type {
-            t::TRANSACTION_PAYLOAD => {
-                "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs), and start behind it with `start: {gtid: …}`"
-            }
-            t::PARTIAL_UPDATE_ROWS => "SET GLOBAL binlog_row_value_options='' (sessions keep theirs)",
-            t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2 => {
-                "SET GLOBAL log_bin_compress=OFF"
-            }
-            t::GTID_TAGGED => "commit without a tag: SET gtid_next='AUTOMATIC'",
             t::XA_PREPARE => XA_HELP,
-            t::MARIA_START_ENCRYPTION => "the server should decrypt what it sends",
             t::INCIDENT => "the server lost events: flush the mapped keys and start at the newest position",
             _ => PASS_HELP,
         };
