@@ -5,7 +5,7 @@ use std::{ops::Range, path::PathBuf};
 use secrecy::SecretString;
 
 use super::{
-    ClientCertificate, Password, RedisTarget, Source, Start, Tls, TlsMode,
+    ClientCertificate, Password, Policies, Policy, RedisTarget, Source, Start, Tls, TlsMode,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -41,10 +41,9 @@ impl Walk<'_> {
                 Choice::Later("write `native`, the default: it decodes by itself and needs no other crate");
             self.choice(node, "driver", vec![("native", native), ("mysql_cdc", later)]);
         }
-        if let Some(node) = object.get("on_gap") {
-            let later = Choice::Later("write `halt`, the default: the daemon stops and says what is missing");
-            self.choice(node, "on_gap", vec![("halt", Choice::Built(())), ("flush", later)]);
-        }
+        let on_gap = self.policy(&object, "on_gap");
+        let on_undecodable = self.policy(&object, "on_undecodable");
+        let on_statement = self.policy(&object, "on_statement");
         let start = match object.get("start") {
             Some(node) => self.start(node, object.key_span("start")),
             None => Some(Start::Latest),
@@ -64,7 +63,19 @@ impl Walk<'_> {
             server_id: server_id?,
             start: start?,
             heartbeat: heartbeat?,
+            policies: Policies {
+                on_gap: on_gap?,
+                on_undecodable: on_undecodable?,
+                on_statement: on_statement?,
+            },
         })
+    }
+
+    /// `halt` or `flush`.
+    pub(super) fn policy(&mut self, object: &Object<'_>, name: &'static str) -> Option<Policy> {
+        let Some(node) = object.get(name) else { return Some(Policy::default()) };
+        let words = vec![("halt", Choice::Built(Policy::Halt)), ("flush", Choice::Built(Policy::Flush))];
+        self.choice(node, name, words)
     }
 
     fn mysql_url(&mut self, node: &Node) -> Option<(String, u16, String)> {

@@ -64,6 +64,7 @@ pub const SECTIONS: &[&Section] = &[
     &ADMIN,
     &LIMITS,
     &MAPPING,
+    &ON_DDL,
     &WHEN,
     &KEY,
     &SECOND_REMOVAL,
@@ -144,9 +145,21 @@ pub(super) static SOURCE: Section = Section {
         ),
         field(
             "on_gap",
-            "`halt`, `flush` (not yet)",
+            "`halt`, `flush`",
             "`halt`",
-            "What to do when the server no longer has the binlog behind the checkpoint.",
+            "What to do when the binlog behind the checkpoint is gone, or is another one. `flush`: take the newest position, remove every key that the mappings could make, go on from there.",
+        ),
+        field(
+            "on_undecodable",
+            "`halt`, `flush`",
+            "`halt`",
+            "What to do about an event that may carry rows and can't be decoded, an incident, an XA COMMIT whose PREPARE wasn't read, a row whose key no image tells. `flush`: remove every key of the tables in question.",
+        ),
+        field(
+            "on_statement",
+            "`halt`, `flush`",
+            "`halt`",
+            "What to do about a change that was logged as a statement. It may touch more tables than it names (triggers, functions, views), so `flush` removes every key of every mapping.",
         ),
     ],
     hints: &[
@@ -365,12 +378,18 @@ pub(super) static LIMITS: Section = Section {
             "`48MiB`",
             "What all queues of keys in flight may take together; reading waits when it is used up.",
         ),
-        field("keys_per_second", "`0` (unlimited); more: not yet", "`0`", "Removals per second."),
+        field(
+            "keys_per_second",
+            "number; `0`: unlimited",
+            "`0`",
+            "Removals a second, per target, of transactions with more than 10000 keys, so that the keys of small ones pass \
+             them. They take at most half of `memory`: beyond that reading waits.",
+        ),
         field(
             "flush_keys_per_second",
-            "`0` (unlimited); more: not yet",
-            "`0`",
-            "Removals per second while flushing.",
+            "number; `0`: unlimited",
+            "`20000`",
+            "Removals a second, per target, while a keyspace is flushed. A key that is only looked at counts as a tenth.",
         ),
     ],
     hints: &[],
@@ -407,7 +426,18 @@ pub(super) static MAPPING: Section = Section {
             "How long a reader may take from its database read to its cache write. Only with `when_visible`.",
         ),
         later("guarded", "`true` or `false`", "Keys filled under leases: they need no grace."),
-        later("on_ddl", "mapping", "What TRUNCATE, DROP and RENAME do."),
+        field(
+            "on_ddl",
+            "mapping",
+            "see below",
+            "What TRUNCATE, DROP and RENAME of the table do to its keys.",
+        ),
+        field(
+            "on_schema",
+            "`halt`, `flush`",
+            "`halt`",
+            "What to do when a column that the mapping names was dropped or renamed, or the names of the columns can't be known. `flush`: remove every key of the table at each transaction that changes it.",
+        ),
         field(
             "to",
             "name of a target",
@@ -422,6 +452,36 @@ pub(super) static MAPPING: Section = Section {
         ("columns", "its name is `when_changed`"),
         ("target", "its name is `to`"),
         ("redis", "its name is `to`"),
+    ],
+};
+
+/// `mappings[].on_ddl`
+pub(super) static ON_DDL: Section = Section {
+    path: "mappings[].on_ddl",
+    about: "`flush` removes every key that the mapping could make; `keep` removes nothing; `halt` stops the daemon.",
+    fields: &[
+        field(
+            "truncate",
+            "`flush`, `keep`, `halt`",
+            "`flush`",
+            "TRUNCATE TABLE, and ALTER TABLE that exchanges, truncates, imports or discards a partition or tablespace.",
+        ),
+        field(
+            "drop",
+            "`flush`, `keep`, `halt`",
+            "`flush`",
+            "DROP TABLE, DROP DATABASE, DROP PARTITION, CREATE OR REPLACE TABLE.",
+        ),
+        field(
+            "rename",
+            "`keep`, `flush`, `halt`",
+            "`keep`",
+            "RENAME that takes the table away or puts another in its place. The swap of an online schema change (gh-ost, pt-online-schema-change) never flushes; a swap that brings in other rows needs `flush`.",
+        ),
+    ],
+    hints: &[
+        ("exchange", "it counts as `truncate`"),
+        ("alter", "its name is `on_schema`, a field of the mapping"),
     ],
 };
 

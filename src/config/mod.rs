@@ -82,6 +82,57 @@ pub struct Source {
     pub start: Start,
     /// `schema.table` of the heartbeat row, for the visibility barrier.
     pub heartbeat: Option<(String, String)>,
+    /// What isn't exact in the binlog itself.
+    pub policies: Policies,
+}
+
+/// `source.on_…`: what to do where the binlog doesn't tell which keys a change makes wrong. Default: halt everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policies {
+    /// The binlog behind the checkpoint is gone, or is another one.
+    pub on_gap: Policy,
+    /// An event that may carry rows and can't be decoded, an incident, an XA COMMIT without its PREPARE, a row without its key.
+    pub on_undecodable: Policy,
+    /// A change that was logged as a statement.
+    pub on_statement: Policy,
+}
+
+/// What is done where the keys that a change makes wrong aren't known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The daemon stops and names the place (default).
+    #[default]
+    Halt,
+    /// Every key that the mappings could make of the tables in question is removed.
+    Flush,
+}
+
+/// `on_ddl:` of a mapping
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnDdl {
+    /// TRUNCATE, and what moves rows in or out by partition or tablespace. Default: flush.
+    pub truncate: DdlPolicy,
+    /// DROP of the table, its schema, or a partition. Default: flush.
+    pub drop: DdlPolicy,
+    /// RENAME that takes the table away or puts another in its place. Default: keep.
+    pub rename: DdlPolicy,
+}
+
+impl Default for OnDdl {
+    fn default() -> Self {
+        Self { truncate: DdlPolicy::Flush, drop: DdlPolicy::Flush, rename: DdlPolicy::Keep }
+    }
+}
+
+/// What a definition statement does to the keys of a mapped table. The order is by how much is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DdlPolicy {
+    /// Nothing.
+    Keep,
+    /// All keys that the mapping could make are removed.
+    Flush,
+    /// The daemon stops and names the place.
+    Halt,
 }
 
 /// A secret, or the file that holds it.
@@ -223,6 +274,11 @@ pub struct Admin {
 pub struct Limits {
     /// Bytes that keys in flight may take. Default 48 MiB for the whole process' queues.
     pub memory: u64,
+    /// Removals a second of transactions with more than [`crate::pipeline::BULK_KEYS`] keys, per target; 0 (default): they are
+    /// removed as all others are.
+    pub keys_per_second: u64,
+    /// Removals a second of a flush, per target; a key that is only looked at counts as a tenth. 0: unlimited. Default 20000.
+    pub flush_keys_per_second: u64,
 }
 
 /// One entry of `mappings:`
@@ -244,6 +300,10 @@ pub struct Mapping {
     pub second_removal: SecondRemoval,
     /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
     pub fill_grace: Duration,
+    /// What TRUNCATE, DROP and RENAME do.
+    pub on_ddl: OnDdl,
+    /// What to do when the table lacks a column that the mapping names, or its columns' names aren't known.
+    pub on_schema: Policy,
     /// Index into [`Config::redis`].
     pub target: usize,
     /// Where it stands in the file, for messages: line of `table:`.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::Breaker,
     classify::{self, Class, Failure},
+    flush::is_outage,
 };
 use crate::{
     config::{Password, RedisTarget, TlsMode},
@@ -216,6 +217,11 @@ impl Target {
             .collect()
     }
 
+    /// A connection for an iteration: another one doesn't take its place when it breaks, for a cursor means nothing there.
+    pub(super) fn session(&self) -> Result<Session<'_>, Failure> {
+        Ok(Session { target: self, connection: self.ready_connection()? })
+    }
+
     fn ready_connection(&self) -> Result<MultiplexedConnection, Failure> {
         if self.breaker.is_open() {
             return Err(Failure::breaker());
@@ -294,6 +300,31 @@ impl Target {
                 failure => Err(failure),
             },
         }
+    }
+}
+
+/// One connection of a target.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    target: &'a Target,
+    connection: MultiplexedConnection,
+}
+
+impl Session<'_> {
+    /// A command that removes nothing. Trips the breaker where the target fails.
+    pub(super) async fn ask<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        if self.target.breaker.is_open() {
+            return Err(Failure::breaker());
+        }
+        match self.peek(command).await {
+            Err(failure) if is_outage(&failure) => self.target.judge(|| None, Err(failure)),
+            result => result,
+        }
+    }
+
+    /// As [`Session::ask`], for what may fail.
+    pub(super) async fn peek<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        command.query_async(&mut self.connection).await.map_err(|error| classify::error(&error))
     }
 }
 

@@ -135,6 +135,7 @@ pub fn config(port: u16) -> Config {
             server_id: Some(7001),
             start: Start::Latest,
             heartbeat: None,
+            policies: config::Policies::default(),
         },
         redis: Vec::new(),
         retry: config::Retry::Disk {

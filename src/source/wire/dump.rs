@@ -85,15 +85,19 @@ fn command(server_id: u32, request: &Request) -> Vec<u8> {
             out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_le_bytes());
             out.extend_from_slice(&data);
         }
-        Request::Gtid(GtidState::MariaDb(_)) => com_binlog_dump(server_id, "", &mut out),
-        Request::File { file, .. } => com_binlog_dump(server_id, file, &mut out),
+        Request::Gtid(GtidState::MariaDb(_)) => com_binlog_dump(server_id, "", FIRST, &mut out),
+        Request::File { file, .. } => com_binlog_dump(server_id, file, FIRST, &mut out),
+        Request::At { file, position } => com_binlog_dump(server_id, file, *position, &mut out),
     }
     out
 }
 
-fn com_binlog_dump(server_id: u32, file: &str, out: &mut Vec<u8>) {
+/// [`FIRST_EVENT`], in the packet's 32 bits.
+const FIRST: u32 = 4;
+
+fn com_binlog_dump(server_id: u32, file: &str, position: u32, out: &mut Vec<u8>) {
     out.push(COM_BINLOG_DUMP);
-    out.extend_from_slice(&[4, 0, 0, 0]);
+    out.extend_from_slice(&position.to_le_bytes());
     out.extend_from_slice(&0_u16.to_le_bytes());
     out.extend_from_slice(&server_id.to_le_bytes());
     out.extend_from_slice(file.as_bytes());
@@ -108,6 +112,8 @@ mod tests {
     fn commands() {
         let file = Request::File { file: "b.000007".into(), skip_to: 99 };
         assert_eq!(command(0x0102, &file), b"\x12\x04\0\0\0\0\0\x02\x01\0\0b.000007");
+        let event = Request::At { file: "b.000007".into(), position: 0x0a0b };
+        assert_eq!(command(0x0102, &event), b"\x12\x0b\x0a\0\0\0\0\x02\x01\0\0b.000007");
         let maria = Request::Gtid(GtidState::parse(Flavor::MariaDb, "0-1-5").unwrap());
         assert_eq!(command(1, &maria), b"\x12\x04\0\0\0\0\0\x01\0\0\0");
         let gtids = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-77:80";
