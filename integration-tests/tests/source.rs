@@ -400,7 +400,8 @@ async fn what_any_session_of_mysql_can_turn_on() {
 /// Statements, rows and maps of a server that compresses its events.
 #[tokio::test]
 async fn mariadb_compresses() {
-    let Some(db) = Db::start(Need::MariaDb, &["--log-bin-compress=ON", "--log-bin-compress-min-len=10"]) else {
+    let Some(db) = Db::start(Need::MariaDb, &["--log-bin-compress=ON", "--log-bin-compress-min-len=10"])
+    else {
         return;
     };
     db.run(TABLES).await;

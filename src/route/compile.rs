@@ -147,7 +147,10 @@ pub(super) fn compile(
     PlanMapping {
         index,
         line: mapping.line,
-        when_changed: mapping.when_changed.as_ref().map(|names| names.iter().map(|n| slot_of(n, None)).collect()),
+        when_changed: mapping
+            .when_changed
+            .as_ref()
+            .map(|names| names.iter().map(|n| slot_of(n, None)).collect()),
         when: mapping.when.as_ref().map(|when| PlanWhen {
             slot: slot_of(&when.column, None),
             any_of: when.any_of.iter().map(|text| text.clone().into_bytes()).collect(),
@@ -165,7 +168,7 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
         for used in column_uses(config) {
             let fail = |kind| {
                 let place = Place { mapping, line: used.line, part: used.part.to_owned() };
-                Err(RouteError { table: table(), place: Some(place), kind })
+                Err(RouteError { table: table(), place: Some(Box::new(place)), kind })
             };
             let Some(index) = map.column_index(used.name) else {
                 if map.columns.iter().any(|c| c.name.is_none()) {

@@ -14,7 +14,7 @@ pub struct RouteError {
     /// `schema.table`.
     pub table: String,
     /// Where in the config: index of the mapping, its line, and the part of it. `None` if it isn't about one.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// What is wrong.
     pub kind: RouteErrorKind,
 }
@@ -95,9 +95,10 @@ impl RouteError {
             }
             RouteErrorKind::NotJson { .. } => "write the path behind a JSON or text column".into(),
             RouteErrorKind::Projection(_) => "use another column".into(),
-            RouteErrorKind::Undecodable { why: Undecodable::Absent | Undecodable::Text(TextError::NoDocument), .. } => {
-                "set binlog_row_image=FULL on the source, for every session that writes".into()
-            }
+            RouteErrorKind::Undecodable {
+                why: Undecodable::Absent | Undecodable::Text(TextError::NoDocument),
+                ..
+            } => "set binlog_row_image=FULL on the source, for every session that writes".into(),
             RouteErrorKind::Undecodable { .. } => "use another column, or exclude the table".into(),
             RouteErrorKind::TooLong => "use a shorter column, such as a digest kept beside it".into(),
         }

@@ -35,9 +35,15 @@ fn keys(template: &str) -> [Vec<Vec<String>>; 2] {
 fn paths_into_documents() {
     let none: &[&str] = &[];
     for (template, expected) in [
-        ("p:{doc->>$.sku}", [&["p:A%3A1"][..], none, &["p:A%3A1", "p:A%3A2"], &["p:A%3A2"], &["p:A%3A2", "p:A%3A3"]]),
+        (
+            "p:{doc->>$.sku}",
+            [&["p:A%3A1"][..], none, &["p:A%3A1", "p:A%3A2"], &["p:A%3A2"], &["p:A%3A2", "p:A%3A3"]],
+        ),
         ("{doc->>$.sku|lower|raw}", [&["a:1"], none, &["a:1", "a:2"], &["a:2"], &["a:2", "a:3"]]),
-        ("{doc->$.sku|raw}", [&["\"A:1\""], none, &["\"A:1\"", "\"A:2\""], &["\"A:2\""], &["\"A:2\"", "\"A:3\""]]),
+        (
+            "{doc->$.sku|raw}",
+            [&["\"A:1\""], none, &["\"A:1\"", "\"A:2\""], &["\"A:2\""], &["\"A:2\"", "\"A:3\""]],
+        ),
         ("{old.doc->>$.sku|raw}", [none, none, &["A:1"], &["A:2"], &["A:2"]]),
         ("{new.doc->>$.sku|raw}", [&["A:1"], none, &["A:2"], &["A:2"], &["A:3"]]),
         ("{doc->>$.tags[last]}", [&["y"], none, &["y"], &["y"], &["y"]]),
@@ -65,7 +71,10 @@ fn paths_into_documents() {
 #[test]
 fn whole_documents_as_text() {
     let (events, _, _) = run(MYSQL, vec![mapping("docs.d", vec![unlink("{new.doc|raw}")])]);
-    assert_eq!(events[0], [r#"{"in": {"größe": "É"}, "off": null, "sku": "A:1", "tags": ["x", "y"], "price": 9.5}"#]);
+    assert_eq!(
+        events[0],
+        [r#"{"in": {"größe": "É"}, "off": null, "sku": "A:1", "tags": ["x", "y"], "price": 9.5}"#]
+    );
     assert_eq!(events[1], [r#"["a", {"sku": "B"}]"#, r#""plain""#]);
     // Differences are applied to the document before.
     assert_eq!(events[BOTH], [r#"{"sku": "A:4", "tags": ["n"]}"#]);
@@ -81,7 +90,10 @@ fn partial_updates_give_the_keys_of_both_documents() {
     for (template, expected) in [
         ("{doc->>$.sku|raw}", [&["A:3", "A:4"][..], &["A:4"], none, &["C"], none, &["C", "D"]]),
         ("{doc->>$.tags[0]}", [&["n"], &["n", "m"], &["m"], &["m"], none, none]),
-        ("{doc->$.tags|raw}", [&[r#"["n"]"#], &[r#"["n"]"#, r#"["m"]"#], &[r#"["m"]"#], &[r#"["m"]"#], none, none]),
+        (
+            "{doc->$.tags|raw}",
+            [&[r#"["n"]"#], &[r#"["n"]"#, r#"["m"]"#], &[r#"["m"]"#], &[r#"["m"]"#], none, none],
+        ),
         ("{id}:{doc->>$.tags[0]}", [&["1:n"], &["1:n", "1:m"], &["1:m", "5:m"], &["5:m"], none, none]),
         ("{doc->>$[1].sku}", [none, none, none, none, &["B", "B2"], none]),
     ] {
@@ -89,7 +101,8 @@ fn partial_updates_give_the_keys_of_both_documents() {
         assert_eq!(events[BOTH..], expected, "{template}");
     }
     // A filter sees whether the document changed.
-    let changed = Mapping { when_changed: Some(vec!["doc".into()]), ..mapping("docs.d", vec![unlink("{id}")]) };
+    let changed =
+        Mapping { when_changed: Some(vec!["doc".into()]), ..mapping("docs.d", vec![unlink("{id}")]) };
     let (events, error, _) = run(MYSQL, vec![changed]);
     assert_eq!(error, None);
     let expected = [&["1"][..], &["1"], none, &["5"], &["2"], &["5"], &["5"]];
@@ -130,5 +143,8 @@ fn explain_takes_documents() {
     let config = config(vec![mapping("t.t", vec![unlink(template)])]);
     let broken = json!({"doc": "{\"a\":"});
     let error = explain(&config, "t.t", None, broken.as_object()).unwrap_err();
-    assert!(error.to_string().contains("column `doc->>$.a.b` after the change: the value is not valid JSON"), "{error}");
+    assert!(
+        error.to_string().contains("column `doc->>$.a.b` after the change: the value is not valid JSON"),
+        "{error}"
+    );
 }

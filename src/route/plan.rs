@@ -137,7 +137,8 @@ impl Plan {
         let (mut slots, mut names) = (Vec::<Slot>::new(), Vec::new());
         // `project` has looked every name up already.
         let find = |slots: &[Slot], name: &str, path: Option<&JsonPath>| {
-            let position = map.column_index(name).and_then(|i| projection.columns().binary_search(&i).ok())?;
+            let position =
+                map.column_index(name).and_then(|i| projection.columns().binary_search(&i).ok())?;
             let path = path.map(SlotPath::new);
             let found = slots.iter().position(|slot| slot.position == position && slot.path == path);
             Some((position, path, found))
@@ -417,7 +418,7 @@ impl Rules {
 
     fn error_of(&self, mapping: &PlanMapping, line: usize, part: &str, kind: RouteErrorKind) -> RouteError {
         let place = Place { mapping: mapping.index, line, part: part.to_owned() };
-        RouteError { table: self.table.clone(), place: Some(place), kind }
+        RouteError { table: self.table.clone(), place: Some(Box::new(place)), kind }
     }
 }
 

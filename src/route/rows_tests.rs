@@ -255,11 +255,16 @@ fn mistakes_are_found_before_the_first_row() {
         let error = plan(&map, "k:{nothing_like_it}").unwrap_err();
         assert!(matches!(error.kind, RouteErrorKind::UnknownColumn { similar: None, .. }));
 
-        for (template, is_json) in [("{sku->>$.a}", true), ("{note->$}", true), ("{hash->>$.a}", false), ("{id->$}", false)] {
+        for (template, is_json) in
+            [("{sku->>$.a}", true), ("{note->$}", true), ("{hash->>$.a}", false), ("{id->$}", false)]
+        {
             match plan(&map, template) {
                 Ok(()) => assert!(is_json, "{template}"),
                 Err(error) => {
-                    assert!(!is_json && matches!(error.kind, RouteErrorKind::NotJson { .. }), "{template}: {error}");
+                    assert!(
+                        !is_json && matches!(error.kind, RouteErrorKind::NotJson { .. }),
+                        "{template}: {error}"
+                    );
                 }
             }
         }

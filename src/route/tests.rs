@@ -256,7 +256,11 @@ fn columns_left_out_of_an_image() {
         let error = explain(&config, "t.t", row(&before), row(&after)).unwrap_err();
         let ExplainError::Route(error) = error else { panic!("{error}") };
         let why = Undecodable::Absent;
-        assert_eq!(error.kind, RouteErrorKind::Undecodable { column: "sku".into(), image, why }, "{template}");
+        assert_eq!(
+            error.kind,
+            RouteErrorKind::Undecodable { column: "sku".into(), image, why },
+            "{template}"
+        );
         assert!(error.is_undecodable());
         assert!(error.to_string().contains("t.t: ") && error.to_string().contains("line 8"), "{error}");
     }

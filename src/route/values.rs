@@ -121,7 +121,9 @@ impl ImageValues for BinlogRow<'_, '_> {
     }
 
     fn write(&self, image: RowImage, slot: usize, out: &mut Vec<u8>) -> Result<Presence, TextError> {
-        let Some(Slot { position, column, path }) = self.slots.get(slot) else { return Err(TextError::Absent) };
+        let Some(Slot { position, column, path }) = self.slots.get(slot) else {
+            return Err(TextError::Absent);
+        };
         match (self.value(image, *position), path) {
             (Value::Absent, _) => Ok(Presence::Absent),
             (Value::Null, _) => Ok(Presence::Null),

@@ -7,7 +7,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use rowbust_binlog::{
-    Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader, RawEvent, event_name, event_type,
+    Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader, RawEvent, event_name,
+    event_type,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;

@@ -144,12 +144,7 @@ async fn mysql_sets(conn: &mut Conn) -> Result<(GtidSet, GtidSet), SourceError> 
 
 fn parse_set(text: &str) -> Result<GtidSet, SourceError> {
     text.parse().map_err(|e| {
-        Refusal::new(
-            "source.gtid_set",
-            format!("the server's GTID set: {e}"),
-            super::follow::BUG,
-        )
-        .into()
+        Refusal::new("source.gtid_set", format!("the server's GTID set: {e}"), super::follow::BUG).into()
     })
 }
 

@@ -68,7 +68,10 @@ mod tests {
         assert_eq!(text(b"").unwrap(), b"");
         assert_eq!(text(b"\0short").unwrap(), b"short");
         // repeat('ab', 140); repeat('cd', 140) with column_compression_zlib_wrap; 300 é of latin1; 60000 x.
-        assert_eq!(text(b"\x8a\x01\x18\x4b\x4c\x4a\x1c\x85\x58\x20\x00").unwrap(), "ab".repeat(140).as_bytes());
+        assert_eq!(
+            text(b"\x8a\x01\x18\x4b\x4c\x4a\x1c\x85\x58\x20\x00").unwrap(),
+            "ab".repeat(140).as_bytes()
+        );
         let wrapped = b"\x82\x01\x18\x78\x9c\x4b\x4e\x49\x1e\x85\x58\x20\x00\xbe\xa1\x6c\xd5";
         assert_eq!(text(wrapped).unwrap(), "cd".repeat(140).as_bytes());
         assert_eq!(text(b"\x8a\x01\x2c\x7b\xf9\x72\x14\x10\x0b\x00").unwrap(), [0xe9; 300]);

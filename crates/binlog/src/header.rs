@@ -261,10 +261,7 @@ impl<'a> RawEvent<'a> {
     /// One of MariaDB's compressed events (`log_bin_compress`), which an [`crate::Inflater`] turns into plain ones.
     pub fn is_compressed(&self) -> bool {
         use event_type as t;
-        matches!(
-            self.header.event_type,
-            t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
-        )
+        matches!(self.header.event_type, t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2)
     }
 
     /// Compares the checksum with the bytes; `Ok` where there is none.

@@ -230,7 +230,11 @@ impl<'a> RowCursor<'_, 'a> {
         let no_null = nulls
             .split_last()
             .is_none_or(|(last, rest)| last & present.last_mask == 0 && rest.iter().all(|&byte| byte == 0));
-        if present.all && no_null { self.full_image(out) } else { self.sparse_image(present, nulls, &[], out) }
+        if present.all && no_null {
+            self.full_image(out)
+        } else {
+            self.sparse_image(present, nulls, &[], out)
+        }
     }
 
     /// All columns, no NULL: the precompiled steps.

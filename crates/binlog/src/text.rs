@@ -28,7 +28,9 @@ pub enum TextError {
     #[error("the value is NULL")]
     Null,
     /// Only the difference from the value before is known.
-    #[error("the row image holds a JSON document's changes only, and no document before: set binlog_row_image=FULL")]
+    #[error(
+        "the row image holds a JSON document's changes only, and no document before: set binlog_row_image=FULL"
+    )]
     NoDocument,
     /// A path into a column that is neither JSON nor text.
     #[error("the column is no JSON")]
@@ -121,7 +123,9 @@ impl Value<'_> {
                 compressed::inflate(bytes, out)?;
                 if column.is_binary() != Some(true) {
                     let charset = charset(column)?;
-                    if charset != Charset::Utf8 || std::str::from_utf8(out.get(at..).unwrap_or_default()).is_err() {
+                    if charset != Charset::Utf8
+                        || std::str::from_utf8(out.get(at..).unwrap_or_default()).is_err()
+                    {
                         let text = out.split_off(at);
                         charset.append(&text, out)?;
                     }
@@ -148,7 +152,9 @@ impl Value<'_> {
     ) -> Result<Found, TextError> {
         match *self {
             Self::Json(document) => Document::new(document).extract(path, unquote, out),
-            Self::Str(text) if charset(column)? == Charset::Utf8 => json::extract_text(text, path, unquote, out),
+            Self::Str(text) if charset(column)? == Charset::Utf8 => {
+                json::extract_text(text, path, unquote, out)
+            }
             Self::Str(_) | Self::Compressed(_) if column.is_binary() == Some(false) => {
                 let mut text = Vec::new();
                 self.append(column, &mut text)?;

@@ -136,7 +136,8 @@ fn hex_literal(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
         return None;
     }
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<_>>()?;
+    let bytes =
+        pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<_>>()?;
     Some((bytes, rest.strip_prefix(b"'")?))
 }
 
@@ -161,7 +162,9 @@ mod tests {
         assert_eq!(logged.as_xid(), xid);
         assert_eq!((logged.key(), XidBuf::from(xid)), (xid.key(), logged));
         assert_eq!(xid.to_string(), "X'6f6e65',X'6272616e6368',7");
-        for sql in ["xa  commit x'6F6E65' , X'6272616E6368' , 7 ONE PHASE", "XA END X'6f6e65',X'6272616e6368',7"] {
+        for sql in
+            ["xa  commit x'6F6E65' , X'6272616E6368' , 7 ONE PHASE", "XA END X'6f6e65',X'6272616e6368',7"]
+        {
             assert_eq!(XidBuf::in_statement(sql.as_bytes()).unwrap().key(), xid.key(), "{sql}");
         }
         let short = XidBuf::in_statement(b"XA PREPARE X'6f6e65'").unwrap();
@@ -176,8 +179,19 @@ mod tests {
     fn what_is_no_id_is_none() {
         let long = format!("XA START X'{}'", "00".repeat(65));
         for sql in [
-            "", "XA", "XA START", "XA START 'one'", "XA START X'6f6", "XA START X'6f6'", "XA START X'zz'",
-            "XA START X'6f',", "XA START X'6f',X'',", "XA START X'6f',X'',99999999999", "BEGIN", "COMMIT X'6f'", &long,
+            "",
+            "XA",
+            "XA START",
+            "XA START 'one'",
+            "XA START X'6f6",
+            "XA START X'6f6'",
+            "XA START X'zz'",
+            "XA START X'6f',",
+            "XA START X'6f',X'',",
+            "XA START X'6f',X'',99999999999",
+            "BEGIN",
+            "COMMIT X'6f'",
+            &long,
         ] {
             assert_eq!(XidBuf::in_statement(sql.as_bytes()), None, "{sql}");
         }

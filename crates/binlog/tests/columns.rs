@@ -5,8 +5,8 @@
 mod common;
 
 use rowbust_binlog::{
-    Decoder, Event, Projection, ProjectionError, RawEvent, SchemaColumn, SchemaMismatch,
-    TableMap, TextError, Value, event_type,
+    Decoder, Event, Projection, ProjectionError, RawEvent, SchemaColumn, SchemaMismatch, TableMap, TextError,
+    Value, event_type,
 };
 
 fn products() -> TableMap {

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 use rowbust_binlog::{
-    Decoder, Event, FileEvents, Gtid, Inflater, PayloadReader, Projection, RawEvent, RowKind, RowSlots, Rows, Value,
+    Decoder, Event, FileEvents, Gtid, Inflater, PayloadReader, Projection, RawEvent, RowKind, RowSlots, Rows,
+    Value,
 };
 
 const MYSQL: &[u8] = include_bytes!("fixtures/mysql-9.7.containers.binlog");
@@ -60,7 +61,10 @@ impl Reading {
                 let mut again = Vec::new();
                 set.encode(&mut again);
                 assert_eq!(again, raw.body);
-                set.iter().map(|(tsid, list)| format!("{}:{}", tsid.tag, list.len())).collect::<Vec<_>>().join(" ")
+                set.iter()
+                    .map(|(tsid, list)| format!("{}:{}", tsid.tag, list.len()))
+                    .collect::<Vec<_>>()
+                    .join(" ")
             }
             Event::XaPrepare(prepare) => format!("prepare {} {}", prepare.one_phase, prepare.xid),
             Event::Xid(_) => "commit".into(),

@@ -142,7 +142,16 @@ impl Charset {
             Self::Utf32 => {
                 let (chars, rest) = bytes.as_chunks::<4>();
                 let mut chars = chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c)));
-                (rest.is_empty() && chars.all(|c| c.is_some_and(|c| { push(c, out); true })), "UTF-32")
+                (
+                    rest.is_empty()
+                        && chars.all(|c| {
+                            c.is_some_and(|c| {
+                                push(c, out);
+                                true
+                            })
+                        }),
+                    "UTF-32",
+                )
             }
         };
         if ok {

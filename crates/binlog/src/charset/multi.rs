@@ -90,9 +90,7 @@ pub(super) static EUCJPMS: MultiByte = MultiByte {
 pub(super) static EUCKR: MultiByte = MultiByte {
     name: "euckr",
     encoding: encoding_rs::EUC_KR,
-    len: |b| {
-        pair(b, |h, t| matches!((h, t), (0x81..=0xfe, 0x41..=0x5a | 0x61..=0x7a | 0x81..=0xfe)))
-    },
+    len: |b| pair(b, |h, t| matches!((h, t), (0x81..=0xfe, 0x41..=0x5a | 0x61..=0x7a | 0x81..=0xfe))),
     others: &[],
     none: &[],
     user_defined: false,

@@ -190,7 +190,8 @@ mod tests {
         assert!(set.contains(tagged("A_1"), 4) && !set.contains(tagged("b"), 4));
         assert!(!set.contains(tagged("a_1").uuid, 4));
         let long = "t".repeat(33);
-        for wrong in ["tag", "tag:", "1:tag", "a:b:1", "-a:1", "1a:1", "a-b:1", "ž:1", &format!("{long}:1")] {
+        for wrong in ["tag", "tag:", "1:tag", "a:b:1", "-a:1", "1a:1", "a-b:1", "ž:1", &format!("{long}:1")]
+        {
             let wrong = format!("{UUID}:{wrong}");
             assert!(wrong.parse::<GtidSet>().is_err(), "{wrong}");
         }

@@ -54,9 +54,7 @@ impl<'a> Node<'a> {
 
     fn read(code: u8, bytes: &'a [u8]) -> Option<Self> {
         Some(match code {
-            SMALL_OBJECT | LARGE_OBJECT => {
-                Self::Object(Container::read(bytes, true, code == LARGE_OBJECT)?)
-            }
+            SMALL_OBJECT | LARGE_OBJECT => Self::Object(Container::read(bytes, true, code == LARGE_OBJECT)?),
             SMALL_ARRAY | LARGE_ARRAY => Self::Array(Container::read(bytes, false, code == LARGE_ARRAY)?),
             LITERAL => match bytes.first()? {
                 0 => Self::Null,

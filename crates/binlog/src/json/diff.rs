@@ -76,7 +76,9 @@ impl<'a> Tree<'a> {
         *self = match *node {
             Node::Array(members) => {
                 *budget = budget.checked_sub(members.len())?;
-                Self::Array((0..members.len()).map(|i| members.value(i).map(Self::Stored)).collect::<Option<_>>()?)
+                Self::Array(
+                    (0..members.len()).map(|i| members.value(i).map(Self::Stored)).collect::<Option<_>>()?,
+                )
             }
             Node::Object(members) => {
                 *budget = budget.checked_sub(members.len())?;

@@ -228,7 +228,8 @@ pub(super) fn unescape(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
                 let mut unit = hex(rest)?;
                 rest = rest.get(4..)?;
                 if (0xd800..0xdc00).contains(&unit) {
-                    let low = hex(rest.strip_prefix(b"\\u")?)?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
+                    let low =
+                        hex(rest.strip_prefix(b"\\u")?)?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
                     rest = rest.get(6..)?;
                     unit = 0x1_0000 + (unit - 0xd800) * 0x400 + low;
                 }

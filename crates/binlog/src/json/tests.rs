@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use proptest::prelude::*;
 
@@ -32,12 +32,15 @@ impl Json {
             Self::Int(n) => n.to_string(),
             Self::UInt(n) => n.to_string(),
             Self::Double(n) => format!("{n:?}"),
-            Self::Str(s) => format!("\"{}\"", s.replace('\\', "\\\\").replace('"', "\\\"").replace('\u{1}', "\\u0001")),
+            Self::Str(s) => {
+                format!("\"{}\"", s.replace('\\', "\\\\").replace('"', "\\\"").replace('\u{1}', "\\u0001"))
+            }
             Self::Array(members) => {
                 format!("[{}]", members.iter().map(Self::text).collect::<Vec<_>>().join(", "))
             }
             Self::Object(members) => {
-                let member = |(k, v): &(String, Self)| format!("{}: {}", Self::Str(k.clone()).text(), v.text());
+                let member =
+                    |(k, v): &(String, Self)| format!("{}: {}", Self::Str(k.clone()).text(), v.text());
                 format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(", "))
             }
         }
@@ -280,8 +283,14 @@ fn differences_insert_and_remove() {
         (diff(1, "$.a[0]", Some(&seven)), Some(r#"{"a": [7, 1, 2], "b": "x"}"#)),
         (diff(1, "$.a[9]", Some(&seven)), Some(r#"{"a": [1, 2, 7], "b": "x"}"#)),
         (diff(2, "$.a[1]", None), Some(r#"{"a": [1], "b": "x"}"#)),
-        ([diff(2, "$.a[0]", None), diff(0, "$.a[0]", Some(&stored))].concat(), Some(r#"{"a": [{"a": [1, 2], "b": "x"}], "b": "x"}"#)),
-        ([diff(0, "$.b", Some(&stored)), diff(2, "$.b.a[0]", None)].concat(), Some(r#"{"a": [1, 2], "b": {"a": [2], "b": "x"}}"#)),
+        (
+            [diff(2, "$.a[0]", None), diff(0, "$.a[0]", Some(&stored))].concat(),
+            Some(r#"{"a": [{"a": [1, 2], "b": "x"}], "b": "x"}"#),
+        ),
+        (
+            [diff(0, "$.b", Some(&stored)), diff(2, "$.b.a[0]", None)].concat(),
+            Some(r#"{"a": [1, 2], "b": {"a": [2], "b": "x"}}"#),
+        ),
         (diff(0, "$", Some(&seven)), Some("7")),
         (Vec::new(), Some(r#"{"a": [1, 2], "b": "x"}"#)),
         // What doesn't apply.
@@ -359,12 +368,30 @@ fn paths_are_read_as_the_server_writes_them() {
         ("$", vec![]),
         ("$.a.bc[12]", vec![key("a"), key("bc"), Leg::Index(12)]),
         ("$[last][last-2]", vec![Leg::Last(0), Leg::Last(2)]),
-        (r#"$."a b"."q\"\\.[]"."\u00e9"."#.trim_end_matches('.'), vec![key("a b"), key("q\"\\.[]"), key("é")]),
+        (
+            r#"$."a b"."q\"\\.[]"."\u00e9"."#.trim_end_matches('.'),
+            vec![key("a b"), key("q\"\\.[]"), key("é")],
+        ),
         (r#"$."""#, vec![key("")]),
     ] {
         assert_eq!(Path::parse(text).unwrap().legs(), legs, "{text}");
     }
-    for text in ["", "a", "$a", "$.", "$..a", "$.*", "$[*]", "$**.a", "$[1 to 2]", "$[-1]", "$[last-]", "$.\"a", "$[1", "$.a\"b\""] {
+    for text in [
+        "",
+        "a",
+        "$a",
+        "$.",
+        "$..a",
+        "$.*",
+        "$[*]",
+        "$**.a",
+        "$[1 to 2]",
+        "$[-1]",
+        "$[last-]",
+        "$.\"a",
+        "$[1",
+        "$.a\"b\"",
+    ] {
         assert_eq!(Path::parse(text), None, "{text}");
     }
     assert_eq!(Path::parse(&format!("${}", "[0]".repeat(MAX_DEPTH + 1))), None);
@@ -376,7 +403,11 @@ fn text_documents_as_mariadb_reads_them() {
     let document = r#" {"a":{"b":[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}],"":5,"x y":7,"null":null, "d":1.0, "t":true, "\u0061":8}} "#;
     for (path, plain, unquoted) in [
         ("$.a.b[2].c", r#""q\"uo""#, "q\"uo"),
-        ("$.a[0].b", r#"[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}]"#, r#"[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}]"#),
+        (
+            "$.a[0].b",
+            r#"[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}]"#,
+            r#"[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}]"#,
+        ),
         ("$.a.d", "1.0", "1.0"),
         ("$.a.\"x y\"", "7", "7"),
         ("$.a.\"\"", "5", "5"),
@@ -389,7 +420,11 @@ fn text_documents_as_mariadb_reads_them() {
         for (unquote, expected) in [(false, plain), (true, unquoted)] {
             let mut out = Vec::new();
             let found = extract_text(document.as_bytes(), &Path::parse(path).unwrap(), unquote, &mut out);
-            assert_eq!((found, String::from_utf8(out).unwrap().as_str()), (Ok(Found::Text), expected), "{path}");
+            assert_eq!(
+                (found, String::from_utf8(out).unwrap().as_str()),
+                (Ok(Found::Text), expected),
+                "{path}"
+            );
         }
     }
     let find = |document: &str, path: &str| {

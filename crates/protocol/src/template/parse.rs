@@ -83,7 +83,8 @@ impl Parser<'_> {
                 Some('|') => at = self.filter(open, at + 1, &mut placeholder, &mut filters, &mut seen)?,
                 None => return Err(unclosed(open)),
                 Some(_) => {
-                    let help = "write `}`, `|` and a filter, or `->>` and a JSON path behind the column's name";
+                    let help =
+                        "write `}`, `|` and a filter, or `->>` and a JSON path behind the column's name";
                     return Err(error(at, TemplateErrorKind::ColumnName, help));
                 }
             }

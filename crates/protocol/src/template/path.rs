@@ -70,7 +70,9 @@ impl PathMistake {
                 "letters, digits, `_` and `$` can be written as they are, not beginning with a digit; other keys go into \
                  double quotes: `$.\"odd key\"`"
             }
-            Self::QuotedKey => "write the key as a JSON string: `$.\"odd key\"`, with `\\\"` for a quote within it",
+            Self::QuotedKey => {
+                "write the key as a JSON string: `$.\"odd key\"`, with `\\\"` for a quote within it"
+            }
             Self::Index => "write `[0]`, `[last]` or `[last-1]`",
             Self::Wildcard => "name one member or element: a key is made of one value",
             Self::TooLong | Self::Ends => "write a shorter path",
@@ -174,7 +176,9 @@ fn escape(text: &str) -> Option<(char, &str)> {
         'r' => '\r',
         't' => '\t',
         'u' => {
-            let hex = |text: &str| text.get(..4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned);
+            let hex = |text: &str| {
+                text.get(..4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned)
+            };
             let unit = |text: &str| u16::from_str_radix(&hex(text)?, 16).ok();
             let high = unit(rest)?;
             let rest = rest.get(4..)?;

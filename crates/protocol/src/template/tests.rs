@@ -241,9 +241,30 @@ fn paths_into_json() {
     for (template, name, image, source, unquote, legs) in [
         ("{doc->>$.a.b}", "doc", ImageRef::Both, "->>$.a.b", true, vec![key("a"), key("b")]),
         ("{new.doc->$}", "doc", ImageRef::New, "->$", false, vec![]),
-        ("{old.`a->b`->>$[0][last][last-2]|lower}", "a->b", ImageRef::Old, "->>$[0][last][last-2]", true, vec![Index(0), Last(0), Last(2)]),
-        (r#"{d->>$."a}|\"\u00e9\ud83d\ude00"[1]}"#, "d", ImageRef::Both, r#"->>$."a}|\"\u00e9\ud83d\ude00"[1]"#, true, vec![key("a}|\"é😀"), Index(1)]),
-        ("{d->>$.größe._x.$y}", "d", ImageRef::Both, "->>$.größe._x.$y", true, vec![key("größe"), key("_x"), key("$y")]),
+        (
+            "{old.`a->b`->>$[0][last][last-2]|lower}",
+            "a->b",
+            ImageRef::Old,
+            "->>$[0][last][last-2]",
+            true,
+            vec![Index(0), Last(0), Last(2)],
+        ),
+        (
+            r#"{d->>$."a}|\"\u00e9\ud83d\ude00"[1]}"#,
+            "d",
+            ImageRef::Both,
+            r#"->>$."a}|\"\u00e9\ud83d\ude00"[1]"#,
+            true,
+            vec![key("a}|\"é😀"), Index(1)],
+        ),
+        (
+            "{d->>$.größe._x.$y}",
+            "d",
+            ImageRef::Both,
+            "->>$.größe._x.$y",
+            true,
+            vec![key("größe"), key("_x"), key("$y")],
+        ),
         (r#"{d->$.""}"#, "d", ImageRef::Both, r#"->$."""#, false, vec![key("")]),
     ] {
         let parsed = Template::parse(template).unwrap();
@@ -263,7 +284,15 @@ fn paths_into_json() {
 #[test]
 fn mistakes_in_paths_say_what_to_write() {
     let mut text = String::new();
-    for template in ["{doc->>a.b}", "{doc->>'$.a'}", "{doc->>$.a-b}", "{doc->$.\"\\q\"}", "{doc->>$[-1]}", "{doc->>$.*}", "{doc->>$.a"] {
+    for template in [
+        "{doc->>a.b}",
+        "{doc->>'$.a'}",
+        "{doc->>$.a-b}",
+        "{doc->$.\"\\q\"}",
+        "{doc->>$[-1]}",
+        "{doc->>$.*}",
+        "{doc->>$.a",
+    ] {
         let error = Template::parse(template).unwrap_err();
         text += &format!("{template}\n{:>width$} {error}\n  {}\n", "^", error.help, width = error.offset + 1);
     }
