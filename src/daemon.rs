@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -32,8 +33,8 @@ use crate::{
     },
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Sink as _, Source, SourceError},
-    supervisor::{Shutdown, Supervisor, signals},
+    source::{Resume, Sink as _, Source, SourceError, SourceStats},
+    supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
 };
@@ -47,6 +48,12 @@ const DRAIN_GRACE: Duration = Duration::from_secs(30);
 
 /// Workers of each target. They share its connection; two, so that commands are made on both cores.
 const WORKERS: usize = 2;
+
+/// The part of `limits.memory` that keys of prepared XA transactions may take.
+const PREPARED_SHARE: u64 = 8;
+
+/// What a new beginning waits for the tasks of the life before.
+const ANEW_DRAIN: Duration = Duration::from_secs(5);
 
 /// How a daemon ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +109,41 @@ impl RunError {
 /// See [`RunError`]; each says what to do.
 pub async fn run(config: Config) -> Result<End, RunError> {
     let config = Arc::new(config);
-    let metrics_handle = telemetry::install_metrics().context("metrics can't be set up")?;
-    let mut signals = signals().context("signals can't be listened for")?;
+    let mut process = Process {
+        metrics: telemetry::install_metrics().context("metrics can't be set up")?,
+        signals: signals().context("signals can't be listened for")?,
+        stats: Arc::default(),
+        queue: None,
+    };
+    let mut gap = None;
+    loop {
+        match life(Arc::clone(&config), &mut process, gap.take()).await {
+            Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
+                tracing::warn!(why, "beginning anew at the checkpoint");
+                gap = is_gap.then_some(why);
+                tokio::select! {
+                    _ = process.signals.next() => return Ok(End::Unfinished),
+                    () = tokio::time::sleep(ANEW_PAUSE) => {}
+                }
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Between two lives.
+const ANEW_PAUSE: Duration = Duration::from_millis(500);
+
+/// What outlives a new beginning.
+struct Process {
+    metrics: PrometheusHandle,
+    signals: Signals,
+    stats: Arc<SourceStats>,
+    queue: Option<Arc<Queue>>,
+}
+
+/// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
+async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
     let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
@@ -116,23 +156,29 @@ pub async fn run(config: Config) -> Result<End, RunError> {
             }
             let position = checkpoint::position(saved)
                 .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
-            Some(Resume { position, identity: saved.source.clone() })
+            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
         }
     };
     let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
-    let source = Source::new(Arc::clone(&config));
+    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats));
     let server = source.preflight().await?;
-    let queue = Arc::new(Queue::open(&config.retry).await?);
+    let queue = match &process.queue {
+        Some(queue) => Arc::clone(queue),
+        None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
+    };
     let targets = connect_targets(&config).await?;
     let watermark = Watermark::new(&config, &server);
     let metrics = Arc::new(Metrics::default());
     let frontier = Frontier::default();
     let budget = Budget::new(config.limits.memory);
     let route_stats = Arc::new(RouteStats::default());
-    let identity = checkpoint::Identity { flavor: server.flavor, source: server.identity.clone(), epoch };
+    // Until the source says that it is another server now.
+    let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
+    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch };
     let (started, begins) = oneshot::channel();
-    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, frontier.clone());
+    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
 
     let mut supervisor = Supervisor::default();
     let shared = Arc::new(worker::Shared {
@@ -193,15 +239,22 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         targets: targets.clone(),
         flushes,
         watermark: watermark.clone(),
-        metrics: metrics_handle,
+        metrics: process.metrics.clone(),
     });
     let listener = admin::bind(config.admin.listen).await?;
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
     let paced = config.limits.keys_per_second > 0;
     let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
-    let mut sink =
-        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let mut sink = RouteSink::new(
+        Router::new(&config),
+        assembler,
+        watermark.clone(),
+        route_stats,
+        saved,
+        started,
+        usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
+    );
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -222,16 +275,26 @@ pub async fn run(config: Config) -> Result<End, RunError> {
 
     let deadline = drain_deadline(&config);
     let failure = tokio::select! {
-        signal = signals.next() => {
+        signal = process.signals.next() => {
             tracing::info!(signal, deadline_s = deadline.as_secs(), "draining: reading stops, what was read is finished");
             None
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
     };
+    if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
+        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
+        supervisor.abort("redis worker");
+        shutdown.reading.cancel();
+        shutdown.all.cancel();
+        let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
+        if !unfinished.is_empty() {
+            tracing::warn!(?unfinished, "tasks ended where they stood");
+        }
+    }
     let drained = tokio::select! {
         drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some(), deadline) => drained,
-        signal = signals.next() => {
+        signal = process.signals.next() => {
             tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
             return Ok(End::Interrupted);
         }

@@ -65,6 +65,13 @@ metrics_table! {
     RECONNECTS = "rowbust_source_reconnects_total", Counter, Count, [], "Connections to the source that were made anew";
     HEARTBEATS = "rowbust_source_heartbeats_total", Counter, Count, [], "Heartbeats of the source";
     IGNORED_EVENTS = "rowbust_binlog_ignored_events_total", Counter, Count, [], "Unknown events that say of themselves that they may be ignored; each type is logged once";
+    CLASHES = "rowbust_source_clashes_total", Counter, Count, [], "Times that another replica with the same server_id took the connection over";
+    GAPS = "rowbust_gaps_total", Counter, Count, [], "Times that the binlog behind the checkpoint was gone, or another one";
+    SERVER_CHANGES = "rowbust_source_changes_total", Counter, Count, [], "Times that another server answered that has everything which was read";
+    WIDENED = "rowbust_widened_total", Counter, Count, ["cause"], "Times that every key of some tables was to be removed, as no row image told which";
+    UNKNOWN_STATEMENTS = "rowbust_unknown_statements_total", Counter, Count, [], "Statements outside of transactions that weren't understood";
+    SCHEMA_MISMATCHES = "rowbust_schema_mismatches_total", Counter, Count, [], "Versions of tables that don't fit their mappings, or whose columns aren't known for sure";
+    XA_PREPARED = "rowbust_xa_prepared", Gauge, Count, [], "XA transactions that are prepared and not finished: the checkpoint waits for the oldest";
     LAG = "rowbust_lag_seconds", Gauge, Seconds, [], "Age of the newest event that was read; 0 when the source has nothing newer";
     CONNECTED = "rowbust_source_connected", Gauge, Count, [], "1 while the binlog is read";
     IN_FLIGHT = "rowbust_in_flight_bytes", Gauge, Bytes, [], "Bytes of keys in flight";

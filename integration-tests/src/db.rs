@@ -11,7 +11,7 @@ use rowbust_servers::{MariaDb, MySql, Need, StartOptions};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-/// Which kind of server.
+/// Which dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavor {
     /// MariaDB 10.11 or newer.
@@ -36,6 +36,50 @@ impl Flavor {
         match self {
             Self::MariaDb => "mariadb",
             Self::MySql => "mysql",
+        }
+    }
+}
+
+/// A dialect in a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// The system's MariaDB, 10.11 or newer.
+    MariaDb,
+    /// MariaDB 11.8 or newer.
+    MariaDb118,
+    /// MySQL 9.
+    MySql,
+}
+
+impl Server {
+    /// Every kind that the tests run.
+    pub const ALL: [Self; 3] = [Self::MariaDb, Self::MariaDb118, Self::MySql];
+
+    /// What [`rowbust_servers::require`] is asked for.
+    #[must_use]
+    pub fn need(self) -> Need {
+        match self {
+            Self::MariaDb => Need::MariaDb,
+            Self::MariaDb118 => Need::MariaDb118,
+            Self::MySql => Need::MySql,
+        }
+    }
+
+    /// Its dialect.
+    #[must_use]
+    pub fn flavor(self) -> Flavor {
+        match self {
+            Self::MariaDb | Self::MariaDb118 => Flavor::MariaDb,
+            Self::MySql => Flavor::MySql,
+        }
+    }
+}
+
+impl From<Flavor> for Server {
+    fn from(flavor: Flavor) -> Self {
+        match flavor {
+            Flavor::MariaDb => Self::MariaDb,
+            Flavor::MySql => Self::MySql,
         }
     }
 }
@@ -89,7 +133,8 @@ impl Db {
     ///
     /// # Errors
     /// When it doesn't come up.
-    pub async fn start(flavor: Flavor, args: &[&str]) -> Result<Self> {
+    pub async fn start(server: impl Into<Server>, args: &[&str]) -> Result<Self> {
+        let server = server.into();
         let dir = tempfile::Builder::new().prefix("rowbust-db-").tempdir()?;
         let mut options = StartOptions::new(dir.path());
         // A test's server needs no durability against loss of power: kill -9 loses nothing of what was written.
@@ -99,9 +144,10 @@ impl Db {
             .map(|s| (*s).to_owned())
             .collect();
         let kind = tokio::task::spawn_blocking(move || {
-            anyhow::Ok(match flavor {
-                Flavor::MariaDb => Kind::MariaDb(MariaDb::start(options)?),
-                Flavor::MySql => Kind::MySql(MySql::start(options)?),
+            anyhow::Ok(match server {
+                Server::MariaDb => Kind::MariaDb(MariaDb::start(options)?),
+                Server::MariaDb118 => Kind::MariaDb(MariaDb::start_11_8(options)?),
+                Server::MySql => Kind::MySql(MySql::start(options)?),
             })
         })
         .await??;
@@ -135,6 +181,12 @@ impl Db {
             Kind::MariaDb(_) => Flavor::MariaDb,
             Kind::MySql(_) => Flavor::MySql,
         }
+    }
+
+    /// Its version, such as `10.11.19`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        either!(self, s => s.version())
     }
 
     /// Its TCP port.
@@ -185,6 +237,15 @@ impl Db {
         files.retain(|p| p.file_stem().is_some_and(|s| s == "binlog"));
         files.sort();
         Ok(files)
+    }
+
+    /// The file of a plugin of MariaDB's; `None` where it isn't installed, and for MySQL.
+    #[must_use]
+    pub fn plugin(&self, name: &str) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::MariaDb(server) => server.programs().plugin(name),
+            Kind::MySql(_) => None,
+        }
     }
 
     /// `mariadb-binlog` or `mysqlbinlog`.

@@ -10,7 +10,7 @@ use rowbust::{
     config::{Password, Start},
     source::{Resume, Source, SourceError, position::Position},
 };
-use rowbust_binlog::RowKind::{Delete, Update, Write};
+use rowbust_binlog::RowKind::{self, Delete, Update, Write};
 use rowbust_servers::Need;
 use support::{Db, Follow, until};
 
@@ -46,7 +46,7 @@ const TABLES: &[&str] = &[
     "CREATE TABLE other.t (id INT PRIMARY KEY)",
 ];
 
-fn rows(list: &[(&str, rowbust_binlog::RowKind)]) -> Vec<(String, rowbust_binlog::RowKind)> {
+fn rows(list: &[(&str, RowKind)]) -> Vec<(String, RowKind)> {
     list.iter().map(|(t, k)| ((*t).to_owned(), *k)).collect()
 }
 
@@ -270,7 +270,7 @@ async fn a_gap(db: Db) {
 async fn halts(db: Db) {
     db.run(TABLES).await;
     db.run(&["CREATE TABLE shop.part (id INT PRIMARY KEY) PARTITION BY RANGE (id) (PARTITION p VALUES LESS THAN (9))"]).await;
-    let mut cases: Vec<(&[&str], &str)> = vec![
+    let cases: Vec<(&[&str], &str)> = vec![
         (
             &["SET SESSION binlog_format=STATEMENT", "INSERT INTO shop.products VALUES (1,'a')"],
             "source.statement_format",
@@ -300,18 +300,6 @@ async fn halts(db: Db) {
         ),
         (&["DROP DATABASE shop"], "source.wipe"),
     ];
-    if db.is_mysql() {
-        cases.insert(
-            0,
-            (
-                &[
-                    "SET SESSION binlog_transaction_compression=ON",
-                    "INSERT INTO shop.products VALUES (2,'a')",
-                ],
-                "source.unsupported_event",
-            ),
-        );
-    }
     for (statements, code) in cases {
         let follow = Follow::ready(db.config()).await;
         let (file, position) = db.newest().await;
@@ -345,21 +333,93 @@ async fn a_halt_flushes(db: Db) {
     assert_eq!(log.seen.len(), 1);
 }
 
-/// Also where it lies before the place to begin at, which is looked for in the file.
+/// Whole transactions in one event, differences of JSON, tagged GTIDs; also where they lie before the place to begin
+/// at, which is looked for in the file.
 #[tokio::test]
-async fn a_compressed_transaction_before_the_start() {
+async fn what_any_session_of_mysql_can_turn_on() {
     let Some(db) = Db::start(Need::MySql, &[]) else { return };
     db.run(TABLES).await;
-    db.run(&["SET SESSION binlog_transaction_compression=ON", "INSERT INTO shop.products VALUES (1,'a')"])
-        .await;
-    db.run(&["INSERT INTO shop.products VALUES (2,'a')"]).await;
-    let (file, position) = db.newest().await;
+    db.run(&["CREATE TABLE shop.docs (id INT PRIMARY KEY, doc JSON)"]).await;
+    let start = db.gtids().await;
+    db.run(&[
+        "SET SESSION binlog_transaction_compression=ON, binlog_row_value_options=PARTIAL_JSON",
+        "BEGIN",
+        "INSERT INTO shop.products VALUES (1,'a'),(2,'b')",
+        "INSERT INTO shop.docs VALUES (1, '{\"a\": 1, \"b\": \"a long string that makes a difference shorter\"}')",
+        "COMMIT",
+        "UPDATE shop.docs SET doc=JSON_SET(doc, '$.a', 2)",
+        "SET SESSION binlog_transaction_compression=OFF",
+        "UPDATE shop.docs SET doc=JSON_SET(doc, '$.a', 3)",
+        "SET gtid_next='AUTOMATIC:a_tag'",
+        "DELETE FROM shop.products WHERE id=1",
+        "SET SESSION binlog_transaction_compression=ON",
+        "DELETE FROM shop.products WHERE id=2",
+        "SET gtid_next='AUTOMATIC'",
+    ])
+    .await;
+    let middle = db.newest().await;
+    db.run(&["FLUSH BINARY LOGS", "INSERT INTO shop.products VALUES (3,'c')"]).await;
+    let expected = [
+        ("products", Write),
+        ("docs", Write),
+        ("docs", Update),
+        ("docs", Update),
+        ("products", Delete),
+        ("products", Delete),
+        ("products", Write),
+    ];
+    let all = rows(&expected);
+    let (file, position) = middle;
+    for (start, expected) in
+        [(Start::Gtid(start), &all[..]), (Start::Position { file: file.clone(), position }, &all[6..])]
+    {
+        let mut config = db.config();
+        config.source.start = start;
+        let follow = Follow::ready(config).await;
+        follow.caught_up(&db).await;
+        assert_eq!(follow.rows(), expected);
+        // Each ends where the server says that one does.
+        let events: Vec<mysql_async::Row> =
+            db.conn().await.query(format!("SHOW BINLOG EVENTS IN '{file}'")).await.unwrap();
+        let ends: Vec<u64> = events.iter().map(|e| e.get(4).unwrap()).collect();
+        for seen in &follow.log.lock().unwrap().seen {
+            assert!(*seen.end.file != *file || ends.contains(&seen.end.position), "{seen:?}");
+        }
+        follow.stop().await.unwrap();
+    }
+    // A resume sends the tagged set to the server.
+    let follow = Follow::ready(db.config()).await;
+    assert!(follow.gtids().contains(":a_tag:1-2"), "{}", follow.gtids());
+    db.run(&["SET gtid_next='AUTOMATIC:a_tag'", "INSERT INTO shop.products VALUES (4,'d')"]).await;
+    follow.caught_up(&db).await;
+    assert_eq!(follow.rows(), rows(&[("products", Write)]));
+    assert!(follow.gtids().contains(":a_tag:1-3"), "{}", follow.gtids());
+    follow.stop().await.unwrap();
+}
+
+/// Statements, rows and maps of a server that compresses its events.
+#[tokio::test]
+async fn mariadb_compresses() {
+    let Some(db) = Db::start(Need::MariaDb, &["--log-bin-compress=ON", "--log-bin-compress-min-len=10"])
+    else {
+        return;
+    };
+    db.run(TABLES).await;
+    let start = db.gtids().await;
+    let long = "x".repeat(45);
+    db.run(&[
+        &format!("INSERT INTO shop.products VALUES (1,'{long}'),(2,'{long}')"),
+        &format!("UPDATE shop.products SET name='{}'", "y".repeat(45)),
+        "DELETE FROM shop.products",
+    ])
+    .await;
     let mut config = db.config();
-    config.source.start = Start::Position { file, position };
-    let ended = Follow::start(config, None).ended().await;
-    let SourceError::Halt(halt) = &ended else { panic!("{ended}") };
-    assert_eq!(halt.code, "source.unsupported_event", "{ended}");
-    assert!(halt.at.position < position && halt.gtid.is_some(), "{ended}");
+    config.source.start = Start::Gtid(start);
+    let follow = Follow::ready(config).await;
+    follow.caught_up(&db).await;
+    let kinds = [Write, Update, Delete].map(|kind| ("products", kind));
+    assert_eq!(follow.rows(), rows(&kinds));
+    follow.stop().await.unwrap();
 }
 
 async fn refusals(db: Db) {
@@ -376,27 +436,10 @@ async fn refusals(db: Db) {
     db.run(&["SET GLOBAL binlog_format=MIXED"]).await;
     assert_refused(refused(&db, |_| {}).await, "source.binlog_format");
     db.run(&["SET GLOBAL binlog_format=ROW"]).await;
-    let settings: &[(&str, &str, &str)] = if db.is_mysql() {
-        &[
-            (
-                "SET GLOBAL binlog_transaction_compression=ON",
-                "SET GLOBAL binlog_transaction_compression=OFF",
-                "source.compression",
-            ),
-            (
-                "SET GLOBAL binlog_row_value_options=PARTIAL_JSON",
-                "SET GLOBAL binlog_row_value_options=''",
-                "source.partial_json",
-            ),
-            ("SET GLOBAL gtid_mode=ON_PERMISSIVE", "SET GLOBAL gtid_mode=ON", "source.gtid_off"),
-        ]
-    } else {
-        &[("SET GLOBAL log_bin_compress=ON", "SET GLOBAL log_bin_compress=OFF", "source.compression")]
-    };
-    for (on, off, code) in settings {
-        db.run(&[on]).await;
-        assert_refused(refused(&db, |_| {}).await, code);
-        db.run(&[off]).await;
+    if db.is_mysql() {
+        db.run(&["SET GLOBAL gtid_mode=ON_PERMISSIVE"]).await;
+        assert_refused(refused(&db, |_| {}).await, "source.gtid_off");
+        db.run(&["SET GLOBAL gtid_mode=ON"]).await;
     }
 
     // An account without the privileges, then with those that the refusal names.

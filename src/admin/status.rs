@@ -15,7 +15,7 @@ use crate::{
     invalidate::target::Target,
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     retry::Queue,
-    source::{Preflight, SourceStats},
+    source::{Preflight, SourceStats, policy::Cause},
     telemetry::{self as t, set_counter, set_gauge, target_counter, target_gauge},
     watermark::{Watermark, Witness},
 };
@@ -116,6 +116,12 @@ impl Status {
                 "reconnects": self.source.reconnects(),
                 "events": self.source.events(),
                 "transactions": self.source.transactions(),
+                "gaps": self.source.gaps(),
+                "changes": self.source.server_changes(),
+                "widened": Cause::ALL.iter()
+                    .map(|cause| (cause.as_str().to_owned(), self.source.widened(*cause).into()))
+                    .collect::<serde_json::Map<_, _>>(),
+                "xa_prepared": self.source.prepared(),
             },
             "rows": self.route.rows.load(Relaxed),
             "keys": {
@@ -160,6 +166,15 @@ impl Status {
         set_counter(t::RECONNECTS, self.source.reconnects());
         set_counter(t::HEARTBEATS, self.source.heartbeats());
         set_counter(t::IGNORED_EVENTS, self.source.ignored_events());
+        set_counter(t::CLASHES, self.source.clashes());
+        set_counter(t::GAPS, self.source.gaps());
+        set_counter(t::SERVER_CHANGES, self.source.server_changes());
+        for cause in Cause::ALL {
+            metrics::counter!(t::WIDENED, "cause" => cause.as_str()).absolute(self.source.widened(cause));
+        }
+        set_counter(t::UNKNOWN_STATEMENTS, self.source.unknown_statements());
+        set_counter(t::SCHEMA_MISMATCHES, self.source.schema_mismatches());
+        set_gauge(t::XA_PREPARED, f(self.source.prepared()));
         set_counter(t::ROWS, self.route.rows.load(Relaxed));
         set_counter(t::KEYS_ROUTED, self.route.keys.load(Relaxed));
         for (reason, count) in [("null", &self.route.null), ("filtered", &self.route.filtered)] {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Exit, Global, load, out};
 use crate::config::{
-    Config, Events, Image, KeyOp, KeyRule, Mapping, Password, RedisTarget, Retry, SecondRemoval, Start, Tls,
-    TlsMode, show_duration, show_size,
+    Config, DdlPolicy, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisTarget, Retry,
+    SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
 };
 
 /// Arguments of `rowbust check`.
@@ -46,6 +46,16 @@ fn text(config: &Config) -> String {
     if let Some((schema, table)) = &source.heartbeat {
         rows.push(row("heartbeat", format!("{schema}.{table}")));
     }
+    let policies = source.policies;
+    rows.push(row(
+        "policies",
+        format!(
+            "on_gap {}, on_undecodable {}, on_statement {}",
+            policy(policies.on_gap),
+            policy(policies.on_undecodable),
+            policy(policies.on_statement)
+        ),
+    ));
     for target in &config.redis {
         let tls = target.tls.as_ref().map_or(String::new(), |t| format!(", tls {}", tls(t)));
         let auth = format!(", password {}", password(&target.password));
@@ -75,6 +85,10 @@ fn text(config: &Config) -> String {
             add(op(rule), key(rule));
         }
         add("second removal", second_removal(mapping));
+        let ddl = mapping.on_ddl;
+        let words = [("truncate", ddl.truncate), ("drop", ddl.drop), ("rename", ddl.rename)];
+        let words = words.map(|(name, policy)| format!("{name} {}", ddl_policy(policy))).join(", ");
+        add("on ddl", format!("{words}; on_schema {}", policy(mapping.on_schema)));
         for note in mapping.keys.iter().filter_map(note) {
             add("note", note);
         }
@@ -104,6 +118,9 @@ fn to_json(file: &str, config: &Config) -> Value {
             "url": source_url(config), "password": password(&source.password), "tls": tls(&source.tls),
             "start": start(&source.start), "server_id": source.server_id,
             "replicas": source.replicas.iter().map(address).collect::<Vec<_>>(),
+            "on_gap": policy(source.policies.on_gap),
+            "on_undecodable": policy(source.policies.on_undecodable),
+            "on_statement": policy(source.policies.on_statement),
             "heartbeat": source.heartbeat.as_ref().map(|(s, t)| format!("{s}.{t}")),
         },
         "redis": redis,
@@ -136,6 +153,12 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         "when_changed": mapping.when_changed,
         "when": when.map(|w| json!({ "column": w.column, "in": w.any_of, "image": image(w.image) })),
         "keys": keys, "second_removal": second_removal(mapping),
+        "on_ddl": {
+            "truncate": ddl_policy(mapping.on_ddl.truncate),
+            "drop": ddl_policy(mapping.on_ddl.drop),
+            "rename": ddl_policy(mapping.on_ddl.rename),
+        },
+        "on_schema": policy(mapping.on_schema),
     })
 }
 
@@ -173,7 +196,14 @@ fn tls(tls: &Tls) -> String {
         TlsMode::VerifyCa => "verify_ca",
         TlsMode::VerifyIdentity => "verify_identity",
     };
-    tls.ca_file.as_ref().map_or(mode.into(), |ca| format!("{mode} by {}", ca.display()))
+    let mut text = mode.to_owned();
+    if let Some(ca) = &tls.ca_file {
+        text += &format!(" by {}", ca.display());
+    }
+    if let Some(client) = &tls.client {
+        text += &format!(", with {}", client.cert_file.display());
+    }
+    text
 }
 
 fn start(start: &Start) -> String {
@@ -231,6 +261,21 @@ fn note(rule: &KeyRule) -> Option<String> {
             KeyOp::Hdel { field } => field.is_constant(),
         };
     constant.then(|| format!("{}: every row gives this one key", rule.key.source()))
+}
+
+fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Halt => "halt",
+        Policy::Flush => "flush",
+    }
+}
+
+fn ddl_policy(policy: DdlPolicy) -> &'static str {
+    match policy {
+        DdlPolicy::Keep => "keep",
+        DdlPolicy::Flush => "flush",
+        DdlPolicy::Halt => "halt",
+    }
 }
 
 fn events(events: Events) -> Vec<&'static str> {

@@ -6,7 +6,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use rowbust_protocol::template::{ImageRef, Template};
 
 use super::{
-    Events, Image, KeyOp, KeyRule, Mapping, RedisTarget, SecondRemoval, When,
+    DdlPolicy, Events, Image, KeyOp, KeyRule, Mapping, OnDdl, RedisTarget, SecondRemoval, When,
     codes::Code,
     diag, fields,
     node::{Node, Value},
@@ -51,6 +51,11 @@ impl Walk<'_> {
             let help = "remove it, or write `second_removal: when_visible`";
             self.report(Code::Conflict, span, "`fill_grace` has no effect with this `second_removal`", help);
         }
+        let on_ddl = match object.get("on_ddl") {
+            Some(node) => self.on_ddl(node, object.key_span("on_ddl")),
+            None => Some(OnDdl::default()),
+        };
+        let on_schema = self.policy(&object, "on_schema");
         let target = targets.and_then(|targets| self.to(&object, targets));
         let (line, _) = diag::position(self.text, object.key_span("table").start);
         let (table, schema_glob, table_glob) = table?;
@@ -63,9 +68,35 @@ impl Walk<'_> {
             keys: keys?,
             second_removal: second_removal?,
             fill_grace: fill_grace?,
+            on_ddl: on_ddl?,
+            on_schema: on_schema?,
             target: target?,
             line,
         })
+    }
+
+    fn on_ddl(&mut self, node: &Node, at: Range<usize>) -> Option<OnDdl> {
+        let object = self.object(node, at, &fields::ON_DDL)?;
+        let default = OnDdl::default();
+        let truncate = self.ddl_policy(&object, "truncate", default.truncate);
+        let drop = self.ddl_policy(&object, "drop", default.drop);
+        let rename = self.ddl_policy(&object, "rename", default.rename);
+        Some(OnDdl { truncate: truncate?, drop: drop?, rename: rename? })
+    }
+
+    fn ddl_policy(
+        &mut self,
+        object: &Object<'_>,
+        name: &'static str,
+        default: DdlPolicy,
+    ) -> Option<DdlPolicy> {
+        let Some(node) = object.get(name) else { return Some(default) };
+        let words = vec![
+            ("keep", Choice::Built(DdlPolicy::Keep)),
+            ("flush", Choice::Built(DdlPolicy::Flush)),
+            ("halt", Choice::Built(DdlPolicy::Halt)),
+        ];
+        self.choice(node, name, words)
     }
 
     fn table(&mut self, node: &Node) -> Option<(String, GlobMatcher, GlobMatcher)> {

@@ -82,6 +82,57 @@ pub struct Source {
     pub start: Start,
     /// `schema.table` of the heartbeat row, for the visibility barrier.
     pub heartbeat: Option<(String, String)>,
+    /// What isn't exact in the binlog itself.
+    pub policies: Policies,
+}
+
+/// `source.on_…`: what to do where the binlog doesn't tell which keys a change makes wrong. Default: halt everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policies {
+    /// The binlog behind the checkpoint is gone, or is another one.
+    pub on_gap: Policy,
+    /// An event that may carry rows and can't be decoded, an incident, an XA COMMIT without its PREPARE, a row without its key.
+    pub on_undecodable: Policy,
+    /// A change that was logged as a statement.
+    pub on_statement: Policy,
+}
+
+/// What is done where the keys that a change makes wrong aren't known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The daemon stops and names the place (default).
+    #[default]
+    Halt,
+    /// Every key that the mappings could make of the tables in question is removed.
+    Flush,
+}
+
+/// `on_ddl:` of a mapping
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnDdl {
+    /// TRUNCATE, and what moves rows in or out by partition or tablespace. Default: flush.
+    pub truncate: DdlPolicy,
+    /// DROP of the table, its schema, or a partition. Default: flush.
+    pub drop: DdlPolicy,
+    /// RENAME that takes the table away or puts another in its place. Default: keep.
+    pub rename: DdlPolicy,
+}
+
+impl Default for OnDdl {
+    fn default() -> Self {
+        Self { truncate: DdlPolicy::Flush, drop: DdlPolicy::Flush, rename: DdlPolicy::Keep }
+    }
+}
+
+/// What a definition statement does to the keys of a mapped table. The order is by how much is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DdlPolicy {
+    /// Nothing.
+    Keep,
+    /// All keys that the mapping could make are removed.
+    Flush,
+    /// The daemon stops and names the place.
+    Halt,
 }
 
 /// A secret, or the file that holds it.
@@ -102,6 +153,24 @@ pub struct Tls {
     pub mode: TlsMode,
     /// PEM file of the certificate authority; `None`: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// The daemon's own certificate, where the server asks for one.
+    pub client: Option<ClientCertificate>,
+}
+
+impl Tls {
+    /// A mode without files.
+    pub fn new(mode: TlsMode) -> Self {
+        Self { mode, ca_file: None, client: None }
+    }
+}
+
+/// A certificate that the daemon shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM file of the certificate, and of those between it and its authority.
+    pub cert_file: PathBuf,
+    /// PEM file of its private key, which has no password.
+    pub key_file: PathBuf,
 }
 
 /// The modes of the field; there is no "preferred".
@@ -231,6 +300,10 @@ pub struct Mapping {
     pub second_removal: SecondRemoval,
     /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
     pub fill_grace: Duration,
+    /// What TRUNCATE, DROP and RENAME do.
+    pub on_ddl: OnDdl,
+    /// What to do when the table lacks a column that the mapping names, or its columns' names aren't known.
+    pub on_schema: Policy,
     /// Index into [`Config::redis`].
     pub target: usize,
     /// Where it stands in the file, for messages: line of `table:`.

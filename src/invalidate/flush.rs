@@ -150,7 +150,7 @@ impl Flusher {
         for (one, last) in ready.into_iter().zip(last) {
             if last {
                 self.stats.finished(&one.flush.causes);
-                one.flush.ticket.settle();
+                one.flush.settle();
             } else {
                 owed.push(Waiting { first_done: Some(done), ..one });
             }

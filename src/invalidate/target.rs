@@ -10,7 +10,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     RedisConnectionInfo, TlsCertificates, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use secrecy::ExposeSecret;
@@ -150,7 +150,14 @@ impl Target {
                 if tls.mode == TlsMode::VerifyCa {
                     addr.set_danger_accept_invalid_hostnames(true);
                 }
-                (addr, Some(TlsCertificates { client_tls: None, root_cert }))
+                let client_tls = match &tls.client {
+                    None => None,
+                    Some(own) => Some(ClientTlsConfig {
+                        client_cert: read(&own.cert_file)?,
+                        client_key: read(&own.key_file)?,
+                    }),
+                };
+                (addr, Some(TlsCertificates { client_tls, root_cert }))
             }
         };
         let settings = TcpSettings::default().set_nodelay(true);

@@ -26,7 +26,7 @@ use crate::{
     pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Pace},
     retry::{Origin, Queue, Record},
     telemetry::Metrics,
-    watermark::Watermark,
+    watermark::{DELAY, Watermark},
 };
 
 /// Commands on their way at once, per worker.
@@ -169,13 +169,13 @@ async fn remove(
                 }
                 shared.metrics.removed(&batch, target.name(), stage == Stage::Second, acked);
                 if last {
-                    batch.ticket.settle();
+                    batch.settle();
                 } else {
                     owed.push((batch, acked));
                 }
             }
             // The records stand for both removals.
-            Acked::ByQueue => batch.ticket.settle(),
+            Acked::ByQueue => batch.settle(),
         }
     }
     owed
@@ -307,8 +307,9 @@ fn record(
             visible_file: segment.span.last.file.to_string(),
             visible_position: segment.span.last.position,
         },
-        when_visible: batch.lane.second == SecondRemoval::WhenVisible,
+        when_visible: batch.lane.second == SecondRemoval::WhenVisible && !segment.span.by_delay,
         fill_grace_ms: match batch.lane.second {
+            SecondRemoval::WhenVisible if segment.span.by_delay => millis(batch.lane.fill_grace + DELAY),
             SecondRemoval::WhenVisible => millis(batch.lane.fill_grace),
             SecondRemoval::After(delay) => millis(delay),
             SecondRemoval::Never => 0,

@@ -7,17 +7,18 @@ use std::{sync::Arc, time::Instant};
 use hashbrown::HashTable;
 
 use super::{
-    BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Done, Flush, Lanes, Restart, SEGMENT_COMMITS,
-    Segment, TargetQueues,
+    BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lanes, Restart,
+    SEGMENT_COMMITS, Segment, TargetQueues,
     batch::{KeyBatch, Removal, RowPlace, hash_key},
-    frontier::Frontier,
+    frontier::{Frontier, Ticket},
     handed::Handed,
+    prepared::Riders,
 };
 use crate::{
     config::SecondRemoval,
     source::{
         self,
-        position::{CommitSpan, Coordinates, Position},
+        position::{Anchor, CommitSpan, Coordinates, Position},
     },
 };
 
@@ -64,6 +65,10 @@ pub struct Assembler {
     received: Option<Instant>,
     commit_micros: u64,
     handed: Handed,
+    /// Settled with the next segment.
+    riders: Vec<Ticket<Done>>,
+    /// No witness tells when its commits are visible.
+    by_delay: bool,
 }
 
 #[derive(Debug, Default)]
@@ -115,6 +120,8 @@ impl Assembler {
             received: None,
             commit_micros: 0,
             handed: Handed::default(),
+            riders: Vec::new(),
+            by_delay: false,
         }
     }
 
@@ -123,12 +130,12 @@ impl Assembler {
         self.before = Some(CommitSpan::of_position(position));
     }
 
-    /// The log begins anew at `position`: what lay between is gone, or another server is followed. The checkpoint goes there once
+    /// The log begins anew at `position`: what lay between is gone (`gap`), or another server is followed. The checkpoint goes there once
     /// everything that was pushed and widened before is done.
-    pub fn restart(&mut self, position: &Position, identity: &str) {
+    pub fn restart(&mut self, position: &Position, identity: &str, gap: bool) {
         self.abort();
         self.started(position);
-        let restart = Restart { position: position.clone(), identity: identity.to_owned() };
+        let restart = Restart { position: position.clone(), identity: identity.to_owned(), gap };
         self.done = Done { restart: Some(Box::new(restart)), commits: None };
         self.full = true;
     }
@@ -138,7 +145,7 @@ impl Assembler {
         let rotated = |span: &CommitSpan| span.last.file != transaction.at.file;
         // A segment's places are offsets into one file.
         self.full |= self.visible.as_ref().is_some_and(rotated)
-            || self.done.commits.as_ref().is_some_and(|(span, _)| rotated(span));
+            || self.done.commits.as_ref().is_some_and(|commits| rotated(&commits.span));
         self.begun_at.move_to(transaction.at);
         let source::Transaction { gtid, commit_micros, .. } = transaction;
         self.transaction = Some(Open { gtid, commit_micros, keys: 0 });
@@ -148,7 +155,34 @@ impl Assembler {
 
     /// A key of the running transaction. `place.position` is the end of its rows event.
     pub fn push(&mut self, mapping: usize, removal: Removal<'_>, place: RowPlace) {
-        let lane = self.lanes.of_mapping[mapping];
+        self.push_to(self.lane(mapping), removal, place);
+    }
+
+    /// The lane of a mapping.
+    pub fn lane(&self, mapping: usize) -> usize {
+        self.lanes.of_mapping[mapping]
+    }
+
+    /// A place before the running transaction that isn't done until the ticket is settled.
+    pub fn hold(&self) -> Option<Ticket<Done>> {
+        self.frontier.open(1, Done::default()).pop()
+    }
+
+    /// Hands on what was kept under another transaction: its keys are the running transaction's now, by lane, and the tickets are
+    /// settled with them. `by_delay`: no witness tells when the running transaction is visible.
+    pub fn resume(&mut self, keys: &[KeyBatch], tickets: Vec<Ticket<Done>>, by_delay: bool) {
+        let place = RowPlace { position: self.begun_at.position, row: 0 };
+        for (lane, keys) in keys.iter().enumerate() {
+            for removal in keys.iter() {
+                self.push_to(lane, removal, place);
+            }
+        }
+        self.riders.extend(tickets);
+        self.by_delay |= by_delay;
+        self.full = true;
+    }
+
+    fn push_to(&mut self, lane: usize, removal: Removal<'_>, place: RowPlace) {
         let hash = hash_key(removal.key);
         if self.handed.is_used() && self.handed.contains(lane, hash, removal) {
             return;
@@ -197,8 +231,8 @@ impl Assembler {
             None => CommitSpan::new(self.newest_gtid, self.begun_at.clone()),
         };
         // Of what was read in this segment all commits, not only the newest.
-        if let Some((done, _)) = &self.done.commits {
-            newest.append(done);
+        if let Some(done) = &self.done.commits {
+            newest.append(&done.span);
             newest.last.move_to(&self.begun_at);
         }
         match &mut self.visible {
@@ -228,7 +262,7 @@ impl Assembler {
 
     /// The running transaction ends at `end` (exclusive), committed or not. Without one (a standalone statement) only the
     /// coordinates move.
-    pub fn commit(&mut self, end: &Coordinates) {
+    pub fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         let transaction = self.transaction.take();
         // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
         if let (Some(span), Some(transaction), false) =
@@ -244,11 +278,13 @@ impl Assembler {
         self.transaction_in_segment = false;
         self.handed.clear();
         match &mut self.done.commits {
-            Some((span, newest)) => {
-                span.add(gtid, end);
-                *newest = time;
+            Some(done) => {
+                done.span.add(gtid, end);
+                (done.time, done.anchor) = (time, anchor);
             }
-            None => self.done.commits = Some((CommitSpan::new(gtid, end.clone()), time)),
+            None => {
+                self.done.commits = Some(Commits { span: CommitSpan::new(gtid, end.clone()), time, anchor });
+            }
         }
         self.commits += 1;
         // The keys of small transactions don't go with bulk.
@@ -281,19 +317,24 @@ impl Assembler {
         let flushes: usize = self.widened.iter().map(|lane| usize::from(!lane.mappings.is_empty())).sum();
         let done = std::mem::take(&mut self.done);
         let joined = std::mem::take(&mut self.transaction_in_segment);
-        let Some(span) = self.visible.take().filter(|_| batches + flushes > 0) else {
+        let riders = std::mem::take(&mut self.riders);
+        let by_delay = std::mem::take(&mut self.by_delay);
+        let Some(mut span) = self.visible.take().filter(|_| batches + flushes > 0) else {
             if done.restart.is_some() || done.commits.is_some() {
                 let none = self.frontier.open(0, done);
                 debug_assert!(none.is_empty());
             }
+            riders.into_iter().for_each(Ticket::settle);
             return Ok(());
         };
+        span.by_delay = by_delay;
+        let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches + flushes));
         // Not of a segment that ends before the running transaction: its span lacks that.
         if joined && self.transaction.is_some() {
             self.remember();
         }
         let keys: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
-        let spans = span.footprint() + done.commits.as_ref().map_or(0, |(commits, _)| commits.footprint());
+        let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
         // A flush may last: it mustn't keep the bytes of keys that are long done.
         let flush = match flushes {
@@ -313,7 +354,9 @@ impl Assembler {
                 let Some(ticket) = tickets.next() else { return Err(Closed) };
                 let keys = std::mem::take(&mut open.keys);
                 open.seen.clear();
-                let batch = Batch { keys, lane: Arc::clone(lane), segment: Arc::clone(&segment), ticket };
+                let riders = riders.clone();
+                let batch =
+                    Batch { keys, lane: Arc::clone(lane), segment: Arc::clone(&segment), ticket, riders };
                 let queue = &self.queues[lane.target].workers[worker];
                 match bulk {
                     true => queue.bulk.send(batch).map_err(|_| Closed)?,
@@ -330,7 +373,7 @@ impl Assembler {
             let lane = Arc::clone(&self.lanes.lanes[lane]);
             let target = lane.target;
             let Some(segment) = flush.clone() else { return Err(Closed) };
-            let flush = Flush { mappings, causes, lane, segment, ticket };
+            let flush = Flush { mappings, causes, lane, segment, ticket, riders: riders.clone() };
             self.queues[target].flush.send(flush).map_err(|_| Closed)?;
         }
         Ok(())

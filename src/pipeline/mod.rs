@@ -11,6 +11,7 @@ pub mod budget;
 pub mod frontier;
 mod handed;
 pub mod pace;
+pub mod prepared;
 pub mod sink;
 
 use std::{
@@ -25,10 +26,11 @@ use self::{
     batch::KeyBatch,
     budget::Permit,
     frontier::{Append, Ticket},
+    prepared::Riders,
 };
 use crate::{
     config::{Config, SecondRemoval},
-    source::position::{CommitSpan, Position},
+    source::position::{Anchor, CommitSpan, Position},
 };
 
 /// Keys of one batch at most: what one `UNLINK` takes. Longer commands gain nothing and hold Redis up.
@@ -47,30 +49,43 @@ pub const WORKER_QUEUE: usize = 16;
 pub struct Done {
     /// The position is this one from here on: see [`Assembler::restart`].
     pub restart: Option<Box<Restart>>,
-    /// The transactions whose end was read in it, behind `restart`; `last` is the end of the newest one. With the newest commit's
-    /// time (Unix seconds, the server's clock).
-    pub commits: Option<(CommitSpan, u32)>,
+    /// The transactions whose end was read in it, behind `restart`.
+    pub commits: Option<Commits>,
 }
 
-/// Where the log goes on behind a gap.
+/// Transactions that are done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commits {
+    /// Which; `last` is the end of the newest one.
+    pub span: CommitSpan,
+    /// The newest one's time: Unix seconds, the server's clock.
+    pub time: u32,
+    /// The newest one's last event.
+    pub anchor: Option<Anchor>,
+}
+
+/// Where reading goes on, in another log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restart {
     /// The new position.
     pub position: Position,
     /// The server that it belongs to: [`crate::source::Preflight::identity`].
     pub identity: String,
+    /// Something in between is lost: positions before and behind can't be compared.
+    pub gap: bool,
 }
 
 impl Append for Done {
     fn append(&mut self, later: Self) {
-        if later.restart.is_some() {
-            *self = later;
+        if let Some(mut restart) = later.restart {
+            restart.gap |= self.restart.as_ref().is_some_and(|own| own.gap);
+            *self = Self { restart: Some(restart), commits: later.commits };
             return;
         }
         match (self.commits.as_mut(), later.commits) {
-            (Some((span, newest)), Some((later, time))) => {
-                span.append(&later);
-                *newest = time;
+            (Some(own), Some(later)) => {
+                own.span.append(&later.span);
+                (own.time, own.anchor) = (later.time, later.anchor);
             }
             (None, later) => self.commits = later,
             (Some(_), None) => {}
@@ -145,6 +160,18 @@ pub struct Batch {
     pub segment: Arc<Segment>,
     /// Settled when all removals that are owed are acknowledged.
     pub ticket: Ticket<Done>,
+    /// What else is done when the whole segment is.
+    pub riders: Option<Arc<Riders>>,
+}
+
+impl Batch {
+    /// All that is owed for it is acknowledged.
+    pub fn settle(self) {
+        self.ticket.settle();
+        if let Some(riders) = self.riders {
+            riders.settle_one();
+        }
+    }
 }
 
 /// The keyspaces of some mappings are owed a removal: what may have changed there no row image tells.
@@ -160,6 +187,18 @@ pub struct Flush {
     pub segment: Arc<Segment>,
     /// Settled when the last removal that is owed is done.
     pub ticket: Ticket<Done>,
+    /// What else is done when the whole segment is.
+    pub riders: Option<Arc<Riders>>,
+}
+
+impl Flush {
+    /// The last removal that is owed is done.
+    pub fn settle(self) {
+        self.ticket.settle();
+        if let Some(riders) = self.riders {
+            riders.settle_one();
+        }
+    }
 }
 
 /// The ways to the tasks of one target.

@@ -13,17 +13,23 @@ const VERSION: u8 = 1;
 
 /// Why bytes are no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum CodecError {
+pub enum CodecError {
+    /// A newer version wrote it.
     #[error("layout version {0} is not known")]
     Version(u8),
+    /// Fewer bytes than it says.
     #[error("cut off at byte {0}")]
     CutOff(usize),
+    /// A byte changed.
     #[error("checksum differs")]
     Checksum,
+    /// A text that is none.
     #[error("text at byte {0} is not UTF-8")]
     Utf8(usize),
+    /// A flag of another kind.
     #[error("flag {0} is neither 0 nor 1")]
     Flag(u8),
+    /// More bytes than it says.
     #[error("{0} bytes too many")]
     TooLong(usize),
 }
@@ -37,7 +43,8 @@ pub(super) struct Letter {
     pub(super) payload: Vec<u8>,
 }
 
-pub(super) fn encode(record: &Record) -> Vec<u8> {
+/// The bytes of a record.
+pub fn encode(record: &Record) -> Vec<u8> {
     let mut out = Writer::new(160 + record.key.len() + record.origin.gtid.len());
     out.bytes(record.target.as_bytes());
     out.bytes(&record.key);
@@ -67,7 +74,11 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
     out.seal()
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
+/// The record of these bytes.
+///
+/// # Errors
+/// They are none of this layout.
+pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
     let mut input = Reader::open(bytes)?;
     let target = input.text()?;
     let key = input.bytes()?.to_vec();

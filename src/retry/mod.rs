@@ -7,7 +7,7 @@
 //!
 //! May depend on `config` (the model) and on nothing else of ours but what stands in this folder.
 
-mod codec;
+pub mod codec;
 pub mod disk;
 #[cfg(feature = "kafka")]
 pub mod kafka;

@@ -35,6 +35,8 @@ pub(super) fn mapping(table: &str, keys: Vec<KeyRule>) -> Mapping {
         keys,
         second_removal: SecondRemoval::WhenVisible,
         fill_grace: Duration::from_secs(1),
+        on_ddl: crate::config::OnDdl::default(),
+        on_schema: crate::config::Policy::Halt,
         target: 0,
         line: 7,
     }
@@ -48,10 +50,11 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             user: "rowbust".into(),
             password: Password::Empty,
             replicas: Vec::new(),
-            tls: Tls { mode: TlsMode::Disabled, ca_file: None },
+            tls: Tls::new(TlsMode::Disabled),
             server_id: None,
             start: Start::Latest,
             heartbeat: None,
+            policies: crate::config::Policies::default(),
         },
         redis: vec![RedisTarget {
             name: "main".into(),
@@ -79,7 +82,7 @@ fn row(value: &Value) -> Option<&Map<String, Value>> {
 }
 
 /// Explains one mapping of `t.t`; a row that is null is absent.
-fn explain_one(mapping: Mapping, before: &Value, after: &Value) -> Explained {
+pub(super) fn explain_one(mapping: Mapping, before: &Value, after: &Value) -> Explained {
     explain(&config(vec![mapping]), "t.t", row(before), row(after)).unwrap().remove(0)
 }
 
@@ -93,7 +96,7 @@ fn keys(explained: &Explained) -> Vec<String> {
     .collect()
 }
 
-fn keys_of(rule: KeyRule, before: &Value, after: &Value) -> Vec<String> {
+pub(super) fn keys_of(rule: KeyRule, before: &Value, after: &Value) -> Vec<String> {
     keys(&explain_one(mapping("t.t", vec![rule]), before, after))
 }
 
@@ -255,7 +258,13 @@ fn columns_left_out_of_an_image() {
         let config = config(vec![mapping("t.t", vec![unlink(template)])]);
         let error = explain(&config, "t.t", row(&before), row(&after)).unwrap_err();
         let ExplainError::Route(error) = error else { panic!("{error}") };
-        assert_eq!(error.kind, RouteErrorKind::MissingColumn { column: "sku".into(), image }, "{template}");
+        let why = Undecodable::Absent;
+        assert_eq!(
+            error.kind,
+            RouteErrorKind::Undecodable { column: "sku".into(), image, why },
+            "{template}"
+        );
+        assert!(error.is_undecodable());
         assert!(error.to_string().contains("t.t: ") && error.to_string().contains("line 8"), "{error}");
     }
     // But not where the rule doesn't apply.

@@ -6,23 +6,29 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rowbust_binlog::{Decoder, Event, Gtid, GtidState, Header, event_name, event_type};
+use rowbust_binlog::{
+    DecodeError, DecodeErrorKind, Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader,
+    RawEvent, event_name, event_type,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+mod effects;
 mod group;
 mod halts;
+mod xa;
 
 use super::{
-    Sink, SourceStats,
+    Scope, Sink, SourceStats,
     error::SourceError,
-    position::{Coordinates, Position},
+    policy::{Cause, PolicyTable},
+    position::{Anchor, Coordinates, Position},
     schema::SchemaCache,
     start::{Begin, Request},
     stream::{EventStream, Patience, StreamError},
 };
-use crate::kill_point;
-use halts::BUG;
+use crate::{config::Policy, kill_point};
+pub(super) use halts::BUG;
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -50,6 +56,19 @@ struct Open {
     block: bool,
     /// It had table maps or rows.
     rows: bool,
+    /// What no row image told was removed for these already.
+    widened: Vec<Scope>,
+}
+
+/// What is done with the rows of a decoder's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    /// No mapping names the table.
+    Unmapped,
+    /// They are handed on.
+    Mapped,
+    /// The table doesn't fit its mappings: all keys of it are removed.
+    Wide,
 }
 
 /// What an event needs that can't be done on the spot.
@@ -57,12 +76,16 @@ enum Then {
     Nothing,
     /// The slot's columns aren't known well enough.
     Complete(usize),
+    /// The event at hand holds a whole transaction.
+    Unpack,
 }
 
 /// Reads streams of one server, one after the other, and remembers how far it came.
 #[derive(Debug)]
 pub struct Follower {
     decoder: Decoder,
+    inflater: Inflater,
+    payload: PayloadReader,
     schema: SchemaCache,
     stats: Arc<SourceStats>,
     /// The end of the last transaction, once the stream has begun.
@@ -72,8 +95,12 @@ pub struct Follower {
     /// End of the last event in the file.
     here: Coordinates,
     open: Option<Open>,
-    /// Slots whose table a mapping names.
-    mapped: Vec<bool>,
+    slots: Vec<Slot>,
+    policies: PolicyTable,
+    /// The event at hand, if one of its type may end a transaction.
+    last: Option<Anchor>,
+    /// The event that ended the newest transaction.
+    anchor: Option<Anchor>,
     patience: Patience,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
@@ -92,16 +119,21 @@ const SHUTDOWN_LOOK: u32 = 1024;
 
 impl Follower {
     /// Before the first stream.
-    pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
+    pub fn new(schema: SchemaCache, policies: PolicyTable, stats: Arc<SourceStats>) -> Self {
         Self {
             decoder: Decoder::new(),
+            inflater: Inflater::new(),
+            payload: PayloadReader::new(),
             schema,
             stats,
             position: None,
             skip: None,
             here: super::start::nowhere(),
             open: None,
-            mapped: Vec::new(),
+            slots: Vec::new(),
+            policies,
+            last: None,
+            anchor: None,
             patience: Patience::default(),
             ignored_types: BTreeSet::new(),
         }
@@ -110,6 +142,27 @@ impl Follower {
     /// The end of the last transaction that was read to its end; `None` while the stream hasn't begun.
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
+    }
+
+    /// The event that ended it.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.anchor
+    }
+
+    /// The stream will begin at `position`, which the sink has been told. `fresh`: of a log that isn't the one from before.
+    pub fn adopt(&mut self, position: Position, fresh: bool) -> Result<(), SourceError> {
+        if fresh {
+            self.schema.clear()?;
+        }
+        self.schema.begins(&position.gtids);
+        self.position = Some(position);
+        self.anchor = None;
+        Ok(())
+    }
+
+    /// This server answers now.
+    pub fn connected(&mut self, server: &super::Preflight) {
+        self.schema.connected(server);
     }
 
     /// Reads a stream to its end.
@@ -121,10 +174,10 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> Ended {
         self.decoder.reset();
-        self.mapped.clear();
+        self.slots.clear();
         self.here = begin.position.at.clone();
         self.skip = match &begin.request {
-            Request::Gtid(_) => None,
+            Request::Gtid(_) | Request::At { .. } => None,
             Request::File { skip_to, .. } => {
                 Some(Skip { to: *skip_to, gtids: begin.position.gtids.clone(), head: false })
             }
@@ -141,6 +194,7 @@ impl Follower {
 
     fn start<S: Sink>(&mut self, position: Position, sink: &mut S) {
         info!(%position, "stream begins");
+        self.schema.begins(&position.gtids);
         sink.started(&position);
         self.position = Some(position);
     }
@@ -190,13 +244,13 @@ impl Follower {
                 }
                 Err(e) => return Ended::Error(stream_error(e, self.here.clone())),
             }
-            let then = match self.event(stream, sink) {
-                Ok(then) => then,
-                Err(e) => return Ended::Error(e),
+            let done = match self.event(&stream.current(), sink) {
+                Ok(Then::Nothing) => Ok(()),
+                Ok(Then::Complete(slot)) => self.complete(slot, stream.current().header, sink).await,
+                Ok(Then::Unpack) => self.unpack(stream, sink).await,
+                Err(e) => Err(e),
             };
-            if let Then::Complete(slot) = then
-                && let Err(e) = self.complete(slot, stream.current().header, sink).await
-            {
+            if let Err(e) = done {
                 return Ended::Error(e);
             }
             if sink.wants_flush() {
@@ -209,21 +263,49 @@ impl Follower {
         }
     }
 
-    /// One event.
-    fn event<S: Sink>(&mut self, stream: &EventStream, sink: &mut S) -> Result<Then, SourceError> {
-        let raw = stream.current();
+    /// One event of the stream.
+    fn event<S: Sink>(&mut self, raw: &RawEvent<'_>, sink: &mut S) -> Result<Then, SourceError> {
         let header = raw.header;
         self.stats.event(header.event_size, header.timestamp);
         let begins_at = self.here.position;
-        // Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
-        let skipped =
-            self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(header.event_type);
-        let decoded = (!skipped).then(|| {
-            self.decoder
-                .decode(&raw)
-                .map_err(|e| SourceError::Decode { at: self.here.clone(), reason: e.to_string() })
-        });
-        self.here.position = end_of(begins_at, &header);
+        if self.skips(raw, begins_at) {
+            self.here.position = end_of(begins_at, &header);
+            return Ok(Then::Nothing);
+        }
+        if may_end(header.event_type) {
+            self.last = Anchor::of(raw);
+        }
+        if raw.is_compressed() {
+            let mut inflater = std::mem::take(&mut self.inflater);
+            let done = match inflater.inflate(raw, &self.decoder) {
+                Ok(plain) => self.plain(&plain, &header, raw.crc.is_some(), sink),
+                Err(e) => {
+                    self.here.position = end_of(begins_at, &header);
+                    self.malformed(&e, raw.crc.is_some(), &header, sink)
+                }
+            };
+            self.inflater = inflater;
+            return done;
+        }
+        self.plain(raw, &header, raw.crc.is_some(), sink)
+    }
+
+    /// Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
+    fn skips(&self, raw: &RawEvent<'_>, begins_at: u64) -> bool {
+        self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(raw.header.event_type)
+    }
+
+    /// One event of the stream, inflated if it was compressed. `header`: as it came; `checked`: it has a checksum.
+    fn plain<S: Sink>(
+        &mut self,
+        raw: &RawEvent<'_>,
+        header: &Header,
+        checked: bool,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        let begins_at = self.here.position;
+        let decoded = self.decoder.decode(raw);
+        self.here.position = end_of(begins_at, header);
         if let Some(skip) = &self.skip
             && skip.head
             && self.open.is_none()
@@ -232,10 +314,98 @@ impl Follower {
         {
             self.skipped(begins_at, sink);
         }
-        let event = match decoded {
-            Some(event) => event?,
-            None => return Ok(Then::Nothing),
+        match decoded {
+            Ok(event) => self.handle(event, header, sink),
+            Err(e) => self.malformed(&e, checked, header, sink),
+        }
+    }
+
+    /// The events of a transaction that came in one event. Their place is that of the event around them.
+    async fn unpack<S: Sink>(&mut self, stream: &mut EventStream, sink: &mut S) -> Result<(), SourceError> {
+        let mut reader = std::mem::take(&mut self.payload);
+        reader.open();
+        let done = loop {
+            let outer = stream.current();
+            let then = match Payload::of(&outer).and_then(|payload| reader.next(&payload)) {
+                Ok(None) => break Ok(()),
+                Ok(Some(raw)) => self.inner(&raw, &outer, sink),
+                Err(e) => match self.malformed(&e, outer.crc.is_some(), &outer.header, sink) {
+                    // Its end is among what can't be read.
+                    Ok(_) => break self.end(sink),
+                    Err(e) => Err(e),
+                },
+            };
+            let header = outer.header;
+            let done = match then {
+                Ok(Then::Nothing) => Ok(()),
+                Ok(Then::Complete(slot)) => self.complete(slot, header, sink).await,
+                Ok(Then::Unpack) => Err(SourceError::Decode {
+                    at: self.begins(&header),
+                    reason: "a transaction within a transaction".into(),
+                }),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = done {
+                break Err(e);
+            }
+            if sink.wants_flush() {
+                self.stats.alive();
+                if let Err(e) = sink.flush().await {
+                    break Err(SourceError::Sink(Box::new(e)));
+                }
+            }
         };
+        self.payload = reader;
+        done
+    }
+
+    /// One event within another, which ends `here`.
+    fn inner<S: Sink>(
+        &mut self,
+        raw: &RawEvent<'_>,
+        outer: &RawEvent<'_>,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        let begins_at = self.begins(&outer.header).position;
+        if self.skips(raw, begins_at) {
+            return Ok(Then::Nothing);
+        }
+        match self.decoder.decode(raw) {
+            Ok(event) => self.handle(event, &outer.header, sink),
+            Err(e) => self.malformed(&e, outer.crc.is_some(), &outer.header, sink),
+        }
+    }
+
+    /// The event at hand, whose end is `here`, can't be decoded. With a good checksum it is what the server wrote, and only
+    /// reading it again would change nothing: the policy decides.
+    #[cold]
+    fn malformed<S: Sink>(
+        &mut self,
+        error: &DecodeError,
+        checked: bool,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        let written = checked && !matches!(error.kind, DecodeErrorKind::Checksum { .. });
+        let rows = is_about_rows(error.event_type) || is_about_rows(header.event_type);
+        let carries_rows = rows || header.event_type == event_type::TRANSACTION_PAYLOAD;
+        if written && carries_rows && self.policies.source().on_undecodable == Policy::Flush {
+            if self.skip.is_none() {
+                let what = error.to_string();
+                self.undecodable(Cause::Undecodable, "source.undecodable", &what, header, sink)?;
+            }
+            return Ok(Then::Nothing);
+        }
+        Err(SourceError::Decode { at: self.begins(header), reason: error.to_string() })
+    }
+
+    /// What an event means. `header`: of the event of the stream in which it came.
+    fn handle<S: Sink>(
+        &mut self,
+        event: Event<'_>,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
         match event {
             Event::Rotate { position, file, artificial } => self.rotate(position, file, artificial, sink),
             Event::FormatDescription(fd) => {
@@ -246,35 +416,52 @@ impl Follower {
             }
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
             Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),
-            Event::Gtid(gtid) => self.gtid(&gtid, &header, sink)?,
-            Event::AnonymousGtid => self.begin(None, false, header_micros(&header), &header, sink)?,
-            Event::Query(query) => self.query(&query, &header, sink)?,
+            Event::Gtid(gtid) => self.gtid(&gtid, header, sink)?,
+            Event::AnonymousGtid => self.begin(None, false, header_micros(header), header, sink)?,
+            Event::Query(query) => self.query(&query, header, sink)?,
             Event::Xid(_) => self.end(sink)?,
-            Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, &header, sink),
+            Event::TableMap { slot, fresh } => return self.table_map(slot, fresh, header, sink),
             Event::Rows(rows) => {
                 self.stats.row_event();
                 kill_point!("after_read");
                 let Some(open) = &mut self.open else {
                     return Err(self
-                        .halt(&header, "source.no_transaction", "rows outside a transaction", BUG)
+                        .halt(header, "source.no_transaction", "rows outside a transaction", BUG)
                         .into());
                 };
                 open.rows = true;
-                if self.skip.is_none() && self.mapped.get(rows.slot).is_some_and(|&mapped| mapped) {
-                    let table = self.decoder.table(rows.slot);
-                    if let Err(refusal) = sink.rows(&rows, table, &header, self.here.position) {
-                        return Err(self.refused(&header, refusal).into());
+                match self.slots.get(rows.slot) {
+                    Some(Slot::Mapped) if self.skip.is_none() => {
+                        let table = self.decoder.table(rows.slot);
+                        if let Err(refusal) = sink.rows(&rows, table, self.here.position) {
+                            self.refused_rows(rows.slot, refusal, header, sink)?;
+                        }
                     }
+                    Some(Slot::Wide) if self.skip.is_none() => self.wide_rows(rows.slot, header, sink)?,
+                    _ => {}
                 }
             }
             Event::Heartbeat { .. } => {
                 self.stats.heartbeat();
                 self.patience.heartbeat();
             }
-            Event::Unsupported { event_type, name, may_carry_rows: true }
-                if self.skip.is_none() || hides_the_end(event_type) =>
-            {
-                return Err(self.unsupported(&header, event_type, name).into());
+            Event::TransactionPayload(_) => return Ok(Then::Unpack),
+            Event::XaPrepare(prepare) => self.xa_prepare(&prepare, sink)?,
+            Event::Incident { number, message } => {
+                if self.skip.is_none() {
+                    let message = String::from_utf8_lossy(message);
+                    let what = format!(
+                        "the server says that it may have lost events: {message} (incident {number})"
+                    );
+                    self.undecodable(Cause::Incident, "source.incident", &what, header, sink)?;
+                }
+                // Alone in its group, it is its end.
+                if self.open.as_ref().is_some_and(|open| !open.block && !open.rows) {
+                    self.end(sink)?;
+                }
+            }
+            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
+                self.unsupported(event_type, name, header, sink)?;
             }
             Event::PreviousGtids(_)
             | Event::GtidList(_)
@@ -284,13 +471,12 @@ impl Follower {
             Event::Unsupported { event_type, may_carry_rows, .. } => {
                 // Otherwise it lies before the place to begin at.
                 if !may_carry_rows {
-                    self.ignored(event_type, &header);
+                    self.ignored(event_type, header);
                 }
             }
             _ => {
-                return Err(self
-                    .unsupported(&header, header.event_type, event_name(header.event_type))
-                    .into());
+                let event_type = header.event_type;
+                self.unsupported(event_type, event_name(event_type), header, sink)?;
             }
         }
         Ok(Then::Nothing)
@@ -375,10 +561,13 @@ fn end_of(begins_at: u64, header: &Header) -> u64 {
     }
 }
 
-/// The transaction's end is within the event, where it has no place in the file: the places before the one to begin at
-/// can't be counted either.
-fn hides_the_end(event_type: u8) -> bool {
-    event_type == event_type::TRANSACTION_PAYLOAD
+/// Types of events at which a transaction may end.
+fn may_end(event_type: u8) -> bool {
+    use rowbust_binlog::event_type as t;
+    matches!(
+        event_type,
+        t::XID | t::QUERY | t::XA_PREPARE | t::TRANSACTION_PAYLOAD | t::MARIA_QUERY_COMPRESSED | t::INCIDENT
+    )
 }
 
 fn is_about_rows(event_type: u8) -> bool {
@@ -408,13 +597,15 @@ mod tests {
             user: "root".into(),
             password: crate::config::Password::Empty,
             replicas: Vec::new(),
-            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
             server_id: None,
             start: crate::config::Start::Latest,
             heartbeat: None,
+            policies: crate::config::Policies::default(),
         };
-        let schema = SchemaCache::new(crate::source::connect::Connector::new(&source));
-        let mut follower = Follower::new(schema, Arc::default());
+        let connector = crate::source::connect::Connector::new(&source);
+        let schema = SchemaCache::new(connector, crate::source::schema::History::default());
+        let mut follower = Follower::new(schema, PolicyTable::default(), Arc::default());
         for event_type in [200, 201, 200] {
             follower.ignored(event_type, &header(event_type, 50, 150, 0x80));
         }

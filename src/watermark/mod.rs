@@ -221,6 +221,11 @@ impl Watermark {
             };
             latest = latest.max(Some(since));
         }
+        if span.by_delay {
+            let since = lock(&self.inner.received).delayed(&span.last, DELAY)?;
+            self.inner.servers.iter().for_each(|server| _ = server.delays.fetch_add(1, Relaxed));
+            latest = latest.max(Some(since));
+        }
         latest
     }
 

@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn gtids_must_be_in_the_set() {
-        let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562".parse().unwrap();
-        let gtid = |gno| Some(rowbust_binlog::Gtid::MySql { uuid, gno });
+        let uuid: rowbust_binlog::Uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562".parse().unwrap();
+        let gtid = |gno| Some(rowbust_binlog::Gtid::MySql { tsid: uuid.into(), gno });
         let mut ring = Ring::default();
         let now = Instant::now();
         ring.push(now, Visible::Gtids(format!("{uuid}:1-5:7").parse().unwrap()));

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what CI checks, step by step, the cheap ones first. Stops at the first failure and says how to
 //! run that step alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -52,8 +52,9 @@ fn steps(quick: bool) -> Vec<Step> {
         Step::cargo(&[("RUSTDOCFLAGS", "-D warnings")], document),
     ];
     if !quick {
-        let required = &[("ROWBUST_REQUIRE", "mariadb,mysql,redis,kafka")];
+        let required = &[("ROWBUST_REQUIRE", "mariadb,mariadb118,mysql,redis,kafka")];
         steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
+        steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
         steps.push(Step::cargo(&[], "xtask demo --small"));
     }
     steps
@@ -97,28 +98,29 @@ fn prepare(quick: bool) -> Result<()> {
     Ok(())
 }
 
-/// `cargo deny`, built first if this version of it is not in the cache. Advisories are for the workflow: they need
-/// the network, and can fail without a change of ours.
+/// Advisories are for the workflow: they need the network, and can fail without a change of ours.
 fn deny(root: &Path) -> Result<()> {
+    let program = tool("cargo-deny", CARGO_DENY)?;
+    call(Command::new(program).args(["deny", "check", "bans", "licenses", "sources"]).current_dir(root))
+}
+
+/// A cargo command of this version, built first if it is not in the cache.
+pub(crate) fn tool(name: &str, version: &str) -> Result<PathBuf> {
     let tools = cache::dir()?.join("tools");
-    let program = tools.join("bin/cargo-deny");
-    if !has_version(&program) {
-        eprintln!("building cargo-deny {CARGO_DENY} (some minutes, once)");
+    let program = tools.join("bin").join(name);
+    let output = Command::new(&program).arg("--version").output();
+    if !output.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).trim() == format!("{name} {version}")) {
+        eprintln!("building {name} {version} (some minutes, once)");
         std::fs::create_dir_all(&tools).with_context(|| format!("cannot create {}", tools.display()))?;
         call(
             // Elsewhere, so that this workspace's toolchain file and lock file don't count.
             cargo(&tools)
-                .args(["install", "--locked", "--quiet", "--version", CARGO_DENY, "--root"])
+                .args(["install", "--locked", "--quiet", "--version", version, "--root"])
                 .arg(&tools)
-                .arg("cargo-deny"),
+                .arg(name),
         )?;
     }
-    call(Command::new(program).args(["deny", "check", "bans", "licenses", "sources"]).current_dir(root))
-}
-
-fn has_version(program: &Path) -> bool {
-    let output = Command::new(program).arg("--version").output();
-    output.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).trim() == format!("cargo-deny {CARGO_DENY}"))
+    Ok(program)
 }
 
 /// Cargo in this folder, without the variables that name the package of the cargo that runs us.
@@ -128,7 +130,7 @@ fn cargo(dir: &Path) -> Command {
     command
 }
 
-fn call(command: &mut Command) -> Result<()> {
+pub(crate) fn call(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("cannot run {program}"))?;
     if !status.success() {

@@ -1,8 +1,9 @@
-//! Developer tasks: `cargo xtask demo | servers | test | bench`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench | fuzz`.
 
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ enum Task {
     Test(ci::Args),
     /// Speed and memory on real servers, with the bars that they must meet.
     Bench(bench::Args),
+    /// Hostile bytes for all that is parsed.
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Servers(args) => servers::run(args),
         Task::Test(args) => ci::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -47,6 +47,9 @@ struct Which {
     /// MariaDB 10.11 or newer.
     #[arg(long)]
     mariadb: bool,
+    /// MariaDB 11.8 or newer.
+    #[arg(long)]
+    mariadb118: bool,
     /// MySQL 9.
     #[arg(long)]
     mysql: bool,
@@ -60,7 +63,7 @@ struct Which {
 
 impl Which {
     fn needs(&self) -> Vec<Need> {
-        let flags = [self.mariadb, self.mysql, self.redis, self.kafka];
+        let flags = [self.mariadb, self.mariadb118, self.mysql, self.redis, self.kafka];
         let all = !flags.contains(&true);
         Need::SERVERS.into_iter().zip(flags).filter(|(_, flag)| *flag || all).map(|(need, _)| need).collect()
     }
@@ -99,6 +102,7 @@ fn up(home: &Path, needs: &[Need]) -> Result<()> {
         let options = StartOptions::new(dir).detached();
         match need {
             Need::MariaDb => MariaDb::start(options).map(drop)?,
+            Need::MariaDb118 => MariaDb::start_11_8(options).map(drop)?,
             Need::MySql => MySql::start(options).map(drop)?,
             Need::Redis => Redis::start(options).map(drop)?,
             Need::Kafka => Kafka::start(options).map(drop)?,

@@ -4,12 +4,14 @@ use rustc_hash::FxHashMap;
 
 use crate::Flavor;
 use crate::error::{DecodeError, DecodeErrorKind};
-use crate::event::{Event, FormatDescription, GtidEvent, Query};
-use crate::gtid::{Gtid, GtidSet, MariaGtid, MariaGtidPos, Uuid};
+use crate::event::{Event, FormatDescription, Query, XaPrepare};
+use crate::gtid::{GtidSet, event as gtid};
 use crate::header::{Header, RawEvent, event_name, event_type as t};
+use crate::payload::Payload;
 use crate::reader::Reader;
 use crate::rows::{RowKind, Rows};
 use crate::table_map::TableMap;
+use crate::xid::Xid;
 
 /// Most table maps that a decoder keeps, and so the bound of its slots.
 pub const MAX_TABLES: usize = 4096;
@@ -40,13 +42,13 @@ struct Slot {
 
 /// What the format description says.
 #[derive(Debug, Clone, Copy)]
-struct Format {
+pub(crate) struct Format {
     flavor: Flavor,
     checksum: bool,
-    query_header: usize,
+    pub(crate) query_header: usize,
     table_id_len: usize,
-    rows_v1_id_len: usize,
-    rows_v2_id_len: usize,
+    pub(crate) rows_v1_id_len: usize,
+    pub(crate) rows_v2_id_len: usize,
 }
 
 impl Decoder {
@@ -74,6 +76,7 @@ impl Decoder {
             t::WRITE_ROWS_V2 => (RowKind::Write, true),
             t::UPDATE_ROWS_V2 => (RowKind::Update, true),
             t::DELETE_ROWS_V2 => (RowKind::Delete, true),
+            t::PARTIAL_UPDATE_ROWS => (RowKind::Update, true),
             _ => return self.other(raw),
         };
         self.rows(raw, kind, v2)
@@ -142,7 +145,7 @@ impl Decoder {
         }
     }
 
-    fn format(&self, event_type: u8) -> Result<Format, DecodeError> {
+    pub(crate) fn format(&self, event_type: u8) -> Result<Format, DecodeError> {
         self.format.ok_or_else(|| DecodeError::new(event_type, 0, DecodeErrorKind::NoFormatDescription))
     }
 
@@ -162,13 +165,21 @@ impl Decoder {
             t::TABLE_MAP => self.table_map(raw, format),
             t::QUERY => query(r, format).map(Event::Query),
             t::XID => r.u64("XID").map(Event::Xid),
-            t::GTID => mysql_gtid(r).map(Event::Gtid),
+            t::XA_PREPARE => xa_prepare(r).map(Event::XaPrepare),
+            t::TRANSACTION_PAYLOAD => Payload::parse(r).map(Event::TransactionPayload),
+            t::GTID => gtid::mysql(r).map(Event::Gtid),
+            t::GTID_TAGGED => gtid::tagged(r).map(Event::Gtid),
             t::ANONYMOUS_GTID => Ok(Event::AnonymousGtid),
             t::PREVIOUS_GTIDS => GtidSet::decode(raw.body, event_type).map(Event::PreviousGtids),
-            t::MARIA_GTID => maria_gtid(r, raw.header.server_id).map(Event::Gtid),
-            t::MARIA_GTID_LIST => gtid_list(r).map(Event::GtidList),
+            t::MARIA_GTID => gtid::maria(r, raw.header.server_id).map(Event::Gtid),
+            t::MARIA_GTID_LIST => gtid::maria_list(r).map(Event::GtidList),
             t::HEARTBEAT | t::HEARTBEAT_V2 => heartbeat(r, raw.header, format),
             t::STOP => Ok(Event::Stop),
+            t::INCIDENT => {
+                let number = r.u16("incident number")?;
+                let len = r.u8("length of the incident's message")?;
+                Ok(Event::Incident { number, message: r.take(len.into(), "incident's message")? })
+            }
             t::ROWS_QUERY => {
                 // The first byte is a length that overflows: the text is all the rest.
                 r.u8("rows query length")?;
@@ -181,7 +192,9 @@ impl Decoder {
             | t::IGNORABLE
             | t::TRANSACTION_CONTEXT
             | t::VIEW_CHANGE
-            | t::MARIA_BINLOG_CHECKPOINT => Ok(Event::Ignored(event_type)),
+            | t::MARIA_BINLOG_CHECKPOINT
+            // In a stream, which the server has decrypted: only its files are encrypted.
+            | t::MARIA_START_ENCRYPTION => Ok(Event::Ignored(event_type)),
             _ => Ok(Event::Unsupported {
                 event_type,
                 name: event_name(event_type),
@@ -384,71 +397,12 @@ fn status_variables(mut r: Reader<'_>) -> (Option<u64>, Option<u16>) {
     (sql_mode, collation)
 }
 
-fn mysql_gtid(mut r: Reader<'_>) -> Result<GtidEvent, DecodeError> {
-    let flags = r.u8("GTID flags")?;
-    let uuid = Uuid(r.array("server UUID")?);
-    let gno = r.u64("transaction number")?;
-    if gno == 0 || gno > i64::MAX as u64 {
-        return Err(r.error(DecodeErrorKind::Invalid { what: "transaction number", got: gno }));
-    }
-    let mut event = GtidEvent {
-        gtid: Gtid::MySql { uuid, gno },
-        standalone: false,
-        flags,
-        xa: false,
-        transaction_length: None,
-        commit_micros: None,
-    };
-    behind_the_gtid(&mut r, &mut event);
-    Ok(event)
-}
-
-/// What follows the GTID since MySQL 8.0: logical clock, commit times, then the length. Nothing depends on it, so
-/// that older and shorter forms are no error.
-fn behind_the_gtid(r: &mut Reader<'_>, event: &mut GtidEvent) -> Option<()> {
-    const CLOCK: u8 = 2;
-    if r.u8("clock type").ok()? != CLOCK {
-        return None;
-    }
-    r.take(16, "logical clock").ok()?;
-    // 55 bits of time. The highest bit says that the original commit time follows.
-    let [a, b, c, d, e, f, g] = r.array::<7>("commit time").ok()?;
-    let micros = u64::from_le_bytes([a, b, c, d, e, f, g & 0x7f, 0]);
-    // 0 and the highest value stand for "not known": a replica of an older server.
-    event.commit_micros = (1..(1 << 55) - 1).contains(&micros).then_some(micros);
-    if g & 0x80 != 0 {
-        r.take(7, "original commit time").ok()?;
-    }
-    event.transaction_length = Some(r.lenenc("transaction length").ok()?);
-    Some(())
-}
-
-fn maria_gtid(mut r: Reader<'_>, server: u32) -> Result<GtidEvent, DecodeError> {
-    const STANDALONE: u8 = 1;
-    const PREPARED_XA: u8 = 64;
-    const COMPLETED_XA: u8 = 128;
-    let seq = r.u64("sequence number")?;
-    let domain = r.u32("domain")?;
-    let flags = r.u8("GTID flags")?;
-    Ok(GtidEvent {
-        gtid: Gtid::MariaDb(MariaGtid { domain, server, seq }),
-        standalone: flags & STANDALONE != 0,
-        flags,
-        xa: flags & (PREPARED_XA | COMPLETED_XA) != 0,
-        transaction_length: None,
-        commit_micros: None,
-    })
-}
-
-fn gtid_list(mut r: Reader<'_>) -> Result<MariaGtidPos, DecodeError> {
-    let count = r.u32("number of GTIDs")? & 0x0fff_ffff;
-    let mut pos = MariaGtidPos::new();
-    for _ in 0..count {
-        // A domain may come with several servers: its last GTID is the last in the list.
-        let (domain, server) = (r.u32("domain")?, r.u32("server")?);
-        pos.update(MariaGtid { domain, server, seq: r.u64("sequence number")? });
-    }
-    Ok(pos)
+/// `XA_prepare_event` in MySQL's `control_events.h`; MariaDB writes the same.
+fn xa_prepare(mut r: Reader<'_>) -> Result<XaPrepare<'_>, DecodeError> {
+    let one_phase = r.u8("one phase")? != 0;
+    let format_id = r.u32("format of the XID")?.cast_signed();
+    let (gtrid, bqual) = (r.u32("length of the XID")?, r.u32("length of the XID")?);
+    Ok(XaPrepare { one_phase, xid: Xid::parse(&mut r, format_id, gtrid, bqual)? })
 }
 
 fn heartbeat<'a>(mut r: Reader<'a>, header: Header, format: Format) -> Result<Event<'a>, DecodeError> {

@@ -50,6 +50,23 @@ pub enum DecodeErrorKind {
         /// The field.
         what: &'static str,
     },
+    /// A tag that isn't one.
+    #[error("tag with letters that no tag has")]
+    BadTag,
+    /// Compressed bytes that can't be inflated.
+    #[error("{reason}, {produced} bytes inflated")]
+    Inflate {
+        /// What is wrong.
+        reason: &'static str,
+        /// Bytes that came out before.
+        produced: u64,
+    },
+    /// A file that the server has encrypted: only the server can read it.
+    #[error("the file is encrypted from byte {position} on (read it from the server)")]
+    Encrypted {
+        /// Offset in the file.
+        position: u64,
+    },
     /// Row events refer to a table id that no table map of this transaction gave.
     #[error("no table map for table id {table_id} in this transaction")]
     NoTableMap {

@@ -2,7 +2,9 @@
 
 use crate::Flavor;
 use crate::gtid::{Gtid, GtidSet, MariaGtidPos};
+use crate::payload::Payload;
 use crate::rows::Rows;
+use crate::xid::Xid;
 
 /// What a stream or a file starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct FormatDescription<'a> {
 /// The event that opens a transaction or a group of either flavour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct GtidEvent {
+pub struct GtidEvent<'a> {
     /// The transaction's GTID.
     pub gtid: Gtid,
     /// MariaDB `FL_STANDALONE`: the one event that follows is the whole group, no COMMIT or XID ends it. Always
@@ -29,13 +31,49 @@ pub struct GtidEvent {
     pub standalone: bool,
     /// The flags byte as it is: MySQL's bit 0 "may have statement-based events"; MariaDB's `flags2`.
     pub flags: u8,
-    /// MariaDB: an XA PREPARE group, or the commit or rollback of a prepared one.
-    pub xa: bool,
+    /// MariaDB: the group is one of the two of an XA transaction. Always `None` on MySQL, where the Query events of
+    /// the group tell.
+    pub xa: Option<XaPhase>,
+    /// MariaDB: that transaction's id.
+    pub xid: Option<Xid<'a>>,
     /// MySQL 8.0.2 and later: bytes of the transaction, this event included.
     pub transaction_length: Option<u64>,
     /// MySQL 8.0.1 and later: microseconds since 1970, by the clock of the server that wrote this binlog, of the commit
     /// (`immediate_commit_timestamp`, `Gtid_event` in MySQL's `control_events.h`).
     pub commit_micros: Option<u64>,
+}
+
+impl GtidEvent<'_> {
+    /// With nothing but these.
+    pub(crate) fn new(gtid: Gtid, flags: u8) -> Self {
+        Self {
+            gtid,
+            standalone: false,
+            flags,
+            xa: None,
+            xid: None,
+            transaction_length: None,
+            commit_micros: None,
+        }
+    }
+}
+
+/// Which half of an XA transaction a MariaDB group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XaPhase {
+    /// Its changes, up to XA PREPARE (`FL_PREPARED_XA`).
+    Prepared,
+    /// Its XA COMMIT or XA ROLLBACK (`FL_COMPLETED_XA`); the statement tells which.
+    Completed,
+}
+
+/// The end of a group that is prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XaPrepare<'a> {
+    /// `XA COMMIT … ONE PHASE`: it is committed with this event, no other group follows.
+    pub one_phase: bool,
+    /// The transaction.
+    pub xid: Xid<'a>,
 }
 
 /// A statement: BEGIN, COMMIT, DDL, or DML in statement format.
@@ -72,7 +110,7 @@ pub enum Event<'a> {
         artificial: bool,
     },
     /// Start of a transaction with a GTID.
-    Gtid(GtidEvent),
+    Gtid(GtidEvent<'a>),
     /// Start of a transaction without one (MySQL with `gtid_mode` below ON).
     AnonymousGtid,
     /// MySQL, near the start of a file: all that the files before hold.
@@ -83,6 +121,10 @@ pub enum Event<'a> {
     Query(Query<'a>),
     /// COMMIT of a transaction in a transactional engine.
     Xid(u64),
+    /// XA PREPARE, or the commit of an XA transaction in one phase.
+    XaPrepare(XaPrepare<'a>),
+    /// A whole transaction in one event: read it by a [`crate::PayloadReader`], and decode what that gives.
+    TransactionPayload(Payload<'a>),
     /// The rows that follow may use this table id.
     TableMap {
         /// Index for [`crate::Decoder::table`].
@@ -103,10 +145,18 @@ pub enum Event<'a> {
     },
     /// The server shut down in order.
     Stop,
+    /// The server says that the binlog may lack events.
+    Incident {
+        /// Why: 1 is "lost events", the only one that is known.
+        number: u16,
+        /// In words.
+        message: &'a [u8],
+    },
     /// Known and harmless to whoever follows rows: it carries none. INTVAR, RAND and USER_VAR are among them:
     /// the Query event behind them is the one that matters.
     Ignored(u8),
-    /// Not decoded.
+    /// Not decoded. MariaDB's compressed events ([`crate::RawEvent::is_compressed`]) are among them: they are to be
+    /// inflated by a [`crate::Inflater`] first.
     Unsupported {
         /// See [`crate::event_type`].
         event_type: u8,

@@ -6,18 +6,28 @@ use crate::header::{Header, RawEvent, event_type};
 /// What every binlog file starts with.
 pub const MAGIC: [u8; 4] = *b"\xfebin";
 
+/// What an encrypted file of MySQL starts with (`binlog_encryption`, `Rpl_encryption_header` in `sql/rpl_log_encryption.h`).
+const ENCRYPTED_MAGIC: [u8; 4] = *b"\xfdbin";
+
 /// Iterates over the events of a whole file, or of its beginning. Ends behind an error.
 #[derive(Debug, Clone)]
 pub struct FileEvents<'a> {
+    file: &'a [u8],
     rest: &'a [u8],
     checksummed: bool,
 }
 
 impl<'a> FileEvents<'a> {
     /// Checks the magic number of `file`.
+    ///
+    /// # Errors
+    /// No binlog, or [`DecodeErrorKind::Encrypted`] (MySQL; MariaDB's files say so behind their first event).
     pub fn new(file: &'a [u8]) -> Result<Self, DecodeError> {
         match file.split_first_chunk::<4>() {
-            Some((magic, rest)) if *magic == MAGIC => Ok(Self { rest, checksummed: false }),
+            Some((magic, rest)) if *magic == MAGIC => Ok(Self { file, rest, checksummed: false }),
+            Some((magic, _)) if *magic == ENCRYPTED_MAGIC => {
+                Err(DecodeError::new(0, 0, DecodeErrorKind::Encrypted { position: 0 }))
+            }
             _ => Err(DecodeError::new(
                 0,
                 0,
@@ -43,8 +53,18 @@ impl<'a> FileEvents<'a> {
         if header.event_type == event_type::FORMAT_DESCRIPTION {
             self.checksummed = crate::decoder::fde_enables_checksums(event.body);
         }
+        if header.event_type == event_type::MARIA_START_ENCRYPTION {
+            let position = (self.file.len() - rest.len()) as u64;
+            let kind = DecodeErrorKind::Encrypted { position };
+            return Err(DecodeError::new(header.event_type, len, kind));
+        }
         self.rest = rest;
         Ok(event)
+    }
+
+    /// Offset in the file of the next event.
+    pub fn position(&self) -> u64 {
+        (self.file.len() - self.rest.len()) as u64
     }
 }
 

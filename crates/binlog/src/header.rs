@@ -126,6 +126,9 @@ pub fn event_name(event_type: u8) -> &'static str {
     }
 }
 
+/// Most bytes of one event that are kept in memory: the servers' own limit (`max_allowed_packet` at its highest).
+pub const MAX_EVENT: usize = 1 << 30;
+
 /// Header flag: the file is still being written, or the server crashed. Left out of the checksum.
 pub const FLAG_IN_USE: u16 = 0x01;
 /// Header flag: made up by the dump thread, not in the file.
@@ -208,7 +211,7 @@ pub struct RawEvent<'a> {
     /// What follows the header, without the checksum. Of an artificial Rotate the checksum may still be there:
     /// it is sent before the format description that would tell.
     pub body: &'a [u8],
-    /// The checksum behind the body, if there is one.
+    /// The checksum behind the body, if there is one that counts.
     pub crc: Option<u32>,
     /// Header and body in one piece, if the event was framed here.
     image: Option<&'a [u8]>,
@@ -216,6 +219,9 @@ pub struct RawEvent<'a> {
 
 /// Bytes of a CRC32 behind an event.
 const CRC_LEN: usize = 4;
+
+/// The algorithm in the last byte of a format description (`enum_binlog_checksum_alg` in the servers' sources).
+const CRC32: u8 = 1;
 
 impl<'a> RawEvent<'a> {
     /// Frames one whole event. `checksummed`: the last four bytes are a CRC32, which the format description
@@ -247,12 +253,22 @@ impl<'a> RawEvent<'a> {
             ));
         };
         let image = bytes.get(..Header::LEN + body.len());
-        Ok(Self { header, body, crc: Some(u32::from_le_bytes(*crc)), image })
+        // With `binlog_checksum=NONE` a format description still has a checksum. Where a stream begins in the middle of a file,
+        // the dump thread changes the event (it has no place there) and leaves the checksum as it was: it tells nothing.
+        let void = header.event_type == event_type::FORMAT_DESCRIPTION && body.last() != Some(&CRC32);
+        let crc = (!void).then(|| u32::from_le_bytes(*crc));
+        Ok(Self { header, body, crc, image })
     }
 
     /// Puts together an event whose parts a driver has already taken apart.
     pub fn from_parts(header: Header, body: &'a [u8], crc: Option<u32>) -> Self {
         Self { header, body, crc, image: None }
+    }
+
+    /// One of MariaDB's compressed events (`log_bin_compress`), which an [`crate::Inflater`] turns into plain ones.
+    pub fn is_compressed(&self) -> bool {
+        use event_type as t;
+        matches!(self.header.event_type, t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2)
     }
 
     /// Compares the checksum with the bytes; `Ok` where there is none.

@@ -20,14 +20,6 @@ pub enum ProjectionError {
     /// Not in ascending order, or one twice.
     #[error("columns must be in ascending order, each once")]
     Order,
-    /// MariaDB COMPRESSED columns.
-    #[error("column {index} is {column_type}: not supported yet")]
-    Unsupported {
-        /// The index asked for, from 0.
-        index: usize,
-        /// Its type.
-        column_type: ColumnType,
-    },
 }
 
 /// How many bytes a value takes.
@@ -60,6 +52,7 @@ pub(crate) enum Form {
     Enum,
     Set,
     Bit,
+    Compressed,
     Json,
     Geometry,
     Vector,
@@ -84,6 +77,8 @@ pub struct Projection {
     /// All columns, and the form of those that are taken.
     pub(crate) columns: Vec<(Layout, Option<Form>)>,
     pub(crate) steps: Vec<Step>,
+    /// The JSON columns, taken or not: those that a partial update may have differences of.
+    pub(crate) json: Vec<usize>,
 }
 
 impl Projection {
@@ -98,10 +93,7 @@ impl Projection {
             let (Some(column), Some(slot)) = (map.columns.get(index), all.get_mut(index)) else {
                 return Err(ProjectionError::NoColumn { index, columns: map.columns.len() });
             };
-            let Some(form) = form(column) else {
-                return Err(ProjectionError::Unsupported { index, column_type: column.column_type });
-            };
-            slot.1 = Some(form);
+            slot.1 = Some(form(column));
         }
         let mut steps: Vec<Step> = Vec::new();
         for &(layout, form) in &all {
@@ -118,7 +110,9 @@ impl Projection {
             };
             steps.push(step);
         }
-        Ok(Self { taken: columns.to_vec(), columns: all, steps })
+        let is_json = |&i: &usize| map.columns.get(i).is_some_and(|c| c.column_type == ColumnType::Json);
+        let json = (0..map.columns.len()).filter(is_json).collect();
+        Ok(Self { taken: columns.to_vec(), columns: all, steps, json })
     }
 
     /// The columns taken: position `i` of [`crate::RowSlots`] is column `columns()[i]`.
@@ -152,9 +146,9 @@ fn layout(column: &Column) -> Layout {
     }
 }
 
-fn form(column: &Column) -> Option<Form> {
+fn form(column: &Column) -> Form {
     use ColumnType as T;
-    Some(match column.column_type {
+    match column.column_type {
         T::Tiny | T::Short | T::Int24 | T::Long | T::LongLong => match column.unsigned {
             Some(true) => Form::UInt,
             _ => Form::Int,
@@ -181,8 +175,8 @@ fn form(column: &Column) -> Option<Form> {
         T::Geometry => Form::Geometry,
         T::Vector => Form::Vector,
         T::Null => Form::Null,
-        T::BlobCompressed | T::VarCharCompressed => return None,
-    })
+        T::BlobCompressed | T::VarCharCompressed => Form::Compressed,
+    }
 }
 
 impl Form {
@@ -211,6 +205,7 @@ impl Form {
             Self::Enum => Value::Enum(u16::try_from(uint(bytes)).ok()?),
             Self::Set => Value::Set(uint(bytes)),
             Self::Bit => Value::Bit(bytes),
+            Self::Compressed => Value::Compressed(bytes),
             Self::Json => Value::Json(bytes),
             Self::Geometry => Value::Geometry(bytes),
             Self::Vector => Value::Vector(bytes),

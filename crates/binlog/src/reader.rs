@@ -62,6 +62,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The rest, without taking it.
+    pub(crate) fn peek(&self) -> &'a [u8] {
+        self.bytes.get(self.pos..).unwrap_or_default()
+    }
+
     /// The rest, however long.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         let rest = self.bytes.get(self.pos..).unwrap_or_default();

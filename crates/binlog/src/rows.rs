@@ -1,9 +1,12 @@
 //! Row events and the cursor over their row images.
 //!
 //! An image is a bitmap of NULLs, one bit per column that is present, and the values of the others one behind the
-//! other. A row has no length: the walk must pass over every column to find the next one.
+//! other. A row has no length: the walk must pass over every column to find the next one. The after image of a
+//! partial update (`binlog_row_value_options=PARTIAL_JSON`) has a number of options in front, and behind it a bitmap
+//! of the JSON columns that only have their differences (`Rows_log_event::unpack_row` in MySQL's `sql/rpl_record.cc`).
 
 use crate::error::{DecodeError, DecodeErrorKind};
+use crate::header::event_type;
 use crate::projection::{Layout, Projection, Step};
 use crate::reader::Reader;
 use crate::table_map::TableMap;
@@ -104,8 +107,9 @@ impl<'a> Rows<'a> {
         }
         let (before, after) = (Present::new(self.before, expected), Present::new(self.after, expected));
         // With MINIMAL images an INSERT of nothing but defaults has rows of no bytes: the replica applies one.
-        let empty_row = self.rows.is_empty() && before.count == 0 && after.count == 0;
-        Ok(RowCursor { projection, rows: *self, rest: self.rows, before, after, empty_row })
+        let partial = self.event_type == event_type::PARTIAL_UPDATE_ROWS;
+        let empty_row = self.rows.is_empty() && before.count == 0 && after.count == 0 && !partial;
+        Ok(RowCursor { projection, rows: *self, rest: self.rows, before, after, partial, empty_row })
     }
 
     /// Does any image leave out column `index`? (`binlog_row_image` MINIMAL or NOBLOB.)
@@ -150,6 +154,8 @@ pub struct RowCursor<'p, 'a> {
     rest: &'a [u8],
     before: Present<'a>,
     after: Present<'a>,
+    /// After images may hold differences.
+    partial: bool,
     empty_row: bool,
 }
 
@@ -187,9 +193,34 @@ impl<'a> RowCursor<'_, 'a> {
             self.image(self.before, &mut slots.before)?;
         }
         if slots.has_after {
-            self.image(self.after, &mut slots.after)?;
+            match self.differences()? {
+                None => self.image(self.after, &mut slots.after)?,
+                Some(diffs) => {
+                    let nulls = self.take(self.after.count.div_ceil(8), "bitmap of NULLs")?;
+                    self.sparse_image(self.after, nulls, diffs, &mut slots.after)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The bitmap, one bit per JSON column of the table, of those that only have their differences in the after image
+    /// at hand.
+    fn differences(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
+        const PARTIAL_JSON: u64 = 1;
+        if !self.partial {
+            return Ok(None);
+        }
+        let mut r = Reader::body(self.rest, self.rows.event_type);
+        let options = r.lenenc("value options").map_err(|e| DecodeError { offset: self.offset(), ..e })?;
+        self.rest = r.rest();
+        match options {
+            0 => Ok(None),
+            PARTIAL_JSON => {
+                self.take(self.projection.json.len().div_ceil(8), "bitmap of differences").map(Some)
+            }
+            other => Err(self.error("value options", other)),
+        }
     }
 
     #[inline]
@@ -199,7 +230,11 @@ impl<'a> RowCursor<'_, 'a> {
         let no_null = nulls
             .split_last()
             .is_none_or(|(last, rest)| last & present.last_mask == 0 && rest.iter().all(|&byte| byte == 0));
-        if present.all && no_null { self.full_image(out) } else { self.sparse_image(present, nulls, out) }
+        if present.all && no_null {
+            self.full_image(out)
+        } else {
+            self.sparse_image(present, nulls, &[], out)
+        }
     }
 
     /// All columns, no NULL: the precompiled steps.
@@ -229,11 +264,18 @@ impl<'a> RowCursor<'_, 'a> {
         &mut self,
         present: Present<'a>,
         nulls: &'a [u8],
+        diffs: &'a [u8],
         out: &mut Vec<Value<'a>>,
     ) -> Result<(), DecodeError> {
         let projection = self.projection;
         let mut nth = 0;
+        let (mut json, mut nth_json) = (projection.json.as_slice(), 0);
         for (i, &(layout, form)) in projection.columns.iter().enumerate() {
+            let mut is_diff = false;
+            if json.first() == Some(&i) {
+                is_diff = bit(diffs, nth_json);
+                (json, nth_json) = (json.get(1..).unwrap_or_default(), nth_json + 1);
+            }
             if !present.all && !bit(present.bitmap, i) {
                 if form.is_some() {
                     out.push(Value::Absent);
@@ -245,6 +287,14 @@ impl<'a> RowCursor<'_, 'a> {
             if null {
                 if form.is_some() {
                     out.push(Value::Null);
+                }
+                continue;
+            }
+            if is_diff {
+                // Its length always has four bytes: `Json_diff_vector::read_binary`.
+                let diff = self.prefixed(4)?;
+                if form.is_some() {
+                    out.push(Value::JsonDiff(diff));
                 }
                 continue;
             }

@@ -118,6 +118,18 @@ impl TableMap {
         Ok(())
     }
 
+    /// As [`TableMap::complete`], for a table whose columns have names already but may have been altered since: a column that
+    /// now has the name and could be the same is taken for it, the others stay as the binlog describes them.
+    pub fn complete_by_name(&mut self, columns: &[SchemaColumn]) {
+        for logged in &mut self.columns {
+            let Some(name) = &logged.name else { continue };
+            let now = columns.iter().find(|now| same_name(name, &now.name));
+            if let Some(now) = now.filter(|now| logged.contradiction(now).is_none()) {
+                logged.complete(now);
+            }
+        }
+    }
+
     /// The index of the column with this name, compared as the server compares: letter case doesn't count.
     pub fn column_index(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|c| c.name.as_deref().is_some_and(|n| same_name(n, name)))

@@ -10,19 +10,21 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rowbust_binlog::{
     Decoder, Event, FileEvents, GtidSet, Header, MariaGtid, MariaGtidPos, Projection, RawEvent, RowSlots,
-    Uuid, Value, event_type,
+    Tag, Tsid, Uuid, Value, event_type,
 };
 
 type Model = BTreeSet<(u8, u64)>;
 
-fn uuid(n: u8) -> Uuid {
-    Uuid([n; 16])
+/// Two servers, each without a tag and with one of two.
+fn source(n: u8) -> Tsid {
+    let tag = [&b""[..], b"a_tag", b"zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz9"][usize::from(n % 3)];
+    Tsid { uuid: Uuid([n / 3; 16]), tag: Tag::new(tag).unwrap() }
 }
 
 fn set_of(ranges: &[(u8, u64, u64)]) -> (GtidSet, Model) {
     let (mut set, mut model) = (GtidSet::new(), Model::new());
     for &(server, start, len) in ranges {
-        set.add_range(uuid(server), start, start + len);
+        set.add_range(source(server), start, start + len);
         model.extend((start..=start + len).map(|gno| (server, gno)));
     }
     (set, model)
@@ -30,27 +32,21 @@ fn set_of(ranges: &[(u8, u64, u64)]) -> (GtidSet, Model) {
 
 fn model_of(set: &GtidSet) -> Model {
     set.iter()
-        .flat_map(|(uuid, list)| {
-            list.iter().flat_map(move |i| (i.start..=i.end).map(move |g| (uuid.0[0], g)))
+        .flat_map(|(of, list)| {
+            let n = (0..6).find(|n| source(*n) == of).unwrap();
+            list.iter().flat_map(move |i| (i.start..=i.end).map(move |g| (n, g)))
         })
         .collect()
 }
 
 fn encode(set: &GtidSet) -> Vec<u8> {
-    let mut body = (set.iter().count() as u64).to_le_bytes().to_vec();
-    for (uuid, list) in set.iter() {
-        body.extend(uuid.0);
-        body.extend((list.len() as u64).to_le_bytes());
-        for i in list {
-            body.extend(i.start.to_le_bytes());
-            body.extend(i.end_exclusive().to_le_bytes());
-        }
-    }
+    let mut body = Vec::new();
+    set.encode(&mut body);
     body
 }
 
 fn ranges() -> impl Strategy<Value = Vec<(u8, u64, u64)>> {
-    vec((0_u8..3, 1_u64..40, 0_u64..6), 0..12)
+    vec((0_u8..6, 1_u64..40, 0_u64..6), 0..16)
 }
 
 proptest! {
@@ -64,9 +60,9 @@ proptest! {
             prop_assert!(list.windows(2).all(|w| w[0].end + 1 < w[1].start), "{a}");
         }
         prop_assert_eq!(a.is_subset_of(&b), model_a.is_subset(&model_b));
-        for server in 0..3 {
+        for server in 0..6 {
             for gno in 1..50 {
-                prop_assert_eq!(a.contains(uuid(server), gno), model_a.contains(&(server, gno)));
+                prop_assert_eq!(a.contains(source(server), gno), model_a.contains(&(server, gno)));
             }
         }
         let mut both = a.clone();
@@ -74,6 +70,10 @@ proptest! {
         prop_assert_eq!(model_of(&both), model_a.union(&model_b).copied().collect::<Model>());
         prop_assert!(a.is_subset_of(&both) && b.is_subset_of(&both));
         prop_assert_eq!(a.is_empty(), model_a.is_empty());
+        let mut only = a.subtract(&b);
+        prop_assert_eq!(model_of(&only), model_a.difference(&model_b).copied().collect::<Model>());
+        only.union(&b);
+        prop_assert_eq!(&only, &both);
         prop_assert_eq!(a.to_string().parse::<GtidSet>().unwrap(), a.clone());
         prop_assert_eq!(GtidSet::decode(&encode(&a), event_type::PREVIOUS_GTIDS).unwrap(), a);
     }

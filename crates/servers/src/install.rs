@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::geteuid;
 
+use crate::fetch_sid;
 use crate::kafka::KafkaPrograms;
 use crate::mariadb::MariaDbPrograms;
 use crate::mysql::MySqlPrograms;
@@ -24,6 +25,8 @@ use crate::redis::RedisPrograms;
 pub enum Need {
     /// MariaDB 10.11 or newer, with `mariadb-binlog`.
     MariaDb,
+    /// MariaDB 11.8 or newer, with `mariadb-binlog`, beside an older one.
+    MariaDb118,
     /// MySQL 9, with `mysqlbinlog`.
     MySql,
     /// Redis 7 or newer.
@@ -35,14 +38,15 @@ pub enum Need {
 }
 
 impl Need {
-    /// The four servers.
-    pub const SERVERS: [Self; 4] = [Self::MariaDb, Self::MySql, Self::Redis, Self::Kafka];
+    /// The servers.
+    pub const SERVERS: [Self; 5] = [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Kafka];
 
     /// Lower-case name, as in `ROWBUST_REQUIRE`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::MariaDb => "mariadb",
+            Self::MariaDb118 => "mariadb118",
             Self::MySql => "mysql",
             Self::Redis => "redis",
             Self::Kafka => "kafka",
@@ -54,7 +58,7 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::MariaDb => &["mariadb-server-core", "mariadb-client-core", "mariadb-client"],
-            Self::MySql => &[],
+            Self::MariaDb118 | Self::MySql => &[],
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
@@ -65,7 +69,7 @@ impl Need {
     fn lacks_packages(self) -> bool {
         match self {
             Self::MariaDb => MariaDbPrograms::find().is_none(),
-            Self::MySql => false,
+            Self::MariaDb118 | Self::MySql => false,
             Self::Redis => RedisPrograms::find().is_none(),
             Self::Kafka => {
                 find_program("java").is_none()
@@ -86,11 +90,9 @@ impl FromStr for Need {
     type Err = anyhow::Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        Self::SERVERS
-            .into_iter()
-            .chain([Self::Sysbench])
-            .find(|n| n.name() == s)
-            .ok_or_else(|| anyhow!("unknown server {s:?}: mariadb, mysql, redis, kafka or sysbench"))
+        Self::SERVERS.into_iter().chain([Self::Sysbench]).find(|n| n.name() == s).ok_or_else(|| {
+            anyhow!("unknown server {s:?}: mariadb, mariadb118, mysql, redis, kafka or sysbench")
+        })
     }
 }
 
@@ -99,6 +101,8 @@ impl FromStr for Need {
 pub struct Installed {
     /// MariaDB's programs.
     pub mariadb: Option<MariaDbPrograms>,
+    /// Those of MariaDB 11.8.
+    pub mariadb118: Option<MariaDbPrograms>,
     /// MySQL's programs.
     pub mysql: Option<MySqlPrograms>,
     /// Redis' programs.
@@ -116,6 +120,7 @@ impl Installed {
         let wanted = |n| needs.contains(&n);
         Self {
             mariadb: wanted(Need::MariaDb).then(MariaDbPrograms::find).flatten(),
+            mariadb118: wanted(Need::MariaDb118).then(MariaDbPrograms::find_11_8).flatten(),
             mysql: wanted(Need::MySql).then(MySqlPrograms::find).flatten(),
             redis: wanted(Need::Redis).then(RedisPrograms::find).flatten(),
             kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
@@ -128,6 +133,7 @@ impl Installed {
     pub fn has(&self, need: Need) -> bool {
         match need {
             Need::MariaDb => self.mariadb.is_some(),
+            Need::MariaDb118 => self.mariadb118.is_some(),
             Need::MySql => self.mysql.is_some(),
             Need::Redis => self.redis.is_some(),
             Need::Kafka => self.kafka.is_some(),
@@ -136,8 +142,8 @@ impl Installed {
     }
 }
 
-/// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`, MySQL and Kafka
-/// into the cache. Says on stderr what it does.
+/// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`; MySQL, MariaDB 11.8
+/// and Kafka into the cache. Says on stderr what it does.
 ///
 /// # Errors
 /// When something can't be installed; the text says what to install by hand.
@@ -154,7 +160,10 @@ pub fn ensure(needs: &[Need]) -> Result<Installed> {
         crate::redis::link_server()?;
     }
     if needs.contains(&Need::MySql) && MySqlPrograms::find().is_none() {
-        crate::fetch_mysql::fetch()?;
+        fetch_sid::fetch(&fetch_sid::MYSQL)?;
+    }
+    if needs.contains(&Need::MariaDb118) && MariaDbPrograms::find_11_8().is_none() {
+        fetch_sid::fetch(&fetch_sid::MARIADB)?;
     }
     if needs.contains(&Need::Kafka) && KafkaPrograms::find().is_none() {
         crate::kafka::fetch()?;
@@ -174,6 +183,7 @@ impl Need {
     fn hint(self) -> &'static str {
         match self {
             Self::MariaDb => "`mariadbd --version` must say 10.11 or newer, and mariadb-binlog be in PATH",
+            Self::MariaDb118 => "`mariadbd --version` must say 11.8 or newer, and mariadb-binlog be in PATH",
             Self::MySql => "`mysqld --version` must say 9.x",
             Self::Redis => "`redis-server --version` must say 7 or newer",
             Self::Kafka => "`java -version` must say 17 or newer",
@@ -238,9 +248,13 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 /// Runs a command to its end with its output kept; an error holds the command and what it printed.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let what = || format!("{command:?}").replace('"', "");
-    let shown = what();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
+    run_with(command, Stdio::null())
+}
+
+/// As [`run`], with something to read.
+pub(crate) fn run_with(command: &mut Command, stdin: Stdio) -> Result<String> {
+    let shown = format!("{command:?}").replace('"', "");
+    let output = command.stdin(stdin).output().with_context(|| format!("cannot run {shown}"))?;
     if !output.status.success() {
         let text = [output.stdout, output.stderr].concat();
         bail!("{shown}: {}\n{}", output.status, String::from_utf8_lossy(&text).trim_end());

@@ -1,4 +1,4 @@
-//! What the four servers have in common: starting, readiness, signals, restart, stop.
+//! What the servers have in common: starting, readiness, signals, restart, stop.
 //!
 //! Guarantees: `start` returns when the server answers on its port, or with the last lines of its log; a dropped
 //! instance is stopped unless it is detached; whatever the instance signals is its own process.

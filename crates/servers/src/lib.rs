@@ -10,7 +10,7 @@
 //! system service is installed or started. Depends on nothing of ours.
 
 pub mod cache;
-mod fetch_mysql;
+mod fetch_sid;
 pub mod install;
 pub mod instance;
 pub mod kafka;

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::install::{Need, ensure, find_program, output_of, run, version_after};
 use crate::instance::{Command, Instance, Kind, Place, StartOptions, deref_to_instance};
-use crate::{cache, fetch_mysql, wire};
+use crate::{cache, fetch_sid, wire};
 
 /// Paths of MySQL's programs.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl MySqlPrograms {
     /// MySQL 9 in `PATH`, else the one unpacked in the cache.
     #[must_use]
     pub fn find() -> Option<Self> {
-        Self::in_path().or_else(|| Self::unpacked(&fetch_mysql::newest()?))
+        Self::in_path().or_else(|| Self::unpacked(&fetch_sid::newest(&fetch_sid::MYSQL)?))
     }
 
     fn in_path() -> Option<Self> {
@@ -46,7 +46,7 @@ impl MySqlPrograms {
         })
     }
 
-    /// The programs in a folder that [`fetch_mysql::fetch`] made.
+    /// The programs in a folder that [`fetch_sid::fetch`] made.
     fn unpacked(dir: &Path) -> Option<Self> {
         let program = |name: &str| Some(dir.join("bin").join(name)).filter(|p| p.is_file());
         Some(Self {
@@ -61,12 +61,8 @@ impl MySqlPrograms {
     /// Options that tell an unpacked server where its files are.
     fn base_options(&self) -> Vec<String> {
         let mut options = vec!["--secure-file-priv=".to_owned(), "--mysqlx=OFF".to_owned()];
-        if let Some(usr) = self.root.as_ref().map(|r| r.join("usr")) {
-            let mut option = |name: &str, path: PathBuf| options.push(format!("--{name}={}", path.display()));
-            option("lc-messages-dir", usr.join("share/mysql"));
-            option("character-sets-dir", usr.join("share/mysql/charsets"));
-            option("plugin-dir", usr.join("lib/mysql/plugin"));
-            option("basedir", usr);
+        if let Some(root) = &self.root {
+            options.extend(wire::unpacked_options(root, "mysql"));
         }
         options
     }

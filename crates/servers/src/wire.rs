@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -29,6 +30,20 @@ pub(crate) fn common_options(place: &Place) -> Vec<String> {
     ];
     options.extend(user_option());
     options
+}
+
+/// Options that tell a server unpacked under `root` where its files are; `share` is its folder in `usr/share`.
+pub(crate) fn unpacked_options(root: &Path, share: &str) -> Vec<String> {
+    let usr = root.join("usr");
+    let shared = usr.join("share").join(share);
+    [
+        ("basedir", usr.clone()),
+        ("lc-messages-dir", shared.clone()),
+        ("character-sets-dir", shared.join("charsets")),
+        ("plugin-dir", usr.join("lib/mysql/plugin")),
+    ]
+    .map(|(name, path)| format!("--{name}={}", path.display()))
+    .into()
 }
 
 /// Both servers refuse to run as root unless told so by name.

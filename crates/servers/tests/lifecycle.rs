@@ -74,8 +74,18 @@ macro_rules! life {
 #[test]
 fn mariadb() {
     let Some(_) = require(&[Need::MariaDb]) else { return };
+    mariadb_life(MariaDb::start);
+}
+
+#[test]
+fn mariadb_11_8() {
+    let Some(_) = require(&[Need::MariaDb118]) else { return };
+    mariadb_life(MariaDb::start_11_8);
+}
+
+fn mariadb_life(start: fn(StartOptions) -> anyhow::Result<MariaDb>) {
     let dir = TempDir::new().unwrap();
-    let s = MariaDb::start(StartOptions::new(dir.path())).unwrap();
+    let s = start(StartOptions::new(dir.path())).unwrap();
     let client = s.programs().client.clone();
     let settings = "select @@version, @@log_bin, @@binlog_format, @@binlog_row_metadata, @@server_id";
     let said = sql(&client, s.port(), settings);
@@ -86,6 +96,9 @@ fn mariadb() {
         "7"
     );
     sql(&client, s.port(), "create table mysql.kept (id int) engine=innodb");
+    let binlog = s.data_dir().join("binlog.000001");
+    let events = output(Command::new(&s.programs().binlog).args(["--no-defaults", "-v"]).arg(binlog));
+    assert!(events.contains("create table mysql.kept"), "{events}");
     life!(
         s,
         sql(&client, s.port(), "insert into mysql.kept values (42)"),

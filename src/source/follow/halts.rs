@@ -8,14 +8,17 @@ use crate::source::{
     position::Coordinates,
 };
 
-pub(super) const BUG: &str =
+pub(in crate::source) const BUG: &str =
     "this shouldn't happen: please report it with the output of SHOW BINLOG EVENTS around it";
-pub(super) const XA_HELP: &str =
-    "pass it by hand: remove the keys that it changed, then start behind it with `start: {gtid: …}`";
-pub(super) const FORMAT_HELP: &str = "use binlog_format=ROW in every session; then remove the keys that it changed, and start behind it \
-                           with `start: {gtid: …}`";
-pub(super) const WIPE_HELP: &str = "flushing a table's keys isn't there yet: remove them by hand, and start behind it with `start: {gtid: …}`";
-pub(super) const PASS_HELP: &str = "if it changes no mapped table, start behind it with `start: {gtid: …}`";
+pub(super) const FORMAT_HELP: &str = "use binlog_format=ROW in every session; `on_statement: flush` removes every key of every mapping instead, \
+                           or remove the keys by hand and start behind it with `start: {gtid: …}`";
+pub(super) const UNDECODABLE_HELP: &str = "`on_undecodable: flush` removes every key that may be concerned instead; or remove the keys by hand and \
+                                start behind it with `start: {gtid: …}`";
+pub(super) const DDL_HELP: &str =
+    "by `on_ddl: halt`: remove the table's keys, and start behind it with `start: {gtid: …}`";
+pub(super) const SCHEMA_HELP: &str = "adapt the mapping; or `on_schema: flush` removes every key of the table at each transaction that changes it";
+pub(super) const BEHIND_HELP: &str = "`on_schema: flush` removes every key of the table here instead; SET GLOBAL binlog_row_metadata=FULL keeps it \
+                           from happening";
 pub(super) const METADATA_HELP: &str =
     "SET GLOBAL binlog_row_metadata=FULL, so that the binlog itself describes its tables";
 
@@ -35,31 +38,6 @@ impl Follower {
     #[cold]
     pub(super) fn refused(&self, header: &Header, refusal: Refusal) -> Halt {
         self.halt(header, refusal.code, &refusal.what, &refusal.help)
-    }
-
-    #[cold]
-    pub(super) fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
-        use rowbust_binlog::event_type as t;
-        let help = match event_type {
-            t::TRANSACTION_PAYLOAD => {
-                "SET GLOBAL binlog_transaction_compression=OFF (sessions keep theirs), and start behind it with `start: {gtid: …}`"
-            }
-            t::PARTIAL_UPDATE_ROWS => "SET GLOBAL binlog_row_value_options='' (sessions keep theirs)",
-            t::MARIA_QUERY_COMPRESSED..=t::MARIA_DELETE_ROWS_COMPRESSED_V2 => {
-                "SET GLOBAL log_bin_compress=OFF"
-            }
-            t::GTID_TAGGED => "commit without a tag: SET gtid_next='AUTOMATIC'",
-            t::XA_PREPARE => XA_HELP,
-            t::MARIA_START_ENCRYPTION => "the server should decrypt what it sends",
-            t::INCIDENT => "the server lost events: flush the mapped keys and start at the newest position",
-            _ => PASS_HELP,
-        };
-        self.halt(
-            header,
-            "source.unsupported_event",
-            &format!("an event that can't be read yet, {name} (type {event_type}),"),
-            help,
-        )
     }
 }
 

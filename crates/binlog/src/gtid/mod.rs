@@ -1,7 +1,9 @@
 //! GTIDs and sets of them, of both flavours.
 
+pub(crate) mod event;
 mod maria;
 mod set;
+mod tag;
 mod uuid;
 
 use std::fmt;
@@ -9,6 +11,7 @@ use std::str::FromStr;
 
 pub use maria::{MariaGtid, MariaGtidPos};
 pub use set::{GtidSet, Interval};
+pub use tag::{Tag, Tsid};
 pub use uuid::Uuid;
 
 use crate::Flavor;
@@ -25,9 +28,6 @@ pub enum GtidParseError {
         /// What was expected.
         expected: &'static str,
     },
-    /// MySQL 8.3's tagged GTIDs (`uuid:tag:1-5`).
-    #[error("`{0}` is a tagged GTID: not supported yet")]
-    Tagged(String),
 }
 
 impl GtidParseError {
@@ -39,10 +39,10 @@ impl GtidParseError {
 /// The GTID of one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gtid {
-    /// MySQL: `uuid:gno`.
+    /// MySQL: `uuid:gno`, or `uuid:tag:gno`.
     MySql {
-        /// The server on which the transaction was first committed (its `server_uuid`).
-        uuid: Uuid,
+        /// The server on which the transaction was first committed, and its tag.
+        tsid: Tsid,
         /// Its number there, from 1.
         gno: u64,
     },
@@ -53,7 +53,7 @@ pub enum Gtid {
 impl fmt::Display for Gtid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MySql { uuid, gno } => write!(f, "{uuid}:{gno}"),
+            Self::MySql { tsid, gno } => write!(f, "{tsid}:{gno}"),
             Self::MariaDb(gtid) => gtid.fmt(f),
         }
     }
@@ -65,14 +65,18 @@ impl FromStr for Gtid {
     /// Either flavour, told apart by MySQL's colon.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        let Some((uuid, gno)) = text.split_once(':') else {
+        let Some((uuid, rest)) = text.split_once(':') else {
             return text.parse().map(Self::MariaDb);
         };
-        let uuid = uuid.parse()?;
-        if gno.contains(|c: char| c.is_ascii_alphabetic() || c == '_') {
-            return Err(GtidParseError::Tagged(text.to_owned()));
-        }
-        Ok(Self::MySql { uuid, gno: set::parse_gno(gno, text)? })
+        let mut tsid = Tsid::from(uuid.parse::<Uuid>()?);
+        let gno = match rest.split_once(':') {
+            Some((tag, gno)) => {
+                tsid.tag = tag.trim().parse()?;
+                gno
+            }
+            None => rest,
+        };
+        Ok(Self::MySql { tsid, gno: set::parse_gno(gno, text)? })
     }
 }
 
@@ -113,7 +117,7 @@ impl GtidState {
     /// Adds a finished transaction. False, and nothing changes, if it is of the other flavour.
     pub fn add(&mut self, gtid: Gtid) -> bool {
         match (self, gtid) {
-            (Self::MySql(set), Gtid::MySql { uuid, gno }) => set.add(uuid, gno),
+            (Self::MySql(set), Gtid::MySql { tsid, gno }) => set.add(tsid, gno),
             (Self::MariaDb(pos), Gtid::MariaDb(gtid)) => pos.update(gtid),
             _ => return false,
         }
@@ -123,7 +127,7 @@ impl GtidState {
     /// Is this transaction done? On MariaDB: has its domain reached its sequence number?
     pub fn contains(&self, gtid: Gtid) -> bool {
         match (self, gtid) {
-            (Self::MySql(set), Gtid::MySql { uuid, gno }) => set.contains(uuid, gno),
+            (Self::MySql(set), Gtid::MySql { tsid, gno }) => set.contains(tsid, gno),
             (Self::MariaDb(pos), Gtid::MariaDb(gtid)) => {
                 pos.get(gtid.domain).is_some_and(|last| last.seq >= gtid.seq)
             }
@@ -170,16 +174,36 @@ mod tests {
         let text = format!("{UUID}:1-3:11:47-49,\n 00000000-0000-0000-0000-000000000001:5");
         let set: GtidSet = text.parse().unwrap();
         assert_eq!(set.to_string(), format!("00000000-0000-0000-0000-000000000001:5,{UUID}:1-3:11:47-49"));
-        assert!(set.contains(UUID.to_ascii_uppercase().parse().unwrap(), 48));
-        assert!(!set.contains(UUID.parse().unwrap(), 4));
+        assert!(set.contains(UUID.to_ascii_uppercase().parse::<Uuid>().unwrap(), 48));
+        assert!(!set.contains(UUID.parse::<Uuid>().unwrap(), 4));
         assert!("".parse::<GtidSet>().unwrap().is_empty());
         for wrong in ["x", UUID, &format!("{UUID}:"), &format!("{UUID}:0"), &format!("{UUID}:3-1"), "1-2-3"] {
             assert!(matches!(wrong.parse::<GtidSet>(), Err(GtidParseError::Malformed { .. })), "{wrong}");
         }
-        for tagged in [format!("{UUID}:tag:1"), format!("{UUID}:1-3:tag:1")] {
-            assert_eq!(tagged.parse::<GtidSet>(), Err(GtidParseError::Tagged(tagged)));
+    }
+
+    #[test]
+    fn tags_hold_for_the_intervals_behind_them() {
+        let set: GtidSet = format!("{UUID}:b:5:A_1:3-4:1:b:6:a_1:2, {UUID}:7").parse().unwrap();
+        assert_eq!(set.to_string(), format!("{UUID}:7:a_1:1-4:b:5-6"));
+        let tagged = |tag: &str| Tsid { uuid: UUID.parse().unwrap(), tag: tag.parse().unwrap() };
+        assert!(set.contains(tagged("A_1"), 4) && !set.contains(tagged("b"), 4));
+        assert!(!set.contains(tagged("a_1").uuid, 4));
+        let long = "t".repeat(33);
+        for wrong in ["tag", "tag:", "1:tag", "a:b:1", "-a:1", "1a:1", "a-b:1", "ž:1", &format!("{long}:1")]
+        {
+            let wrong = format!("{UUID}:{wrong}");
+            assert!(wrong.parse::<GtidSet>().is_err(), "{wrong}");
         }
-        assert!(matches!(format!("{UUID}:tag:1").parse::<Gtid>(), Err(GtidParseError::Tagged(_))));
+        let gtid: Gtid = format!("{UUID}:Tag_9:11").parse().unwrap();
+        assert_eq!(gtid, Gtid::MySql { tsid: tagged("tag_9"), gno: 11 });
+        assert_eq!(gtid.to_string(), format!("{UUID}:tag_9:11"));
+        for wrong in ["tag", "tag:", "tag:tag:1", "1:tag", ":1", "9:1"] {
+            assert!(format!("{UUID}:{wrong}").parse::<Gtid>().is_err(), "{wrong}");
+        }
+        assert_eq!(Tag::new(b""), Some(Tag::NONE));
+        assert!("".parse::<Tag>().is_err() && Tag::new(b"a\0").is_none());
+        assert_eq!(Tag::new(&long.as_bytes()[1..]).unwrap().as_str().len(), 32);
     }
 
     #[test]

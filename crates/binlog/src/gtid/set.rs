@@ -1,15 +1,16 @@
-//! MySQL's GTID sets: per server UUID, sorted disjoint intervals of transaction numbers.
+//! MySQL's GTID sets: per server and tag, sorted disjoint intervals of transaction numbers.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{GtidParseError, Uuid};
+use super::{GtidParseError, Tag, Tsid, Uuid};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::reader::Reader;
+use crate::varlen;
 
 /// The highest transaction number that MySQL gives (`GNO_END` - 1 in `sql/rpl_gtid.h`).
-const MAX_GNO: u64 = i64::MAX as u64 - 1;
+pub(super) const MAX_GNO: u64 = i64::MAX as u64 - 1;
 
 /// Transaction numbers from `start` to `end`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +28,11 @@ impl Interval {
     }
 }
 
-/// A set of untagged GTIDs (`@@gtid_executed`).
+/// A set of GTIDs (`@@gtid_executed`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GtidSet {
     /// Never holds an empty list; intervals are sorted, and at least one number apart.
-    servers: BTreeMap<Uuid, Vec<Interval>>,
+    sources: BTreeMap<Tsid, Vec<Interval>>,
 }
 
 impl GtidSet {
@@ -41,16 +42,16 @@ impl GtidSet {
     }
 
     /// Adds one transaction.
-    pub fn add(&mut self, uuid: Uuid, gno: u64) {
-        self.add_range(uuid, gno, gno);
+    pub fn add(&mut self, source: impl Into<Tsid>, gno: u64) {
+        self.add_range(source, gno, gno);
     }
 
     /// Adds the transactions from `start` to `end`, both included; nothing if `start > end`.
-    pub fn add_range(&mut self, uuid: Uuid, start: u64, end: u64) {
+    pub fn add_range(&mut self, source: impl Into<Tsid>, start: u64, end: u64) {
         if start > end {
             return;
         }
-        let list = self.servers.entry(uuid).or_default();
+        let list = self.sources.entry(source.into()).or_default();
         // The usual case: the next transaction of the last interval.
         if let Some(last) = list.last_mut()
             && start >= last.start
@@ -71,12 +72,12 @@ impl GtidSet {
     }
 
     /// Is the transaction in the set?
-    pub fn contains(&self, uuid: Uuid, gno: u64) -> bool {
-        self.contains_range(uuid, Interval { start: gno, end: gno })
+    pub fn contains(&self, source: impl Into<Tsid>, gno: u64) -> bool {
+        self.contains_range(source.into(), Interval { start: gno, end: gno })
     }
 
-    fn contains_range(&self, uuid: Uuid, range: Interval) -> bool {
-        self.servers.get(&uuid).is_some_and(|list| {
+    fn contains_range(&self, source: Tsid, range: Interval) -> bool {
+        self.sources.get(&source).is_some_and(|list| {
             let at = list.partition_point(|i| i.end < range.start);
             list.get(at).is_some_and(|i| i.start <= range.start && range.end <= i.end)
         })
@@ -84,47 +85,77 @@ impl GtidSet {
 
     /// Is every transaction of this set in `other`?
     pub fn is_subset_of(&self, other: &Self) -> bool {
-        self.iter().all(|(uuid, list)| list.iter().all(|i| other.contains_range(uuid, *i)))
+        self.iter().all(|(source, list)| list.iter().all(|i| other.contains_range(source, *i)))
     }
 
     /// Adds all transactions of `other`.
     pub fn union(&mut self, other: &Self) {
-        for (uuid, list) in other.iter() {
+        for (source, list) in other.iter() {
             for i in list {
-                self.add_range(uuid, i.start, i.end);
+                self.add_range(source, i.start, i.end);
             }
         }
     }
 
+    /// The transactions of this set that `other` lacks (`GTID_SUBTRACT`).
+    #[must_use]
+    pub fn subtract(&self, other: &Self) -> Self {
+        let mut left = Self::new();
+        for (source, list) in self.iter() {
+            let taken = other.sources.get(&source).map_or(&[][..], Vec::as_slice);
+            for Interval { start, end } in list {
+                let mut start = *start;
+                let from = taken.partition_point(|i| i.end < start);
+                for i in taken.get(from..).unwrap_or_default().iter().take_while(|i| i.start <= *end) {
+                    if start < i.start {
+                        left.add_range(source, start, i.start - 1);
+                    }
+                    start = i.end_exclusive();
+                }
+                left.add_range(source, start, *end);
+            }
+        }
+        left
+    }
+
     /// Holds no transaction.
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty()
+        self.sources.is_empty()
     }
 
-    /// The servers in the order of their UUIDs, each with its sorted intervals.
-    pub fn iter(&self) -> impl Iterator<Item = (Uuid, &[Interval])> {
-        self.servers.iter().map(|(uuid, list)| (*uuid, list.as_slice()))
+    /// The sources by UUID and tag, each with its sorted intervals.
+    pub fn iter(&self) -> impl Iterator<Item = (Tsid, &[Interval])> {
+        self.sources.iter().map(|(source, list)| (*source, list.as_slice()))
     }
 
-    /// Reads the body of a PREVIOUS_GTIDS event, or the set in a `COM_BINLOG_DUMP_GTID` packet: number of
-    /// servers, then per server its UUID, the number of intervals, and each one's start and exclusive end.
+    /// Reads the body of a PREVIOUS_GTIDS event, or the set in a `COM_BINLOG_DUMP_GTID` packet: what
+    /// [`GtidSet::encode`] writes. `event_type` and offsets of errors: as if in such an event.
     pub fn decode(body: &[u8], event_type: u8) -> Result<Self, DecodeError> {
         let mut r = Reader::body(body, event_type);
-        let servers = r.u64("number of servers")?;
-        // Format 1 (MySQL 8.3) tells itself by the first and the last byte: `Gtid_set::get_encoding`.
-        if servers >> 56 == 1 {
-            return Err(r.error(DecodeErrorKind::Unsupported("a GTID set with tagged GTIDs is")));
-        }
+        let head = r.u64("number of servers")?;
+        let tagged = head >> 56 == TAGGED && head & 0xff == TAGGED;
+        let sources = if tagged { (head << 8) >> 16 } else { head };
         let mut set = Self::new();
-        for _ in 0..servers {
+        for _ in 0..sources {
             let uuid = Uuid(r.array("server UUID")?);
+            let mut tag = Tag::NONE;
+            if tagged {
+                let len = varlen::unsigned(&mut r, "length of a tag")?;
+                let invalid = DecodeErrorKind::Invalid { what: "length of a tag", got: len };
+                let len = usize::try_from(len).ok().filter(|len| *len <= Tag::MAX_LEN);
+                let text = r.take(len.ok_or_else(|| r.error(invalid))?, "tag")?;
+                tag = tag_of(text).ok_or_else(|| r.error(DecodeErrorKind::BadTag))?;
+            }
+            // The servers write them in order; any other would cost more than the bytes are worth.
+            let mut last = 1;
             for _ in 0..r.u64("number of intervals")? {
                 let start = r.u64("interval start")?;
                 let end = r.u64("interval end")?;
-                if start == 0 || start >= end || end - 1 > MAX_GNO {
+                if start < last || start >= end || end - 1 > MAX_GNO {
                     return Err(r.error(DecodeErrorKind::Invalid { what: "GTID interval's end", got: end }));
                 }
-                set.add_range(uuid, start, end - 1);
+                last = end;
+                set.add_range(Tsid { uuid, tag }, start, end - 1);
             }
         }
         if !r.is_empty() {
@@ -134,16 +165,56 @@ impl GtidSet {
         }
         Ok(set)
     }
+
+    /// Appends the binary form, which `COM_BINLOG_DUMP_GTID` and PREVIOUS_GTIDS use: number of sources, then of each
+    /// its UUID, the number of intervals, and each one's start and exclusive end. With any tag in the set it is the
+    /// form of MySQL 8.3: the number stands between two bytes of 1, and a tag behind each UUID
+    /// (`Gtid_set::encode` in `sql/rpl_gtid_set.cc`).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let tagged = self.sources.keys().any(|source| !source.tag.is_none());
+        let sources = self.sources.len() as u64;
+        let head = if tagged { TAGGED << 56 | sources << 8 | TAGGED } else { sources };
+        out.extend(head.to_le_bytes());
+        for (source, list) in self.iter() {
+            out.extend(source.uuid.0);
+            if tagged {
+                let tag = source.tag.as_str();
+                // One byte of variable length: at most 32, so that it always is enough.
+                #[allow(clippy::cast_possible_truncation)]
+                out.push((tag.len() as u8) << 1);
+                out.extend(tag.as_bytes());
+            }
+            out.extend((list.len() as u64).to_le_bytes());
+            for i in list {
+                out.extend(i.start.to_le_bytes());
+                out.extend(i.end_exclusive().to_le_bytes());
+            }
+        }
+    }
+}
+
+/// `Gtid_format::tagged` in MySQL's `mysql/gtid/gtid_format.h`.
+const TAGGED: u64 = 1;
+
+/// A tag as the servers store it: already in lower case.
+pub(super) fn tag_of(text: &[u8]) -> Option<Tag> {
+    Tag::new(text).filter(|tag| tag.as_str().as_bytes() == text)
 }
 
 impl fmt::Display for GtidSet {
-    /// As MySQL prints it, without its line breaks: `uuid:1-5:7,uuid:3`.
+    /// As MySQL prints it, without its line breaks: `uuid:1-5:7,uuid:3:tag:1-2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (uuid, list)) in self.iter().enumerate() {
-            if i > 0 {
-                f.write_str(",")?;
+        let mut uuid = None;
+        for (source, list) in self.iter() {
+            if uuid == Some(source.uuid) {
+                write!(f, ":{}", source.tag)?;
+            } else {
+                if uuid.is_some() {
+                    f.write_str(",")?;
+                }
+                source.fmt(f)?;
+                uuid = Some(source.uuid);
             }
-            uuid.fmt(f)?;
             for Interval { start, end } in list {
                 write!(f, ":{start}")?;
                 if end > start {
@@ -158,31 +229,43 @@ impl fmt::Display for GtidSet {
 impl FromStr for GtidSet {
     type Err = GtidParseError;
 
-    /// As MySQL prints and reads it: whitespace is allowed anywhere between the parts, intervals may overlap.
+    /// As MySQL prints and reads it: whitespace is allowed anywhere between the parts, intervals may overlap, a tag
+    /// holds for the intervals behind it, up to the next tag or server.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut set = Self::new();
         for server in text.split(',').map(str::trim).filter(|s| !s.is_empty()) {
             let mut parts = server.split(':').map(str::trim);
             let uuid: Uuid = parts.next().unwrap_or_default().parse()?;
+            let mut source = Tsid::from(uuid);
             let mut any = false;
             for part in parts {
-                if part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-                    return Err(GtidParseError::Tagged(server.to_owned()));
+                if is_tag(part) {
+                    if !any && !source.tag.is_none() {
+                        break;
+                    }
+                    source.tag = part.parse()?;
+                    any = false;
+                    continue;
                 }
                 let (start, end) = part.split_once('-').unwrap_or((part, part));
                 let (start, end) = (parse_gno(start, server)?, parse_gno(end, server)?);
                 if start > end {
                     return Err(GtidParseError::malformed(part, "an interval of transaction numbers"));
                 }
-                set.add_range(uuid, start, end);
+                set.add_range(source, start, end);
                 any = true;
             }
             if !any {
-                return Err(GtidParseError::malformed(server, "a GTID set (uuid:1-5:7,…)"));
+                return Err(GtidParseError::malformed(server, "a GTID set (uuid:1-5:7:tag:3,…)"));
             }
         }
         Ok(set)
     }
+}
+
+/// Between colons: a tag, or an interval?
+pub(super) fn is_tag(part: &str) -> bool {
+    part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
 }
 
 /// A transaction number: digits, 1 or more.

@@ -1,8 +1,7 @@
-//! MySQL 9 from Debian's unstable suite, unpacked into the cache.
+//! MySQL 9 and MariaDB 11.8 from Debian's unstable suite, unpacked into the cache.
 //!
-//! Debian has MySQL 9 in `sid` only, built against a newer libc than a stable system has. So the server, its
-//! libraries and *their* libc are unpacked into a folder of their own, and small wrappers run the programs under
-//! that libc's loader. The host is not touched: apt gets a private configuration, private lists and an empty
+//! They are built against a newer libc than a stable system has. So the server, its libraries and *their* libc are
+//! unpacked into a folder of their own, and small wrappers run the programs under that libc's loader. The host is not touched: apt gets a private configuration, private lists and an empty
 //! package status, and `dpkg-deb -x` runs no package script. Packages are verified by apt against Debian's keys.
 
 use std::fmt::Write as _;
@@ -15,46 +14,82 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::cache;
-use crate::install::{find_program, output_of, run, version_after};
+use crate::install::{at_least, find_program, output_of, run, version_after};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// The programs that get a wrapper.
-const PROGRAMS: [&str; 4] = ["usr/sbin/mysqld", "usr/bin/mysql", "usr/bin/mysqlbinlog", "usr/bin/mysqladmin"];
 
-/// The folder of the newest MySQL in the cache.
-pub(crate) fn newest() -> Option<PathBuf> {
-    let key = |p: &PathBuf| -> Vec<u32> {
-        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.trim_start_matches("mysql-").split('.').map(|n| n.parse().unwrap_or(0)).collect()
+/// One server in the suite.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    /// What its folders in the cache are called, before their version.
+    name: &'static str,
+    /// For messages.
+    title: &'static str,
+    /// What to install by hand where nothing can be fetched.
+    instead: &'static str,
+    /// Those that are wanted; the libraries come along.
+    packages: &'static [&'static str],
+    /// The programs that get a wrapper; the first is the server.
+    programs: &'static [&'static str],
+    /// Whether this version is what it should be.
+    fits: fn(&str) -> bool,
+}
+
+/// MySQL 9.
+pub(crate) const MYSQL: Recipe = Recipe {
+    name: "mysql",
+    title: "MySQL 9",
+    instead: "please install MySQL 9, so that mysqld and mysqlbinlog are in PATH",
+    packages: &["mysql-server-core", "mysql-client-core"],
+    programs: &["usr/sbin/mysqld", "usr/bin/mysql", "usr/bin/mysqlbinlog", "usr/bin/mysqladmin"],
+    fits: |version| version.starts_with("9."),
+};
+
+/// MariaDB 11.8 or newer. Its plugins are in the package `mariadb-server`, of which nothing else is used.
+pub(crate) const MARIADB: Recipe = Recipe {
+    name: "mariadb",
+    title: "MariaDB 11.8",
+    instead: "please install MariaDB 11.8, so that mariadbd and mariadb-binlog are in PATH",
+    packages: &["mariadb-server-core", "mariadb-client-core", "mariadb-client", "mariadb-server"],
+    programs: &["usr/sbin/mariadbd", "usr/bin/mariadb", "usr/bin/mariadb-binlog", "usr/bin/mariadb-admin"],
+    fits: |version| at_least(version, 11, 8),
+};
+
+/// The folder of the newest version in the cache.
+pub(crate) fn newest(recipe: &Recipe) -> Option<PathBuf> {
+    let version = |p: &Path| -> Option<Vec<u32>> {
+        let name = p.file_name()?.to_str()?;
+        let version = name.strip_prefix(recipe.name)?.strip_prefix('-')?;
+        Some(version.split('.').map(|n| n.parse().unwrap_or(0)).collect())
     };
     fs::read_dir(cache::dir().ok()?.join("servers"))
         .ok()?
         .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("mysql-")))
-        .max_by_key(key)
+        .filter_map(|p| Some((version(&p)?, p)))
+        .max()
+        .map(|(_, p)| p)
 }
 
-/// Downloads and unpacks MySQL; the caller holds the installation lock.
-pub(crate) fn fetch() -> Result<()> {
+/// Downloads and unpacks a server; the caller holds the installation lock.
+pub(crate) fn fetch(recipe: &Recipe) -> Result<()> {
+    let Recipe { name, title, instead, packages, programs, fits } = recipe;
     let start = Instant::now();
     for program in ["apt-get", "dpkg-deb"] {
         if find_program(program).is_none() {
-            bail!(
-                "not a Debian or Ubuntu system: please install MySQL 9, so that mysqld and mysqlbinlog are in PATH"
-            );
+            bail!("not a Debian or Ubuntu system: {instead}");
         }
     }
-    let mirror = mirror()?;
-    eprintln!("fetching MySQL 9 from Debian unstable at {mirror} (about 60 MB)");
+    let mirror = mirror(recipe)?;
+    eprintln!("fetching {title} from Debian unstable at {mirror} (about 60 MB)");
     let servers = cache::dir()?.join("servers");
     fs::create_dir_all(&servers)?;
     let temporary = tempfile::Builder::new().prefix(".apt-").tempdir_in(&servers)?;
     let apt = PrivateApt::new(temporary.path(), &mirror)?;
-    let packages = apt.closure(&["mysql-server-core", "mysql-client-core"])?;
+    let packages = apt.closure(packages)?;
     let debs = apt.download(&packages)?;
     let size: u64 = debs.iter().filter_map(|d| Some(fs::metadata(d).ok()?.len())).sum();
 
-    let new = temporary.path().join("mysql");
+    let new = temporary.path().join("new");
     let root = new.join("root");
     fs::create_dir_all(&root)?;
     for deb in &debs {
@@ -64,20 +99,21 @@ pub(crate) fn fetch() -> Result<()> {
         _ = fs::remove_dir_all(root.join("usr/share").join(unused));
     }
     fs::create_dir(new.join("bin"))?;
-    for program in PROGRAMS {
+    for program in *programs {
         write_wrapper(&new, program)?;
     }
-    let said = output_of(&new.join("bin/mysqld"), "--version").context("the unpacked mysqld does not run")?;
+    let server = Path::new(programs.first().context("no program")?).file_name().context("no name")?;
+    let said = output_of(&new.join("bin").join(server), "--version")
+        .with_context(|| format!("the unpacked {title} does not run"))?;
     let version = version_after(&said, "Ver").with_context(|| format!("no version in {said:?}"))?;
-    if !version.starts_with("9.") {
-        bail!(
-            "Debian unstable has MySQL {version}, not 9: please install MySQL 9, so that mysqld is in PATH"
-        );
+    if !fits(&version) {
+        bail!("Debian unstable has {name} {version}, not {title}: {instead}");
     }
     fs::write(new.join("version"), &version)?;
-    fs::rename(&new, servers.join(format!("mysql-{version}"))).context("cannot move MySQL to its place")?;
+    fs::rename(&new, servers.join(format!("{name}-{version}")))
+        .with_context(|| format!("cannot move {title} to its place"))?;
     eprintln!(
-        "MySQL {version}: {} packages, {} MB, in {:.0} s",
+        "{title} ({version}): {} packages, {} MB, in {:.0} s",
         debs.len(),
         size / 1_000_000,
         start.elapsed().as_secs_f64()
@@ -86,7 +122,7 @@ pub(crate) fn fetch() -> Result<()> {
 }
 
 /// The Debian mirror that this system's apt uses already; `ROWBUST_DEBIAN_MIRROR` where it uses none (Ubuntu).
-fn mirror() -> Result<String> {
+fn mirror(recipe: &Recipe) -> Result<String> {
     if let Ok(mirror) = std::env::var("ROWBUST_DEBIAN_MIRROR") {
         return Ok(mirror);
     }
@@ -96,8 +132,10 @@ fn mirror() -> Result<String> {
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
     pick_mirror(&targets, &os).ok_or_else(|| {
         anyhow!(
-            "apt knows no Debian mirror here, and MySQL 9 comes from one: please install MySQL 9, so that mysqld and \
-             mysqlbinlog are in PATH, or set ROWBUST_DEBIAN_MIRROR and install debian-archive-keyring"
+            "apt knows no Debian mirror here, and {} comes from one: {}, or set ROWBUST_DEBIAN_MIRROR and install \
+             debian-archive-keyring",
+            recipe.title,
+            recipe.instead
         )
     })
 }
@@ -184,7 +222,7 @@ impl PrivateApt {
     /// The packages and all libraries they depend on. A server process runs no programs of other packages.
     fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
         let plan = run(self.command("apt-get").args(["install", "--simulate"]).args(packages))
-            .context("cannot resolve MySQL's packages")?;
+            .context("cannot resolve the server's packages")?;
         let wanted = |p: &&str| {
             packages.contains(p) || *p == "zlib1g" || (p.starts_with("lib") && !p.starts_with("libperl"))
         };
@@ -203,7 +241,7 @@ impl PrivateApt {
 
     fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
         run(self.command("apt-get").args(["-qq", "download"]).args(packages))
-            .context("cannot download MySQL")?;
+            .context("cannot download the server's packages")?;
         let debs: Vec<PathBuf> = fs::read_dir(&self.archives)?
             .filter_map(|e| Some(e.ok()?.path()))
             .filter(|p| p.extension().is_some_and(|e| e == "deb"))
@@ -221,17 +259,17 @@ impl PrivateApt {
 fn write_wrapper(dir: &Path, program: &str) -> Result<()> {
     let root = dir.join("root");
     if !root.join(program).is_file() {
-        bail!("MySQL's packages lack {program}");
+        bail!("the server's packages lack {program}");
     }
     let inside = |p: &Path| p.strip_prefix(&root).map(|p| p.display().to_string()).unwrap_or_default();
-    let libraries =
-        find_dir(&root.join("usr/lib"), "-linux-gnu").context("MySQL's packages lack usr/lib/*-linux-gnu")?;
+    let libraries = find_dir(&root.join("usr/lib"), "-linux-gnu")
+        .context("the server's packages lack usr/lib/*-linux-gnu")?;
     let loader = ["usr/lib64", "usr/lib", "lib64", "lib"]
         .iter()
         .map(|d| root.join(d))
         .chain([libraries.clone()])
         .find_map(|d| find_loader(&d))
-        .context("MySQL's packages lack a loader")?;
+        .context("the server's packages lack a loader")?;
     let script = format!(
         "#!/bin/sh\n\
          # Runs the unpacked program under its own loader and libraries.\n\
