@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use rowbust_binlog::{Column, Projection, RowKind, TableMap};
-use rowbust_protocol::template::{ImageRef, Template};
+use rowbust_binlog::{Column, ColumnType, Projection, RowKind, TableMap};
+use rowbust_protocol::template::{ImageRef, JsonPath, Template};
 
 use super::{RouteError, RouteErrorKind, error::Place};
 use crate::config::{Events, Image, KeyOp, Mapping};
@@ -51,7 +51,7 @@ pub(super) struct PlanTemplate {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PlanSlot {
-    /// By position in the plan's columns.
+    /// By position in the plan's slots.
     pub(super) slot: usize,
     pub(super) image: ImageRef,
 }
@@ -69,6 +69,8 @@ impl PlanRule {
 /// A column that a mapping uses, and where.
 pub(super) struct ColumnUse<'a> {
     pub(super) name: &'a str,
+    /// What is taken out of its JSON document.
+    pub(super) path: Option<&'a JsonPath>,
     /// `when`, `when_changed`, or the template.
     pub(super) part: &'a str,
     /// Its text is needed, not only whether it changed.
@@ -76,15 +78,22 @@ pub(super) struct ColumnUse<'a> {
     line: usize,
 }
 
+impl ColumnUse<'_> {
+    /// For errors: the column as in the template.
+    pub(super) fn label(&self, column: &str) -> String {
+        self.path.map_or_else(|| column.to_owned(), |path| format!("{column}{path}"))
+    }
+}
+
 /// Every use of a column in a mapping, in the order of the config.
 pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
     let line = mapping.line;
     let mut uses = Vec::new();
     for name in mapping.when_changed.iter().flatten() {
-        uses.push(ColumnUse { name, part: "when_changed", text: false, line });
+        uses.push(ColumnUse { name, path: None, part: "when_changed", text: false, line });
     }
     if let Some(when) = &mapping.when {
-        uses.push(ColumnUse { name: &when.column, part: "when", text: true, line });
+        uses.push(ColumnUse { name: &when.column, path: None, part: "when", text: true, line });
     }
     for rule in &mapping.keys {
         let field = match &rule.op {
@@ -94,6 +103,7 @@ pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
         for template in std::iter::once(&rule.key).chain(field) {
             uses.extend(template.columns().iter().map(|column| ColumnUse {
                 name: &column.name,
+                path: column.path.as_ref(),
                 part: template.source(),
                 text: true,
                 line: rule.line,
@@ -103,14 +113,18 @@ pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
     uses
 }
 
-/// Compiles a mapping; `slot_of` knows every name of its [`column_uses`].
-pub(super) fn compile(index: usize, mapping: &Mapping, slot_of: &dyn Fn(&str) -> usize) -> PlanMapping {
+/// Compiles a mapping; `slot_of` knows every name and path of its [`column_uses`].
+pub(super) fn compile(
+    index: usize,
+    mapping: &Mapping,
+    slot_of: &dyn Fn(&str, Option<&JsonPath>) -> usize,
+) -> PlanMapping {
     let template = |template: &Template| PlanTemplate {
         template: template.clone(),
         slots: template
             .columns()
             .iter()
-            .map(|c| PlanSlot { slot: slot_of(&c.name), image: c.image })
+            .map(|c| PlanSlot { slot: slot_of(&c.name, c.path.as_ref()), image: c.image })
             .collect(),
     };
     let rules = mapping.keys.iter().map(|rule| {
@@ -133,9 +147,12 @@ pub(super) fn compile(index: usize, mapping: &Mapping, slot_of: &dyn Fn(&str) ->
     PlanMapping {
         index,
         line: mapping.line,
-        when_changed: mapping.when_changed.as_ref().map(|names| names.iter().map(|n| slot_of(n)).collect()),
+        when_changed: mapping
+            .when_changed
+            .as_ref()
+            .map(|names| names.iter().map(|n| slot_of(n, None)).collect()),
         when: mapping.when.as_ref().map(|when| PlanWhen {
-            slot: slot_of(&when.column),
+            slot: slot_of(&when.column, None),
             any_of: when.any_of.iter().map(|text| text.clone().into_bytes()).collect(),
             image: when.image,
         }),
@@ -170,9 +187,9 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
             if used.text && !column.is_complete() {
                 return Err(RouteError { table: table(), place: None, kind: RouteErrorKind::NeedsSchema });
             }
-            if used.text && !has_text(column) {
+            if used.path.is_some() && !may_be_json(column) {
                 let column_type = column.column_type;
-                return fail(RouteErrorKind::NoText { column: used.name.to_owned(), column_type });
+                return fail(RouteErrorKind::NotJson { column: used.name.to_owned(), column_type });
             }
             indices.insert(index);
         }
@@ -185,14 +202,9 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
     })
 }
 
-/// The types of which `Value::write_text` says "not yet", before the first row does.
-fn has_text(column: &Column) -> bool {
-    use rowbust_binlog::ColumnType as T;
-    match column.column_type {
-        T::Json | T::Geometry | T::Vector => false,
-        T::String => !matches!(column.data_type.as_deref(), Some("uuid" | "inet4" | "inet6")),
-        _ => true,
-    }
+/// MySQL's JSON, or text: MariaDB's JSON is LONGTEXT.
+fn may_be_json(column: &Column) -> bool {
+    column.column_type == ColumnType::Json || column.is_binary() == Some(false)
 }
 
 fn similar(name: &str, map: &TableMap) -> Option<String> {

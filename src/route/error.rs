@@ -6,8 +6,9 @@ use rowbust_binlog::{ColumnType, ProjectionError, TextError};
 
 use super::RowImage;
 
-/// A table or row that can't be turned into keys. But for [`RouteErrorKind::NeedsSchema`] it must stop the daemon
-/// with the event's coordinates, which the caller adds: going on would leave stale keys behind.
+/// A table or row that can't be turned into keys. But for [`RouteErrorKind::NeedsSchema`], and for
+/// [`RouteErrorKind::Undecodable`] if the table's whole keyspace is removed instead, it must stop the daemon with the event's
+/// coordinates, which the caller adds: going on would leave stale keys behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteError {
     /// `schema.table`.
@@ -41,8 +42,8 @@ pub enum RouteErrorKind {
         /// A column of the table with a similar name.
         similar: Option<String>,
     },
-    /// A column of this type has no text form, so it can't stand in a key or in `when`.
-    NoText {
+    /// A template has a path into a column that is neither JSON nor text.
+    NotJson {
         /// The column.
         column: String,
         /// Its type.
@@ -50,25 +51,35 @@ pub enum RouteErrorKind {
     },
     /// The column can't be taken out of the row.
     Projection(ProjectionError),
-    /// The row images don't hold the column, and it can't be inferred.
-    MissingColumn {
-        /// The column.
+    /// A value that a key or a condition needs can't be had from this row.
+    Undecodable {
+        /// The column, with its path.
         column: String,
         /// The image whose value is needed.
         image: RowImage,
-    },
-    /// The value has no text form.
-    Text {
-        /// The column.
-        column: String,
         /// Why.
-        source: TextError,
+        why: Undecodable,
     },
     /// The key or field would be longer than [`rowbust_protocol::template::MAX_KEY_BYTES`].
     TooLong,
 }
 
+/// Why a value can't be had from a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undecodable {
+    /// The row images leave the column out (`binlog_row_image` MINIMAL or NOBLOB), and it can't be inferred.
+    Absent,
+    /// The value has no text form.
+    Text(TextError),
+}
+
 impl RouteError {
+    /// Whether only this row's keys can't be known, while those of other rows can: all keys of its mappings may be removed
+    /// instead.
+    pub fn is_undecodable(&self) -> bool {
+        matches!(self.kind, RouteErrorKind::Undecodable { .. })
+    }
+
     /// What to do about it.
     pub fn help(&self) -> String {
         match &self.kind {
@@ -82,12 +93,13 @@ impl RouteError {
             RouteErrorKind::UnknownColumn { similar: None, .. } => {
                 "name a column of the table, or narrow the mapping's `table`".into()
             }
-            RouteErrorKind::NoText { .. } => "use another column, or a generated column made from it".into(),
+            RouteErrorKind::NotJson { .. } => "write the path behind a JSON or text column".into(),
             RouteErrorKind::Projection(_) => "use another column".into(),
-            RouteErrorKind::MissingColumn { .. } => {
-                "set binlog_row_image=FULL on the source, for every session that writes".into()
-            }
-            RouteErrorKind::Text { .. } => "use another column, or exclude the table".into(),
+            RouteErrorKind::Undecodable {
+                why: Undecodable::Absent | Undecodable::Text(TextError::NoDocument),
+                ..
+            } => "set binlog_row_image=FULL on the source, for every session that writes".into(),
+            RouteErrorKind::Undecodable { .. } => "use another column, or exclude the table".into(),
             RouteErrorKind::TooLong => "use a shorter column, such as a digest kept beside it".into(),
         }
     }
@@ -101,14 +113,16 @@ impl fmt::Display for RouteError {
                 f.write_str("the binlog does not tell the columns' names or types")?
             }
             RouteErrorKind::UnknownColumn { column, .. } => write!(f, "the table has no column `{column}`")?,
-            RouteErrorKind::NoText { column, column_type } => {
-                write!(f, "column `{column}` is {column_type}, which has no text form")?;
+            RouteErrorKind::NotJson { column, column_type } => {
+                write!(f, "column `{column}` is {column_type}, which is no JSON")?;
             }
             RouteErrorKind::Projection(error) => error.fmt(f)?,
-            RouteErrorKind::MissingColumn { column, image } => {
+            RouteErrorKind::Undecodable { column, image, why: Undecodable::Absent } => {
                 write!(f, "the row image does not tell the value of `{column}` {image} the change")?;
             }
-            RouteErrorKind::Text { column, source } => write!(f, "column `{column}`: {source}")?,
+            RouteErrorKind::Undecodable { column, image, why: Undecodable::Text(why) } => {
+                write!(f, "column `{column}` {image} the change: {why}")?;
+            }
             RouteErrorKind::TooLong => {
                 write!(f, "a key is longer than {} bytes", rowbust_protocol::template::MAX_KEY_BYTES)?;
             }

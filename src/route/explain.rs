@@ -1,6 +1,7 @@
 //! `rowbust explain`: which keys a change would make wrong, and why not others, by the code of the live path.
 
-use rowbust_binlog::{RowKind, TextError};
+use rowbust_binlog::{RowKind, TextError, json::extract_text};
+use rowbust_protocol::template::JsonPath;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -8,7 +9,7 @@ use super::{
     RouteError, RoutedKey, RowImage, Scratch, Sink, SkipReason, Skipped,
     compile::{column_uses, compile},
     plan::Rules,
-    values::{ImageValues, Presence},
+    values::{ImageValues, Presence, SlotPath},
 };
 use crate::config::{Config, KeyOp};
 
@@ -118,14 +119,20 @@ pub fn explain(
             explained.push(entry);
             continue;
         }
-        let mut names: Vec<String> = Vec::new();
+        let mut slots: Vec<NamedSlot> = Vec::new();
+        let find = |slots: &[NamedSlot], name: &str, path: Option<&JsonPath>| {
+            let path = path.map(SlotPath::new);
+            slots.iter().position(|slot| same_name(&slot.name, name) && slot.path == path)
+        };
+        let mut names = Vec::new();
         for used in column_uses(mapping) {
-            if !names.iter().any(|name| same_name(name, used.name)) {
-                names.push(used.name.to_owned());
+            if find(&slots, used.name, used.path).is_none() {
+                names.push(used.label(used.name));
+                slots.push(NamedSlot { name: used.name.to_owned(), path: used.path.map(SlotPath::new) });
             }
         }
-        let row = JsonRow::new(&names, before, after)?;
-        let slot_of = |name: &str| names.iter().position(|n| same_name(n, name)).unwrap_or(usize::MAX);
+        let row = JsonRow::new(&slots, before, after)?;
+        let slot_of = |name: &str, path: Option<&JsonPath>| find(&slots, name, path).unwrap_or(usize::MAX);
         let rules = Rules {
             table: table.to_owned(),
             mappings: vec![compile(index, mapping, &slot_of)],
@@ -186,7 +193,8 @@ impl Sink for Explaining<'_> {
             SkipReason::NoImage(image) => format!("{kind} has no row {image} the change"),
             SkipReason::Null { slot, image } => {
                 let name = self.names.get(slot).map_or("", |name| name);
-                format!("`{name}` is NULL {image} the change, and the template has no default for it")
+                let null = if name.contains("->") { "missing or NULL" } else { "NULL" };
+                format!("`{name}` is {null} {image} the change, and the template has no default for it")
             }
             SkipReason::SameKey => "the row after the change gives the same key".to_owned(),
         };
@@ -200,24 +208,31 @@ impl Sink for Explaining<'_> {
     }
 }
 
+/// What a mapping uses of a row.
+struct NamedSlot {
+    name: String,
+    path: Option<SlotPath>,
+}
+
 /// Rows as JSON; by slot: `None` absent, `Some(None)` NULL.
-struct JsonRow {
+struct JsonRow<'s> {
+    slots: &'s [NamedSlot],
     before: Vec<Option<Option<String>>>,
     after: Vec<Option<Option<String>>>,
 }
 
-impl JsonRow {
+impl<'s> JsonRow<'s> {
     fn new(
-        names: &[String],
+        slots: &'s [NamedSlot],
         before: Option<&Map<String, Value>>,
         after: Option<&Map<String, Value>>,
     ) -> Result<Self, ExplainError> {
         let image = |row: Option<&Map<String, Value>>| -> Result<Vec<_>, ExplainError> {
-            let value =
-                |name: &String| row.and_then(|r| r.iter().find(|(column, _)| same_name(column, name)));
-            names.iter().map(|name| value(name).map(|(_, v)| text(name, v)).transpose()).collect()
+            let value = |name: &str| row.and_then(|r| r.iter().find(|(column, _)| same_name(column, name)));
+            let text = |slot: &NamedSlot| value(&slot.name).map(|(_, v)| text(slot, v)).transpose();
+            slots.iter().map(text).collect()
         };
-        Ok(Self { before: image(before)?, after: image(after)? })
+        Ok(Self { slots, before: image(before)?, after: image(after)? })
     }
 
     fn value(&self, image: RowImage, slot: usize) -> Option<&Option<String>> {
@@ -228,31 +243,35 @@ impl JsonRow {
     }
 }
 
-fn text(column: &str, value: &Value) -> Result<Option<String>, ExplainError> {
+fn text(slot: &NamedSlot, value: &Value) -> Result<Option<String>, ExplainError> {
     let why = match value {
         Value::Null => return Ok(None),
         Value::String(text) => return Ok(Some(text.clone())),
+        // A document can be written as what it is.
+        Value::Array(_) | Value::Object(_) if slot.path.is_some() => return Ok(Some(value.to_string())),
         Value::Number(number) if number.is_i64() || number.is_u64() => return Ok(Some(number.to_string())),
         Value::Number(_) => "write a number with a fraction as a string, as the server prints it: \"19.90\"",
         Value::Bool(_) => "the server has no booleans: write 0 or 1",
         Value::Array(_) | Value::Object(_) => "write the server's text form as a string",
     };
-    Err(ExplainError::Value { column: column.to_owned(), why })
+    Err(ExplainError::Value { column: slot.name.clone(), why })
 }
 
-impl ImageValues for JsonRow {
-    fn presence(&self, image: RowImage, slot: usize) -> Presence {
-        match self.value(image, slot) {
-            None => Presence::Absent,
-            Some(None) => Presence::Null,
-            Some(Some(_)) => Presence::Value,
-        }
+impl ImageValues for JsonRow<'_> {
+    fn has(&self, image: RowImage, slot: usize) -> bool {
+        self.value(image, slot).is_some()
     }
 
-    fn write_text(&self, image: RowImage, slot: usize, out: &mut Vec<u8>) -> Result<(), TextError> {
-        let text = self.value(image, slot).ok_or(TextError::Absent)?.as_ref().ok_or(TextError::Null)?;
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
+    fn write(&self, image: RowImage, slot: usize, out: &mut Vec<u8>) -> Result<Presence, TextError> {
+        let Some(value) = self.value(image, slot) else { return Ok(Presence::Absent) };
+        let Some(text) = value else { return Ok(Presence::Null) };
+        match self.slots.get(slot).and_then(|slot| slot.path.as_ref()) {
+            None => {
+                out.extend_from_slice(text.as_bytes());
+                Ok(Presence::Value)
+            }
+            Some(path) => extract_text(text.as_bytes(), &path.path, path.unquote, out).map(Into::into),
+        }
     }
 
     fn same(&self, slot: usize) -> bool {

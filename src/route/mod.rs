@@ -2,7 +2,7 @@
 //!
 //! Guarantees: every mapping whose pattern matches a table is applied; a key is made from the row before and from
 //! the row after a change; what can't be known of a row (a column that `binlog_row_image` left out) is treated as
-//! the wider case, or is a [`RouteError`] that stops the daemon; nothing is left out in silence ([`Counts`]). No
+//! the wider case, or is a [`RouteErrorKind::Undecodable`] that stops the daemon or widens; nothing is left out in silence ([`Counts`]). No
 //! allocation per row once the buffers have grown. May depend on `config`, `source`'s seam, `rowbust-binlog`
 //! and `rowbust-protocol`.
 //!
@@ -20,6 +20,8 @@ mod plan;
 mod values;
 
 #[cfg(test)]
+mod json_tests;
+#[cfg(test)]
 mod rows_tests;
 #[cfg(test)]
 mod tests;
@@ -31,7 +33,7 @@ use crate::{
     source::Scope,
 };
 
-pub use error::{RouteError, RouteErrorKind};
+pub use error::{RouteError, RouteErrorKind, Undecodable};
 pub use explain::{ExplainError, Explained, ExplainedKey, ExplainedRule, explain};
 pub use plan::{Counts, Plan, RoutedKey, Scratch, Sink, SkipReason, Skipped};
 pub use values::RowImage;

@@ -1,13 +1,13 @@
 //! The compiled mappings of one table, and the making of keys.
 
-use rowbust_binlog::{Column, Projection, RowKind, RowSlots, TableMap, TextError};
-use rowbust_protocol::template::{ImageRef, RenderError, Rendered, SlotValue};
+use rowbust_binlog::{Projection, RowKind, RowSlots, TableMap, TextError};
+use rowbust_protocol::template::{ImageRef, JsonPath, RenderError, Rendered, SlotValue};
 
 use super::{
     RouteError, RouteErrorKind, RowImage,
-    compile::{PlanMapping, PlanRule, PlanSlot, PlanTemplate, PlanWhen, compile, project},
-    error::Place,
-    values::{BinlogRow, ImageValues, Presence},
+    compile::{PlanMapping, PlanRule, PlanSlot, PlanTemplate, PlanWhen, column_uses, compile, project},
+    error::{Place, Undecodable},
+    values::{BinlogRow, ImageValues, Presence, Slot, SlotPath},
 };
 use crate::config::{Image, Mapping};
 
@@ -15,8 +15,7 @@ use crate::config::{Image, Mapping};
 #[derive(Debug, Clone)]
 pub struct Plan {
     projection: Projection,
-    /// By slot: position in the projection.
-    columns: Vec<Column>,
+    slots: Vec<Slot>,
     rules: Rules,
 }
 
@@ -69,9 +68,10 @@ pub enum SkipReason {
     Events,
     /// The rule uses `{old.x}` or `{new.x}`, and the change has no such image.
     NoImage(RowImage),
-    /// The value in this slot is NULL in this image, and the template has no `default` for it.
+    /// The value in this slot is NULL in this image (or nothing stands at the template's path into it), and the template has
+    /// no `default` for it.
     Null {
-        /// Position among the plan's columns.
+        /// Position among the plan's slots.
         slot: usize,
         /// The image.
         image: RowImage,
@@ -134,19 +134,29 @@ impl Scratch {
 impl Plan {
     pub(super) fn new(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<Self, RouteError> {
         let projection = project(mappings, map)?;
-        let taken = projection.columns();
-        let columns: Vec<_> = taken.iter().map(|&index| map.columns[index].clone()).collect();
+        let (mut slots, mut names) = (Vec::<Slot>::new(), Vec::new());
         // `project` has looked every name up already.
-        let slot_of = |name: &str| {
-            map.column_index(name).and_then(|index| taken.binary_search(&index).ok()).unwrap_or(usize::MAX)
+        let find = |slots: &[Slot], name: &str, path: Option<&JsonPath>| {
+            let position =
+                map.column_index(name).and_then(|i| projection.columns().binary_search(&i).ok())?;
+            let path = path.map(SlotPath::new);
+            let found = slots.iter().position(|slot| slot.position == position && slot.path == path);
+            Some((position, path, found))
+        };
+        for used in mappings.iter().flat_map(|(_, mapping)| column_uses(mapping)) {
+            if let Some((position, path, None)) = find(&slots, used.name, used.path)
+                && let Some(column) = projection.columns().get(position).and_then(|&i| map.columns.get(i))
+            {
+                names.push(used.label(column.name.as_deref().unwrap_or_default()));
+                slots.push(Slot { position, column: column.clone(), path });
+            }
+        }
+        let slot_of = |name: &str, path: Option<&JsonPath>| {
+            find(&slots, name, path).and_then(|(_, _, found)| found).unwrap_or(usize::MAX)
         };
         let compiled = mappings.iter().map(|(index, mapping)| compile(*index, mapping, &slot_of)).collect();
-        let rules = Rules {
-            table: format!("{}.{}", map.schema, map.table),
-            names: columns.iter().map(|column| column.name.clone().unwrap_or_default()).collect(),
-            mappings: compiled,
-        };
-        Ok(Self { projection, columns, rules })
+        let rules = Rules { table: format!("{}.{}", map.schema, map.table), names, mappings: compiled };
+        Ok(Self { projection, slots, rules })
     }
 
     /// What to decode of the table's rows.
@@ -170,7 +180,7 @@ impl Plan {
         scratch: &mut Scratch,
         sink: &mut impl Sink,
     ) -> Result<(), RouteError> {
-        self.rules.route(kind, &BinlogRow { slots: row, columns: &self.columns }, scratch, sink)
+        self.rules.route(kind, &BinlogRow { row, slots: &self.slots }, scratch, sink)
     }
 }
 
@@ -181,42 +191,43 @@ fn has(kind: RowKind, image: RowImage) -> bool {
     }
 }
 
-/// Where the value stands that a key needs. An update's after image leaves out columns that the statement didn't set
+/// Appends the value that a key needs. An update's after image leaves out columns that the statement didn't set
 /// (`binlog_row_image` MINIMAL, NOBLOB, FULL_NODUP): then it stands in the before image. The reverse doesn't hold:
 /// MINIMAL's before image has the primary key alone.
-fn look_up(kind: RowKind, values: &impl ImageValues, image: RowImage, slot: usize) -> (Presence, RowImage) {
-    let presence = presence(kind, values, image, slot);
+fn look_up(
+    kind: RowKind,
+    values: &impl ImageValues,
+    image: RowImage,
+    slot: usize,
+    out: &mut Vec<u8>,
+) -> Result<Presence, TextError> {
+    let presence = if has(kind, image) { values.write(image, slot, out)? } else { Presence::Absent };
     if presence == Presence::Absent && image == RowImage::After && kind == RowKind::Update {
-        return (values.presence(RowImage::Before, slot), RowImage::Before);
+        return values.write(RowImage::Before, slot, out);
     }
-    (presence, image)
-}
-
-fn presence(kind: RowKind, values: &impl ImageValues, image: RowImage, slot: usize) -> Presence {
-    if has(kind, image) { values.presence(image, slot) } else { Presence::Absent }
+    Ok(presence)
 }
 
 /// Whether the after image of an update surely gives the same text as the before image.
 fn gives_same(values: &impl ImageValues, slot: usize) -> bool {
-    values.presence(RowImage::After, slot) == Presence::Absent || is_unchanged(values, slot)
+    !values.has(RowImage::After, slot) || is_unchanged(values, slot)
 }
 
 /// Whether an update surely left the slot as it was: both images hold it, with the same value. A column that the
 /// after image leaves out may well have changed: seen with MINIMAL on MariaDB 10.11 for virtual columns, for what
 /// REPLACE sets to its default, and for what a trigger sets in INSERT ... ON DUPLICATE KEY UPDATE.
 fn is_unchanged(values: &impl ImageValues, slot: usize) -> bool {
-    values.presence(RowImage::After, slot) != Presence::Absent
-        && values.presence(RowImage::Before, slot) != Presence::Absent
-        && values.same(slot)
+    values.has(RowImage::After, slot) && values.has(RowImage::Before, slot) && values.same(slot)
 }
 
 /// Whether a value was escaped; or the slot and image of the NULL for which there is no key.
 type Made = Result<bool, (usize, RowImage)>;
 
-/// Why a value can't be had.
-enum Failure {
-    Missing { slot: usize, image: RowImage },
-    Text { slot: usize, source: TextError },
+/// A value that can't be had.
+struct Failure {
+    slot: usize,
+    image: RowImage,
+    why: Undecodable,
 }
 
 impl Rules {
@@ -261,7 +272,7 @@ impl Rules {
             Image::Any => &[RowImage::Before, RowImage::After],
         };
         for &image in images {
-            if has(kind, image) && self.holds(mapping, when, kind, image, values, scratch)? {
+            if has(kind, image) && self.holds(mapping, when, image, values, scratch)? {
                 return Ok(None);
             }
         }
@@ -272,20 +283,19 @@ impl Rules {
         &self,
         mapping: &PlanMapping,
         when: &PlanWhen,
-        kind: RowKind,
         image: RowImage,
         values: &impl ImageValues,
         scratch: &mut Scratch,
     ) -> Result<bool, RouteError> {
-        match presence(kind, values, image, when.slot) {
-            Presence::Absent => Ok(true),
-            Presence::Null => Ok(false),
-            Presence::Value => {
-                scratch.work.clear();
-                values.write_text(image, when.slot, &mut scratch.work).map_err(|source| {
-                    self.error(mapping, mapping.line, "when", Failure::Text { slot: when.slot, source })
-                })?;
-                Ok(when.any_of.contains(&scratch.work))
+        // `filtered` asks for images only that the change has.
+        scratch.work.clear();
+        match values.write(image, when.slot, &mut scratch.work) {
+            Ok(Presence::Absent) => Ok(true),
+            Ok(Presence::Null) => Ok(false),
+            Ok(Presence::Value) => Ok(when.any_of.contains(&scratch.work)),
+            Err(why) => {
+                let failure = Failure { slot: when.slot, image, why: Undecodable::Text(why) };
+                Err(self.error(mapping, mapping.line, "when", failure))
             }
         }
     }
@@ -401,11 +411,8 @@ impl Rules {
     }
 
     fn error(&self, mapping: &PlanMapping, line: usize, part: &str, failure: Failure) -> RouteError {
-        let name = |slot: usize| self.names.get(slot).cloned().unwrap_or_default();
-        let kind = match failure {
-            Failure::Missing { slot, image } => RouteErrorKind::MissingColumn { column: name(slot), image },
-            Failure::Text { slot, source } => RouteErrorKind::Text { column: name(slot), source },
-        };
+        let column = self.names.get(failure.slot).cloned().unwrap_or_default();
+        let kind = RouteErrorKind::Undecodable { column, image: failure.image, why: failure.why };
         self.error_of(mapping, line, part, kind)
     }
 
@@ -434,13 +441,11 @@ fn render_template(
     template.template.render(out, work, |index, buffer| {
         let PlanSlot { slot, image: of } = template.slots[index];
         let image = image_of(of, image);
-        match look_up(kind, values, image, slot) {
-            (Presence::Absent, _) => Err(Failure::Missing { slot, image }),
-            (Presence::Null, _) => Ok(SlotValue::Null),
-            (Presence::Value, found) => match values.write_text(found, slot, buffer) {
-                Ok(()) => Ok(SlotValue::Text),
-                Err(source) => Err(Failure::Text { slot, source }),
-            },
+        match look_up(kind, values, image, slot, buffer) {
+            Ok(Presence::Absent) => Err(Failure { slot, image, why: Undecodable::Absent }),
+            Ok(Presence::Null) => Ok(SlotValue::Null),
+            Ok(Presence::Value) => Ok(SlotValue::Text),
+            Err(why) => Err(Failure { slot, image, why: Undecodable::Text(why) }),
         }
     })
 }

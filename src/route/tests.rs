@@ -82,7 +82,7 @@ fn row(value: &Value) -> Option<&Map<String, Value>> {
 }
 
 /// Explains one mapping of `t.t`; a row that is null is absent.
-fn explain_one(mapping: Mapping, before: &Value, after: &Value) -> Explained {
+pub(super) fn explain_one(mapping: Mapping, before: &Value, after: &Value) -> Explained {
     explain(&config(vec![mapping]), "t.t", row(before), row(after)).unwrap().remove(0)
 }
 
@@ -96,7 +96,7 @@ fn keys(explained: &Explained) -> Vec<String> {
     .collect()
 }
 
-fn keys_of(rule: KeyRule, before: &Value, after: &Value) -> Vec<String> {
+pub(super) fn keys_of(rule: KeyRule, before: &Value, after: &Value) -> Vec<String> {
     keys(&explain_one(mapping("t.t", vec![rule]), before, after))
 }
 
@@ -258,7 +258,13 @@ fn columns_left_out_of_an_image() {
         let config = config(vec![mapping("t.t", vec![unlink(template)])]);
         let error = explain(&config, "t.t", row(&before), row(&after)).unwrap_err();
         let ExplainError::Route(error) = error else { panic!("{error}") };
-        assert_eq!(error.kind, RouteErrorKind::MissingColumn { column: "sku".into(), image }, "{template}");
+        let why = Undecodable::Absent;
+        assert_eq!(
+            error.kind,
+            RouteErrorKind::Undecodable { column: "sku".into(), image, why },
+            "{template}"
+        );
+        assert!(error.is_undecodable());
         assert!(error.to_string().contains("t.t: ") && error.to_string().contains("line 8"), "{error}");
     }
     // But not where the rule doesn't apply.

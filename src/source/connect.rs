@@ -114,7 +114,7 @@ impl Connector {
         let target = Target { host, port, user: &self.user, password: password.as_deref(), tls };
         match tokio::time::timeout(CONNECT_TIMEOUT, Wire::connect(target)).await {
             Ok(Ok(wire)) => Ok(wire),
-            Ok(Err(error)) => Err(classify_wire(address, error)),
+            Ok(Err(error)) => Err(classify_wire(address, self.uses_tls(), error)),
             Err(_) => Err(no_answer(address)),
         }
     }
@@ -142,7 +142,7 @@ impl Connector {
             .ssl_opts(tls.as_ref().map(Material::driver_options));
         match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(Opts::from(opts))).await {
             Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(error)) => Err(classify(address, &error)),
+            Ok(Err(error)) => Err(classify(address, self.uses_tls(), &error)),
             Err(_) => Err(no_answer(address)),
         }
     }
@@ -199,7 +199,8 @@ fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
 fn tls_error(address: &str, error: &rustls::Error) -> ConnectError {
     use rustls::{CertificateError as C, Error as E};
     let help = match error {
-        E::InvalidCertificate(C::UnknownIssuer) => {
+        // The latter: by an authority of the same name, as MySQL's own are on every server.
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
             "; its authority isn't the one of `ca_file` (without it: of the system)"
         }
         E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
@@ -210,14 +211,18 @@ fn tls_error(address: &str, error: &rustls::Error) -> ConnectError {
     ConnectError::Tls { address: address.to_owned(), reason: format!("{error}{help}") }
 }
 
-/// The server's refusal of a login.
-fn refused(address: String, code: u16, message: &str) -> ConnectError {
+/// The server's refusal of a login; `tls`: over TLS.
+fn refused(address: String, tls: bool, code: u16, message: &str) -> ConnectError {
     let reason = format!("{message} ({code})");
     match code {
         // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_HOST_IS_BLOCKED, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED
         1040 | 1053 | 1129 | 1203 | 1226 => ConnectError::Unreachable { address, reason },
         // ER_SECURE_TRANSPORT_REQUIRED
         3159 => ConnectError::Tls { address, reason: format!("{reason}; set `source.tls`") },
+        // ER_ACCESS_DENIED_ERROR. MariaDB says no more about `require_secure_transport` and REQUIRE SSL.
+        1045 if !tls => {
+            ConnectError::Auth { address, reason: format!("{reason}, or TLS is asked for: `source.tls`") }
+        }
         _ => ConnectError::Auth { address, reason },
     }
 }
@@ -226,13 +231,13 @@ fn no_tls(address: String) -> ConnectError {
     ConnectError::Tls { address, reason: "the server has no TLS".into() }
 }
 
-fn classify(address: String, error: &mysql_async::Error) -> ConnectError {
+fn classify(address: String, tls: bool, error: &mysql_async::Error) -> ConnectError {
     use mysql_async::Error as E;
-    if let Some(tls) = rustls_error(error) {
-        return tls_error(&address, tls);
+    if let Some(error) = rustls_error(error) {
+        return tls_error(&address, error);
     }
     match error {
-        E::Server(e) => refused(address, e.code, &e.message),
+        E::Server(e) => refused(address, tls, e.code, &e.message),
         E::Io(IoError::Tls(e)) => ConnectError::Tls { address, reason: e.to_string() },
         E::Io(IoError::Io(e)) => ConnectError::Unreachable { address, reason: e.to_string() },
         E::Driver(DriverError::NoClientSslFlagFromServer) => no_tls(address),
@@ -248,12 +253,12 @@ fn classify(address: String, error: &mysql_async::Error) -> ConnectError {
     }
 }
 
-fn classify_wire(address: String, error: WireError) -> ConnectError {
-    if let Some(tls) = rustls_error(&error) {
-        return tls_error(&address, tls);
+fn classify_wire(address: String, tls: bool, error: WireError) -> ConnectError {
+    if let Some(error) = rustls_error(&error) {
+        return tls_error(&address, error);
     }
     match error {
-        WireError::Server { code, message } => refused(address, code, &message),
+        WireError::Server { code, message } => refused(address, tls, code, &message),
         WireError::NoTls => no_tls(address),
         WireError::Tls(e) => tls_error(&address, &e),
         WireError::Plugin(reason) => ConnectError::Auth { address, reason },
@@ -275,9 +280,10 @@ mod tests {
                 rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer),
             )
         };
-        for error in
-            [classify("db1:3306".into(), &wrong().into()), classify_wire("db1:3306".into(), wrong().into())]
-        {
+        for error in [
+            classify("db1:3306".into(), true, &wrong().into()),
+            classify_wire("db1:3306".into(), true, wrong().into()),
+        ] {
             assert!(
                 matches!(&error, ConnectError::Tls { reason, .. } if reason.contains("`ca_file`")),
                 "{error}"

@@ -175,12 +175,16 @@ impl EventStream {
         let event =
             RawEvent::parse(bytes, self.checksummed).map_err(|e| StreamError::Malformed(e.to_string()))?;
         if event.header.event_type == event_type::FORMAT_DESCRIPTION {
-            // Its last byte but the checksum, which it has where it knows of checksums at all, is the algorithm: 1 is CRC32
-            // (`enum_binlog_checksum_alg` in the servers' sources).
-            self.checksummed = event.crc.is_some() && event.body.last() == Some(&1);
+            // It has one that counts if the others have.
+            self.checksummed = event.crc.is_some();
         }
         self.event = Some(payload.start + 1..payload.end);
         Ok(true)
+    }
+
+    /// Bytes that are kept for what is received.
+    pub fn footprint(&self) -> usize {
+        self.wire.footprint()
     }
 
     /// The event at hand; empty before the first one.

@@ -14,6 +14,7 @@
 //! - [`table_map`] and [`schema`]: columns as the binlog describes them, completed from `information_schema`.
 //! - [`projection`] and [`rows`]: a precompiled walk over row images that decodes only the columns asked for.
 //! - [`value`] and [`text`]: decoded values, and the server's own text form of each.
+//! - [`json`]: JSON documents, paths into them, partial updates.
 //! - [`xid`]: ids of XA transactions.
 //! - [`gtid`]: GTIDs, GTID sets and positions of both flavours.
 
@@ -27,6 +28,7 @@ pub mod flavor;
 pub mod gtid;
 pub mod header;
 pub mod inflate;
+pub mod json;
 pub mod payload;
 pub mod projection;
 pub mod rows;
@@ -36,6 +38,7 @@ pub mod text;
 pub mod value;
 pub mod xid;
 
+mod compressed;
 mod crc;
 mod decimal;
 mod metadata;

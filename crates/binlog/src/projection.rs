@@ -20,14 +20,6 @@ pub enum ProjectionError {
     /// Not in ascending order, or one twice.
     #[error("columns must be in ascending order, each once")]
     Order,
-    /// MariaDB COMPRESSED columns.
-    #[error("column {index} is {column_type}: not supported yet")]
-    Unsupported {
-        /// The index asked for, from 0.
-        index: usize,
-        /// Its type.
-        column_type: ColumnType,
-    },
 }
 
 /// How many bytes a value takes.
@@ -60,6 +52,7 @@ pub(crate) enum Form {
     Enum,
     Set,
     Bit,
+    Compressed,
     Json,
     Geometry,
     Vector,
@@ -100,10 +93,7 @@ impl Projection {
             let (Some(column), Some(slot)) = (map.columns.get(index), all.get_mut(index)) else {
                 return Err(ProjectionError::NoColumn { index, columns: map.columns.len() });
             };
-            let Some(form) = form(column) else {
-                return Err(ProjectionError::Unsupported { index, column_type: column.column_type });
-            };
-            slot.1 = Some(form);
+            slot.1 = Some(form(column));
         }
         let mut steps: Vec<Step> = Vec::new();
         for &(layout, form) in &all {
@@ -156,9 +146,9 @@ fn layout(column: &Column) -> Layout {
     }
 }
 
-fn form(column: &Column) -> Option<Form> {
+fn form(column: &Column) -> Form {
     use ColumnType as T;
-    Some(match column.column_type {
+    match column.column_type {
         T::Tiny | T::Short | T::Int24 | T::Long | T::LongLong => match column.unsigned {
             Some(true) => Form::UInt,
             _ => Form::Int,
@@ -185,8 +175,8 @@ fn form(column: &Column) -> Option<Form> {
         T::Geometry => Form::Geometry,
         T::Vector => Form::Vector,
         T::Null => Form::Null,
-        T::BlobCompressed | T::VarCharCompressed => return None,
-    })
+        T::BlobCompressed | T::VarCharCompressed => Form::Compressed,
+    }
 }
 
 impl Form {
@@ -215,6 +205,7 @@ impl Form {
             Self::Enum => Value::Enum(u16::try_from(uint(bytes)).ok()?),
             Self::Set => Value::Set(uint(bytes)),
             Self::Bit => Value::Bit(bytes),
+            Self::Compressed => Value::Compressed(bytes),
             Self::Json => Value::Json(bytes),
             Self::Geometry => Value::Geometry(bytes),
             Self::Vector => Value::Vector(bytes),

@@ -3,12 +3,13 @@
 use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::charset::{BINARY_COLLATION, Charset};
+use crate::charset::Charset;
 use crate::column_type::ColumnType;
 use crate::gtid::Uuid;
+use crate::json::{self, Document, Found, Path};
 use crate::table_map::Column;
 use crate::value::Value;
-use crate::{decimal, temporal};
+use crate::{compressed, decimal, temporal};
 
 /// A value that has no text form here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,9 +27,14 @@ pub enum TextError {
     /// NULL has no text.
     #[error("the value is NULL")]
     Null,
-    /// No text form yet.
-    #[error("no text form of {0} yet")]
-    NotYet(&'static str),
+    /// Only the difference from the value before is known.
+    #[error(
+        "the row image holds a JSON document's changes only, and no document before: set binlog_row_image=FULL"
+    )]
+    NoDocument,
+    /// A path into a column that is neither JSON nor text.
+    #[error("the column is no JSON")]
+    NotJson,
     /// No conversion from this character set.
     #[error("character set {0} is not supported yet")]
     Charset(String),
@@ -47,11 +53,12 @@ pub enum TextError {
 
 impl Value<'_> {
     /// Appends the text that `SELECT column` gives on a utf8mb4 connection with `time_zone='+00:00'`, as UTF-8
-    /// (`CONCAT(column)` too, but for FLOAT on MySQL, which shortens it to 12 characters). Two exceptions: ZEROFILL is not applied (the binlog doesn't tell it), and binary strings and BIT
-    /// give their bytes as they are, BINARY(n) filled up with zero bytes as the server does.
+    /// (`CONCAT(column)` too, but for FLOAT on MySQL, which shortens it to 12 characters). Two exceptions: ZEROFILL is not
+    /// applied (the binlog doesn't tell it), and binary strings, BIT, GEOMETRY and VECTOR give their bytes as they are,
+    /// BINARY(n) filled up with zero bytes as the server does.
     ///
     /// # Errors
-    /// NULL and absent values have no text; nothing is appended on an error.
+    /// NULL, absent values and [`Value::JsonDiff`] have no text; nothing is appended on an error.
     pub fn write_text(&self, column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
         let at = out.len();
         let result = self.append(column, out);
@@ -111,17 +118,58 @@ impl Value<'_> {
             Self::Enum(index) => label(column, index, out)?,
             Self::Set(bits) => labels(column, bits, out)?,
             Self::Bit(bytes) => out.extend_from_slice(bytes),
-            Self::Json(_) => return Err(TextError::NotYet("JSON")),
-            Self::JsonDiff(_) => return Err(TextError::NotYet("a partial update of JSON")),
-            Self::Geometry(_) => return Err(TextError::NotYet("GEOMETRY")),
-            Self::Vector(_) => return Err(TextError::NotYet("VECTOR")),
+            Self::Compressed(bytes) => {
+                let at = out.len();
+                compressed::inflate(bytes, out)?;
+                if column.is_binary() != Some(true) {
+                    let charset = charset(column)?;
+                    if charset != Charset::Utf8
+                        || std::str::from_utf8(out.get(at..).unwrap_or_default()).is_err()
+                    {
+                        let text = out.split_off(at);
+                        charset.append(&text, out)?;
+                    }
+                }
+            }
+            Self::Json(document) => Document::new(document).write_text(out)?,
+            Self::JsonDiff(_) => return Err(TextError::NoDocument),
+            Self::Geometry(bytes) | Self::Vector(bytes) => out.extend_from_slice(bytes),
         }
         Ok(())
+    }
+
+    /// Appends what stands at a path of a JSON document: of MySQL's JSON type as [`Document::extract`], of a text column
+    /// (MariaDB's JSON is one) as [`json::extract_text`].
+    ///
+    /// # Errors
+    /// As [`Value::write_text`], and if the column holds no JSON; nothing is appended.
+    pub fn write_path(
+        &self,
+        column: &Column,
+        path: &Path,
+        unquote: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Found, TextError> {
+        match *self {
+            Self::Json(document) => Document::new(document).extract(path, unquote, out),
+            Self::Str(text) if charset(column)? == Charset::Utf8 => {
+                json::extract_text(text, path, unquote, out)
+            }
+            Self::Str(_) | Self::Compressed(_) if column.is_binary() == Some(false) => {
+                let mut text = Vec::new();
+                self.append(column, &mut text)?;
+                json::extract_text(&text, path, unquote, out)
+            }
+            Self::Absent => Err(TextError::Absent),
+            Self::Null => Err(TextError::Null),
+            Self::JsonDiff(_) => Err(TextError::NoDocument),
+            _ => Err(TextError::NotJson),
+        }
     }
 }
 
 /// Writing to a vector can't fail.
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+pub(crate) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
@@ -140,7 +188,7 @@ fn float(n: f32, out: &mut Vec<u8>) {
 }
 
 /// DOUBLE: the shortest digits that give the same number.
-fn double(n: f64, out: &mut Vec<u8>) {
+pub(crate) fn double(n: f64, out: &mut Vec<u8>) {
     scientific(&format!("{n:e}"), out);
 }
 
@@ -184,16 +232,15 @@ fn fixed(n: f64, decimals: u8, out: &mut Vec<u8>) {
 }
 
 fn string(bytes: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {
-    let Some(collation) = column.collation else {
-        return Err(TextError::Unknown { what: "the character set" });
-    };
-    if collation == BINARY_COLLATION {
-        return binary(bytes, column, out);
+    match charset(column)? {
+        Charset::Binary => binary(bytes, column, out),
+        charset => charset.append(bytes, out),
     }
-    let charset = Charset::from_collation(collation)
-        .ok_or_else(|| TextError::Charset(format!("of collation {collation}")))?;
-    out.extend_from_slice(&charset.decode(bytes)?);
-    Ok(())
+}
+
+fn charset(column: &Column) -> Result<Charset, TextError> {
+    let collation = column.collation.ok_or(TextError::Unknown { what: "the character set" })?;
+    Charset::from_collation(collation).ok_or_else(|| TextError::Charset(format!("of collation {collation}")))
 }
 
 fn binary(bytes: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(), TextError> {

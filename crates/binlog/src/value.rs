@@ -1,4 +1,5 @@
-//! Decoded column values. Two values of one column are equal exactly if the server stored the same value.
+//! Decoded column values. Two values of one column that are equal are the same value on the server. The reverse holds but for
+//! [`Value::Compressed`], of which one text has several forms, and [`Value::JsonDiff`].
 
 /// One column of one row image.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,7 +90,9 @@ pub enum Value<'a> {
     Set(u64),
     /// BIT, big-endian.
     Bit(&'a [u8]),
-    /// MySQL's binary JSON.
+    /// MariaDB's COMPRESSED CHAR, TEXT and BLOB columns, as stored.
+    Compressed(&'a [u8]),
+    /// MySQL's binary JSON: [`crate::json::Document`].
     Json(&'a [u8]),
     /// What changed in a JSON column since the before image (`binlog_row_value_options=PARTIAL_JSON`): the vector of
     /// differences as the event has it, without the length in front. Empty: nothing changed.

@@ -13,6 +13,8 @@
 //! | `{old.id}` | its value before the change |
 //! | `{new.id}` | its value after the change |
 //! | ``{`odd name`}``, ``{old.`odd name`}`` | a column whose name isn't made of letters, digits, `_`, `$` and non-ASCII characters; a backtick in it is doubled |
+//! | `{doc->>$.a.b}` | what stands at a [path](path) of a JSON column: a string without its quotes |
+//! | `{doc->$.a.b}` | the same as JSON text: a string in quotes |
 //! | `{email\|lower}` | the value through a filter; filters run from left to right |
 //! | `{{` and `}}` | a literal `{` and `}`, as in the hash tag `{{user:{id}}}:cart` |
 //!
@@ -43,11 +45,13 @@
 
 mod escape;
 mod parse;
+pub mod path;
 mod pattern;
 
 use std::fmt;
 
 pub use escape::escape_into;
+pub use path::{JsonPath, PathLeg};
 pub use pattern::escape_glob;
 
 /// The longest key or field that a template makes, in bytes. A longer one is [`RenderError::TooLong`]: Redis would
@@ -70,6 +74,9 @@ pub struct ColumnRef {
     pub name: Box<str>,
     /// The image that it is read from.
     pub image: ImageRef,
+    /// What is taken out of its JSON document; `None`: the whole value. Where nothing stands there, or JSON's null, the
+    /// value is [`SlotValue::Null`].
+    pub path: Option<JsonPath>,
 }
 
 /// The row image that a column of a template is read from.
@@ -166,6 +173,8 @@ pub enum TemplateErrorKind {
     NoColumn,
     /// A column's name with a character that needs backticks, or broken backticks.
     ColumnName,
+    /// A JSON path that can't be read, or that can mean several values.
+    Path(path::PathMistake),
     /// `{x.col}` where x is neither `old` nor `new`.
     UnknownImage(String),
     /// A filter that doesn't exist.
@@ -191,6 +200,7 @@ impl TemplateError {
             TemplateErrorKind::StrayClose => "template_stray_brace",
             TemplateErrorKind::NoColumn => "template_no_column",
             TemplateErrorKind::ColumnName => "template_column_name",
+            TemplateErrorKind::Path(_) => "template_json_path",
             TemplateErrorKind::UnknownImage(_) => "template_unknown_image",
             TemplateErrorKind::UnknownFilter(_) => "template_unknown_filter",
             TemplateErrorKind::ConflictingFilters(_) => "template_conflicting_filters",
@@ -211,6 +221,7 @@ impl fmt::Display for TemplateError {
             TemplateErrorKind::StrayClose => f.write_str("`}` closes nothing"),
             TemplateErrorKind::NoColumn => f.write_str("no column stands between the braces"),
             TemplateErrorKind::ColumnName => f.write_str("not a column's name"),
+            TemplateErrorKind::Path(mistake) => mistake.fmt(f),
             TemplateErrorKind::UnknownImage(name) => write!(f, "`{name}.` is no row image"),
             TemplateErrorKind::UnknownFilter(name) => write!(f, "unknown filter `{name}`"),
             TemplateErrorKind::ConflictingFilters(name) => {

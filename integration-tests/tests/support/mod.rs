@@ -52,6 +52,7 @@ impl Db {
         }
         let server = match need {
             Need::MariaDb => Server::Maria(MariaDb::start(options).unwrap()),
+            Need::MariaDb118 => Server::Maria(MariaDb::start_11_8(options).unwrap()),
             _ => Server::MySql(MySql::start(options).unwrap()),
         };
         Some(Self { server, _dir: dir })
@@ -63,6 +64,10 @@ impl Db {
 
     pub fn port(&self) -> u16 {
         each!(self, s => s.port())
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        each!(self, s => s.data_dir())
     }
 
     pub fn restart(&self) {
@@ -303,6 +308,16 @@ impl Follow {
         let follow = Self::start(config, None);
         until("the stream is open", || !follow.log.lock().unwrap().started.is_empty()).await;
         follow
+    }
+
+    /// Starts one and waits until its stream is open, or for why it isn't.
+    pub async fn try_ready(config: Config) -> Result<Self, SourceError> {
+        let follow = Self::start(config, None);
+        until("the stream is open", || {
+            follow.task.is_finished() || !follow.log.lock().unwrap().started.is_empty()
+        })
+        .await;
+        if follow.task.is_finished() { Err(follow.ended().await) } else { Ok(follow) }
     }
 
     /// Ends it; what it ended with.

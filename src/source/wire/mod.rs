@@ -144,13 +144,18 @@ impl Wire {
         self.packets.bytes(payload)
     }
 
+    /// Bytes that are kept for what is received.
+    pub(super) fn footprint(&self) -> usize {
+        self.packets.footprint()
+    }
+
     /// Waits for a payload that is no event; an error that the server sends is one here.
     async fn read(&mut self) -> Result<Vec<u8>, WireError> {
         let payload = loop {
             if let Some(payload) = self.packets.next()? {
                 break self.packets.bytes(&payload).to_vec();
             }
-            if self.packets.footprint() > ANSWER {
+            if self.footprint() > ANSWER {
                 return Err(WireError::Malformed("an answer of more than 256 KiB".into()));
             }
             poll_fn(|cx| self.poll_receive(cx)).await?;

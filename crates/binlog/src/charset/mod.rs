@@ -1,8 +1,12 @@
 //! Character sets of collations, and conversion to UTF-8 as the servers do it.
 
+mod multi;
+mod multi_tables;
 mod tables;
 
 use std::borrow::Cow;
+
+pub use multi::MultiByte;
 
 use crate::text::TextError;
 
@@ -16,14 +20,14 @@ pub enum Charset {
     Utf8,
     /// latin1 (cp1252) and all others with one byte per character, ASCII in the lower half.
     SingleByte(&'static SingleByte),
+    /// swe7: ASCII but for ten characters.
+    Swe7,
     /// ucs2 and utf16.
     Utf16Be,
     Utf16Le,
     Utf32,
-    /// Multi-byte, converted by this encoding, which agrees with the servers.
-    Encoding(&'static MultiByte),
-    /// Known, but without a conversion.
-    Unsupported(&'static str),
+    /// One to four bytes per character.
+    MultiByte(&'static MultiByte),
 }
 
 /// A single-byte character set.
@@ -31,13 +35,6 @@ pub enum Charset {
 pub struct SingleByte {
     name: &'static str,
     upper: [u16; 128],
-}
-
-/// A multi-byte character set.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct MultiByte {
-    name: &'static str,
-    encoding: &'static encoding_rs::Encoding,
 }
 
 macro_rules! single_byte {
@@ -60,12 +57,6 @@ single_byte! {
     TIS620: "tis620",
 }
 
-// Compared with both servers for every two-byte code. big5, gb2312, gb18030, sjis, ujis and eucjpms map some codes
-// to other characters than the encodings of the same name do.
-static CP932: MultiByte = MultiByte { name: "cp932", encoding: encoding_rs::SHIFT_JIS };
-static EUCKR: MultiByte = MultiByte { name: "euckr", encoding: encoding_rs::EUC_KR };
-static GBK: MultiByte = MultiByte { name: "gbk", encoding: encoding_rs::GBK };
-
 /// Collation id of `binary`.
 pub const BINARY_COLLATION: u16 = 63;
 
@@ -78,16 +69,16 @@ impl Charset {
             "ucs2" | "utf16" => Self::Utf16Be,
             "utf16le" => Self::Utf16Le,
             "utf32" => Self::Utf32,
-            "big5" => Self::Unsupported("big5"),
-            "cp932" => Self::Encoding(&CP932),
-            "eucjpms" => Self::Unsupported("eucjpms"),
-            "euckr" => Self::Encoding(&EUCKR),
-            "gb18030" => Self::Unsupported("gb18030"),
-            "gb2312" => Self::Unsupported("gb2312"),
-            "gbk" => Self::Encoding(&GBK),
-            "sjis" => Self::Unsupported("sjis"),
-            "swe7" => Self::Unsupported("swe7"),
-            "ujis" => Self::Unsupported("ujis"),
+            "swe7" => Self::Swe7,
+            "big5" => Self::MultiByte(&multi::BIG5),
+            "cp932" => Self::MultiByte(&multi::CP932),
+            "eucjpms" => Self::MultiByte(&multi::EUCJPMS),
+            "euckr" => Self::MultiByte(&multi::EUCKR),
+            "gb18030" => Self::MultiByte(&multi::GB18030),
+            "gb2312" => Self::MultiByte(&multi::GB2312),
+            "gbk" => Self::MultiByte(&multi::GBK),
+            "sjis" => Self::MultiByte(&multi::SJIS),
+            "ujis" => Self::MultiByte(&multi::UJIS),
             _ => return single_byte(name).map(Self::SingleByte),
         })
     }
@@ -105,38 +96,69 @@ impl Charset {
     }
 
     /// `bytes` of this character set as UTF-8.
+    ///
+    /// # Errors
+    /// [`TextError::Malformed`] if they are no text of this character set, or hold a code for which the servers have no
+    /// character (and print a question mark).
     pub fn decode<'a>(self, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, TextError> {
-        match self {
-            Self::Binary => Ok(Cow::Borrowed(bytes)),
-            Self::Utf8 => match std::str::from_utf8(bytes) {
+        let as_it_is = match self {
+            Self::Binary | Self::Utf8 => true,
+            Self::SingleByte(_) | Self::MultiByte(_) => bytes.is_ascii(),
+            Self::Swe7 | Self::Utf16Be | Self::Utf16Le | Self::Utf32 => false,
+        };
+        if as_it_is && self != Self::Utf8 {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        if as_it_is {
+            return match std::str::from_utf8(bytes) {
                 Ok(_) => Ok(Cow::Borrowed(bytes)),
                 Err(_) => Err(TextError::Malformed("UTF-8")),
-            },
-            Self::SingleByte(set) => {
-                if bytes.is_ascii() {
-                    return Ok(Cow::Borrowed(bytes));
-                }
-                let text: String = bytes.iter().map(|&b| set.char(b)).collect();
-                Ok(Cow::Owned(text.into_bytes()))
-            }
-            Self::Utf16Be => utf16(bytes, u16::from_be_bytes),
-            Self::Utf16Le => utf16(bytes, u16::from_le_bytes),
-            Self::Utf32 => {
-                let (chars, []) = bytes.as_chunks::<4>() else { return Err(TextError::Malformed("UTF-32")) };
-                let text: Option<String> =
-                    chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c))).collect();
-                text.map(|t| Cow::Owned(t.into_bytes())).ok_or(TextError::Malformed("UTF-32"))
-            }
-            Self::Encoding(set) => {
-                match set.encoding.decode_without_bom_handling_and_without_replacement(bytes) {
-                    Some(text) if text.contains(is_disputed) => Err(TextError::Malformed(set.name)),
-                    Some(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
-                    Some(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
-                    None => Err(TextError::Malformed(set.name)),
-                }
-            }
-            Self::Unsupported(name) => Err(TextError::Charset(name.to_owned())),
+            };
         }
+        let mut out = Vec::new();
+        self.append(bytes, &mut out)?;
+        Ok(Cow::Owned(out))
+    }
+
+    /// Appends `bytes` of this character set as UTF-8; nothing on an error, which is that of [`Charset::decode`].
+    pub fn append(self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TextError> {
+        let start = out.len();
+        let (ok, name) = match self {
+            Self::Binary | Self::Utf8 => {
+                out.extend_from_slice(bytes);
+                (self == Self::Binary || std::str::from_utf8(bytes).is_ok(), "UTF-8")
+            }
+            Self::SingleByte(set) => {
+                bytes.iter().for_each(|&byte| push(set.char(byte), out));
+                (true, set.name)
+            }
+            Self::Swe7 => {
+                bytes.iter().for_each(|&byte| push(swe7(byte), out));
+                (bytes.is_ascii(), "swe7")
+            }
+            Self::MultiByte(set) => (set.append(bytes, out), set.name()),
+            Self::Utf16Be => (utf16(bytes, u16::from_be_bytes, out), "UTF-16"),
+            Self::Utf16Le => (utf16(bytes, u16::from_le_bytes, out), "UTF-16"),
+            Self::Utf32 => {
+                let (chars, rest) = bytes.as_chunks::<4>();
+                let mut chars = chars.iter().map(|c| char::from_u32(u32::from_be_bytes(*c)));
+                (
+                    rest.is_empty()
+                        && chars.all(|c| {
+                            c.is_some_and(|c| {
+                                push(c, out);
+                                true
+                            })
+                        }),
+                    "UTF-32",
+                )
+            }
+        };
+        if ok {
+            return Ok(());
+        }
+        out.truncate(start);
+        Err(TextError::Malformed(name))
     }
 }
 
@@ -154,17 +176,31 @@ impl SingleByte {
     }
 }
 
-/// Characters that the encodings give where the servers have none, and print a question mark: user-defined ones.
-fn is_disputed(c: char) -> bool {
-    matches!(c, '\u{80}' | '\u{e000}'..='\u{f8ff}')
+/// `to_uni_swe7` in `strings/ctype-extra.c`.
+fn swe7(byte: u8) -> char {
+    match byte {
+        0x40 => 'É',
+        0x5b => 'Ä',
+        0x5c => 'Ö',
+        0x5d => 'Å',
+        0x5e => 'Ü',
+        0x60 => 'é',
+        0x7b => 'ä',
+        0x7c => 'ö',
+        0x7d => 'å',
+        0x7e => 'ü',
+        other => char::from(other),
+    }
 }
 
-fn utf16<'a>(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'a, [u8]>, TextError> {
-    let (units, []) = bytes.as_chunks::<2>() else { return Err(TextError::Malformed("UTF-16")) };
-    match char::decode_utf16(units.iter().map(|u| unit(*u))).collect::<Result<String, _>>() {
-        Ok(text) => Ok(Cow::Owned(text.into_bytes())),
-        Err(_) => Err(TextError::Malformed("UTF-16")),
-    }
+fn push(c: char, out: &mut Vec<u8>) {
+    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16, out: &mut Vec<u8>) -> bool {
+    let (units, rest) = bytes.as_chunks::<2>();
+    let mut chars = char::decode_utf16(units.iter().map(|u| unit(*u)));
+    rest.is_empty() && chars.all(|c| c.map(|c| push(c, out)).is_ok())
 }
 
 /// Collation ids from both servers' `information_schema`. MariaDB's `_nopad_` variants are 1024 above their base;
@@ -236,7 +272,16 @@ mod tests {
         assert_eq!(text("utf8mb4", b"\xff"), Err(TextError::Malformed("UTF-8")));
         assert_eq!(text("utf16", b"\xd8\x3d"), Err(TextError::Malformed("UTF-16")));
         assert_eq!(text("gbk", b"\xaa\xa1"), Err(TextError::Malformed("gbk")));
-        assert_eq!(text("big5", b"\xba\xba"), Err(TextError::Charset("big5".into())));
+        assert_eq!(text("big5", b"a\xba\x7e").unwrap(), "a漢");
+        assert_eq!(text("big5", b"\xa1\xe3").unwrap(), "\u{223c}");
+        assert_eq!(text("ujis", b"\x8e\xb1\xa1\xc0\x8f\xf5\xa1").unwrap(), "ｱ\\\u{e3ac}");
+        assert_eq!(text("sjis", b"\xb1\x81\x5f").unwrap(), "ｱ\\");
+        assert_eq!(text("gb18030", b"\x94\x39\xda\x33").unwrap(), "💩");
+        assert_eq!(text("swe7", b"a[").unwrap(), "aÄ");
+        assert_eq!(text("swe7", b"\x80"), Err(TextError::Malformed("swe7")));
+        for cut in [&b"\xba"[..], b"\x80", b"\xba\x20", b"\xa3\xc0"] {
+            assert_eq!(text("big5", cut), Err(TextError::Malformed("big5")));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Text to [`Template`].
 
 use super::{
-    ColumnRef, Filter, ImageRef, MAX_KEY_BYTES, Placeholder, Segment, Template, TemplateError,
-    TemplateErrorKind,
+    ColumnRef, Filter, ImageRef, JsonPath, MAX_KEY_BYTES, Placeholder, Segment, Template, TemplateError,
+    TemplateErrorKind, path,
 };
 
 const FILTERS: [&str; 5] = ["lower", "upper", "hex", "default", "raw"];
@@ -71,9 +71,10 @@ impl Parser<'_> {
     /// Reads the placeholder whose `{` stands at `open`; returns the offset behind its `}`.
     fn placeholder(&mut self, open: usize) -> Result<usize, TemplateError> {
         let (image, at) = self.image(open)?;
-        let (name, mut at) = self.name(open, at)?;
-        let mut placeholder =
-            Placeholder { slot: self.slot(name, image), filters: Box::default(), default: None, raw: false };
+        let (name, at) = self.name(open, at)?;
+        let (path, mut at) = self.path(open, at)?;
+        let slot = self.slot(name, image, path);
+        let mut placeholder = Placeholder { slot, filters: Box::default(), default: None, raw: false };
         let mut filters = Vec::new();
         let mut seen: Vec<&str> = Vec::new();
         loop {
@@ -82,7 +83,8 @@ impl Parser<'_> {
                 Some('|') => at = self.filter(open, at + 1, &mut placeholder, &mut filters, &mut seen)?,
                 None => return Err(unclosed(open)),
                 Some(_) => {
-                    let help = "write `}` or `|` and a filter behind the column's name";
+                    let help =
+                        "write `}`, `|` and a filter, or `->>` and a JSON path behind the column's name";
                     return Err(error(at, TemplateErrorKind::ColumnName, help));
                 }
             }
@@ -154,10 +156,29 @@ impl Parser<'_> {
         Err(error(at, TemplateErrorKind::ColumnName, help))
     }
 
-    fn slot(&mut self, name: String, image: ImageRef) -> usize {
-        let found = self.columns.iter().position(|c| *c.name == *name && c.image == image);
+    /// `->>` or `->` and a path at `at`, behind the column's name, and the offset behind it.
+    fn path(&self, open: usize, at: usize) -> Result<(Option<JsonPath>, usize), TemplateError> {
+        let rest = &self.source[at..];
+        let (unquote, start) = match rest {
+            _ if rest.starts_with("->>") => (true, at + 3),
+            _ if rest.starts_with("->") => (false, at + 2),
+            _ => return Ok((None, at)),
+        };
+        match path::parse(&self.source[start..], unquote) {
+            Ok((path, length)) => Ok((Some(path), start + length)),
+            Err((_, path::PathMistake::Ends)) => Err(unclosed(open)),
+            Err((offset, mistake)) => {
+                let help = mistake.help();
+                Err(error(start + offset, TemplateErrorKind::Path(mistake), help))
+            }
+        }
+    }
+
+    fn slot(&mut self, name: String, image: ImageRef, path: Option<JsonPath>) -> usize {
+        let same = |c: &ColumnRef| *c.name == *name && c.image == image && c.path == path;
+        let found = self.columns.iter().position(same);
         found.unwrap_or_else(|| {
-            self.columns.push(ColumnRef { name: name.into_boxed_str(), image });
+            self.columns.push(ColumnRef { name: name.into_boxed_str(), image, path });
             self.columns.len() - 1
         })
     }
@@ -231,6 +252,6 @@ fn unclosed(open: usize) -> TemplateError {
 }
 
 /// What MySQL takes as an identifier without quotes, and any other non-ASCII character.
-fn is_name_char(c: char) -> bool {
+pub(super) fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
 }

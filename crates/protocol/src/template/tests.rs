@@ -204,11 +204,99 @@ fn mistakes_have_a_place_and_a_code() {
         ("{id|default}", 4, "template_missing_argument"),
         ("{id|raw:1}", 4, "template_unexpected_argument"),
         ("{id}\n", 4, "template_control_character"),
+        ("{doc->", 0, "template_unclosed_brace"),
+        ("{doc->>$.a", 0, "template_unclosed_brace"),
+        ("{doc->>$.a[", 0, "template_unclosed_brace"),
+        ("{doc->>$.\"a}", 0, "template_unclosed_brace"),
+        ("{doc->>a}", 7, "template_json_path"),
+        ("{doc->>'$.a'}", 7, "template_json_path"),
+        ("{doc->$.}", 8, "template_json_path"),
+        ("{doc->$.1a}", 8, "template_json_path"),
+        ("{doc->$.a b}", 9, "template_json_path"),
+        ("{doc->>$.a-b}", 10, "template_json_path"),
+        ("{doc->>$ }", 8, "template_json_path"),
+        ("{doc->>$.*}", 9, "template_json_path"),
+        ("{doc->>$**.a}", 9, "template_json_path"),
+        ("{doc->>$[*]}", 9, "template_json_path"),
+        ("{doc->>$[0 to 2]}", 9, "template_json_path"),
+        ("{doc->>$[-1]}", 9, "template_json_path"),
+        ("{doc->>$[last+1]}", 9, "template_json_path"),
+        ("{doc->>$[4294967296]}", 9, "template_json_path"),
+        ("{doc->>$[]}", 9, "template_json_path"),
+        ("{doc->>$[0}", 9, "template_json_path"),
+        ("{doc->>$.\"\\q\"}", 10, "template_json_path"),
+        ("{doc->>$.a|nope}", 11, "template_unknown_filter"),
+        ("{old.->$}", 5, "template_column_name"),
     ] {
         let error = Template::parse(template).unwrap_err();
         assert_eq!((error.offset, error.code()), (offset, code), "{template}");
         assert!(!error.help.is_empty() && !error.to_string().is_empty());
     }
+}
+
+#[test]
+fn paths_into_json() {
+    use PathLeg::{Index, Key, Last};
+    let key = |k: &str| Key(k.into());
+    for (template, name, image, source, unquote, legs) in [
+        ("{doc->>$.a.b}", "doc", ImageRef::Both, "->>$.a.b", true, vec![key("a"), key("b")]),
+        ("{new.doc->$}", "doc", ImageRef::New, "->$", false, vec![]),
+        (
+            "{old.`a->b`->>$[0][last][last-2]|lower}",
+            "a->b",
+            ImageRef::Old,
+            "->>$[0][last][last-2]",
+            true,
+            vec![Index(0), Last(0), Last(2)],
+        ),
+        (
+            r#"{d->>$."a}|\"\u00e9\ud83d\ude00"[1]}"#,
+            "d",
+            ImageRef::Both,
+            r#"->>$."a}|\"\u00e9\ud83d\ude00"[1]"#,
+            true,
+            vec![key("a}|\"é😀"), Index(1)],
+        ),
+        (
+            "{d->>$.größe._x.$y}",
+            "d",
+            ImageRef::Both,
+            "->>$.größe._x.$y",
+            true,
+            vec![key("größe"), key("_x"), key("$y")],
+        ),
+        (r#"{d->$.""}"#, "d", ImageRef::Both, r#"->$."""#, false, vec![key("")]),
+    ] {
+        let parsed = Template::parse(template).unwrap();
+        let [column] = parsed.columns() else { panic!("{template}") };
+        assert_eq!((&*column.name, column.image), (name, image), "{template}");
+        let path = column.path.clone().unwrap();
+        assert_eq!(path, JsonPath { source: source.into(), unquote, legs: legs.into() }, "{template}");
+    }
+    // One slot per path.
+    let template = Template::parse("{d->>$.a}:{d->$.a}:{d}:{d->>$.a|lower}:{old.d->>$.a}").unwrap();
+    assert_eq!(template.columns().len(), 4);
+    let deep = format!("{{d->>${}}}", "[0]".repeat(path::MAX_LEGS + 1));
+    let error = Template::parse(&deep).unwrap_err();
+    assert_eq!((error.code(), error.offset), ("template_json_path", 6 + 3 * path::MAX_LEGS));
+}
+
+#[test]
+fn mistakes_in_paths_say_what_to_write() {
+    let mut text = String::new();
+    for template in [
+        "{doc->>a.b}",
+        "{doc->>'$.a'}",
+        "{doc->>$.a-b}",
+        "{doc->$.\"\\q\"}",
+        "{doc->>$[-1]}",
+        "{doc->>$.*}",
+        "{doc->>$.a",
+    ] {
+        let error = Template::parse(template).unwrap_err();
+        text += &format!("{template}\n{:>width$} {error}\n  {}\n", "^", error.help, width = error.offset + 1);
+    }
+    insta::assert_snapshot!(text);
 }
 
 #[test]
@@ -261,7 +349,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn parsing_never_panics(source in "[a-z{}|.:`\\PC]{0,40}") {
+    fn parsing_never_panics(source in "[a-z{}|.:`>$\\[\\]\"\\\\\\-\\PC]{0,40}|[{]a->>[$][a-b{}|.$\\[\\]\"\\\\0-1*u]{0,12}") {
         if let Err(error) = Template::parse(&source) {
             prop_assert!(source.is_char_boundary(error.offset));
         }
