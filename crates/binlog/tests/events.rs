@@ -167,6 +167,17 @@ fn heartbeats_of_all_forms() {
     let v2 = [b"\x01\x08b.000001\x02\x09\xfe".to_vec(), 5_000_000_000_u64.to_le_bytes().to_vec(), vec![0]]
         .concat();
     assert_eq!(heartbeat(Flavor::MySql, t::HEARTBEAT_V2, 0, &v2), ("b.000001".into(), 5_000_000_000));
+    // As MySQL 9.7 sends it to who asks by flag 2 of COM_BINLOG_DUMP; others get the first form.
+    let sent = [
+        &[0, 0, 0, 0, t::HEARTBEAT_V2, 7, 0, 0, 0, 0x2c, 0, 0, 0, 0x83, 1, 0, 0, 0, 0, 1, 13][..],
+        b"binlog.000003",
+        &[2, 3, 252, 0x83, 1, 0, 0x80, 0x3c, 0x85, 0xfe],
+    ]
+    .concat();
+    assert!(matches!(
+        decode(&mut decoder(), &sent).unwrap(),
+        Event::Heartbeat { file: b"binlog.000003", position: 387 }
+    ));
 }
 
 #[test]

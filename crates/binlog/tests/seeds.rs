@@ -19,7 +19,9 @@ use rowbust_binlog::{
     Decoder, Event, FileEvents, GtidSet, Inflater, PayloadReader, RawEvent, event_type as t,
 };
 
-const TARGETS: [(&str, fn(&[u8])); 5] = [
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 5] = [
     ("stream", targets::stream),
     ("payload", targets::payload),
     ("table_map", targets::table_map),
@@ -90,7 +92,7 @@ proptest! {
 }
 
 /// Of all targets.
-static SEEDS: LazyLock<Vec<(fn(&[u8]), Vec<u8>)>> = LazyLock::new(|| {
+static SEEDS: LazyLock<Vec<(Target, Vec<u8>)>> = LazyLock::new(|| {
     let mut seeds = Vec::new();
     for (name, target) in TARGETS {
         for entry in fs::read_dir(folder(name)).into_iter().flatten() {
