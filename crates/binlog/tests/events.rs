@@ -337,6 +337,22 @@ fn descriptions_without_checksums_and_with_short_table_ids() {
 }
 
 #[test]
+fn table_maps_are_bounded() {
+    let map = common::table_map(7);
+    let body = &map[19..map.len() - 4];
+    // Metadata of an unknown kind, 16 MiB of it.
+    let long = [body, &[99, 254], &(16_u64 << 20).to_le_bytes(), &vec![0; 16 << 20]].concat();
+    let error = decode(&mut decoder(), &common::event(t::TABLE_MAP, &long)).unwrap_err();
+    assert!(error.to_string().contains("table map's size can't be"), "{error}");
+    // One ENUM of 65536 labels without letters.
+    let labels = [&[253, 0, 0, 1][..], &vec![0; 65_536]].concat();
+    let metadata = [&[6, 253, 4, 0, 1][..], &labels].concat();
+    let body = [&[7, 0, 0, 0, 0, 0, 1, 0, 1, b's', 0, 1, b't', 0, 1, 254, 2, 247, 2, 0][..], &metadata].concat();
+    let error = decode(&mut decoder(), &common::event(t::TABLE_MAP, &body)).unwrap_err();
+    assert_eq!(error.kind, DecodeErrorKind::Invalid { what: "number of labels", got: 65_536 });
+}
+
+#[test]
 fn incidents_and_prepared_transactions() {
     let mut decoder = decoder();
     let incident = common::event(t::INCIDENT, b"\x01\x00\x09lost them");
