@@ -347,7 +347,8 @@ fn table_maps_are_bounded() {
     // One ENUM of 65536 labels without letters.
     let labels = [&[253, 0, 0, 1][..], &vec![0; 65_536]].concat();
     let metadata = [&[6, 253, 4, 0, 1][..], &labels].concat();
-    let body = [&[7, 0, 0, 0, 0, 0, 1, 0, 1, b's', 0, 1, b't', 0, 1, 254, 2, 247, 2, 0][..], &metadata].concat();
+    let body =
+        [&[7, 0, 0, 0, 0, 0, 1, 0, 1, b's', 0, 1, b't', 0, 1, 254, 2, 247, 2, 0][..], &metadata].concat();
     let error = decode(&mut decoder(), &common::event(t::TABLE_MAP, &body)).unwrap_err();
     assert_eq!(error.kind, DecodeErrorKind::Invalid { what: "number of labels", got: 65_536 });
 }
