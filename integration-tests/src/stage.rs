@@ -40,11 +40,19 @@ pub struct Settings {
     pub retry: Option<String>,
     /// `mappings`, indented; `None`: the shop's.
     pub mappings: Option<String>,
+    /// `limits`.
+    pub limits: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { start: "latest".into(), redis: None, retry: None, mappings: None }
+        Self {
+            start: "latest".into(),
+            redis: None,
+            retry: None,
+            mappings: None,
+            limits: "{ memory: 48MiB }".into(),
+        }
     }
 }
 
@@ -126,7 +134,7 @@ impl Stage {
     /// When it can't be written.
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
-        let Settings { start, redis, retry, mappings } = &self.settings;
+        let Settings { start, redis, retry, mappings, limits } = &self.settings;
         let redis =
             redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =
@@ -135,7 +143,7 @@ impl Stage {
         let text = format!(
             "version: 1\nsource:\n  url: mysql://{USER}@127.0.0.1:{}\n  password_file: {dir}/password\n  tls: disabled\n  \
              start: {start}\nredis:\n  main: {redis}\nretry: {retry}\ncheckpoint: {{ path: {} }}\n\
-             admin: {{ listen: \"127.0.0.1:{}\" }}\nmappings:{mappings}",
+             admin: {{ listen: \"127.0.0.1:{}\" }}\nlimits: {limits}\nmappings:{mappings}",
             self.db.port(),
             self.checkpoint_path().display(),
             self.admin

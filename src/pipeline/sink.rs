@@ -241,7 +241,7 @@ impl source::Sink for RouteSink {
     fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal> {
         // The second removals wait for what lies before it.
         self.assembler.started(position);
-        self.widen(&source::Scope::All, cause)?;
+        self.widen(&source::Scope::All, &format!("gap: {cause}"))?;
         self.assembler.restart(position, identity, true);
         Ok(())
     }

@@ -294,7 +294,8 @@ impl Follower {
             at = %self.begins(header), cause = inexact.cause.as_str(), %scope, what = inexact.what,
             "removing every key that may be concerned"
         );
-        sink.widen(&scope, inexact.what).map_err(|refusal| self.refused(header, refusal).into())
+        let cause = format!("{}: {}", inexact.cause.as_str(), inexact.what);
+        sink.widen(&scope, &cause).map_err(|refusal| self.refused(header, refusal).into())
     }
 
     fn scope_of(&self, slot: usize) -> Scope {
