@@ -515,7 +515,7 @@ async fn truncate_and_die(flavor: db::Flavor) -> Result<()> {
     stage.settings.limits = "{ flush_keys_per_second: 1000 }".into();
     stage.open_shop(COUNT).await?;
     let mut cache = shop::redis(stage.redis.port()).await?;
-    let foreign = ["product:1:lock", "product:sku:a b", "product:sku", "category:1:products:x", "order:1"];
+    let foreign = ["product:1:lock", "product:sku:a b", "products:sku", "category:1:products:x", "order:1"];
     for key in foreign {
         let _: () = cache.set(key, "foreign").await?;
     }

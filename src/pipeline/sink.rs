@@ -197,7 +197,6 @@ impl source::Sink for RouteSink {
         if touched.is_empty() {
             return Ok(());
         }
-        tracing::warn!(cause, ?scope, mappings = touched.len(), "keyspace is owed a flush");
         self.assembler.widen(touched, cause);
         Ok(())
     }
