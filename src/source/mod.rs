@@ -141,7 +141,7 @@ pub trait Sink: Send {
 
     /// Something changed that no row image tells (TRUNCATE, an event that can't be decoded): the keyspace of every mapping of
     /// `scope` is owed a removal, like the keys of a row. Within a transaction its commit gates the second removal; outside one the
-    /// newest position that was read does. `cause` goes to the log and the status.
+    /// newest position that was read does. `cause` goes to the log and the status, its first word to the metrics.
     ///
     /// # Errors
     /// It can't be done: the daemon stops at the event.
