@@ -602,6 +602,7 @@ mod tests {
             start: crate::config::Start::Latest,
             heartbeat: None,
             policies: crate::config::Policies::default(),
+            driver: crate::config::Driver::Native,
         };
         let connector = crate::source::connect::Connector::new(&source);
         let schema = SchemaCache::new(connector, crate::source::schema::History::default());
