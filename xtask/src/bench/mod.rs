@@ -14,6 +14,7 @@ mod live;
 mod memory;
 mod redis_wire;
 mod replica;
+mod stream;
 
 use std::fs;
 
@@ -49,6 +50,8 @@ pub(crate) struct Args {
 enum What {
     /// Processor time of decoding.
     Decode,
+    /// Processor time of the stream, from the socket on.
+    Stream,
     /// Rate of draining a backlog.
     Drain,
     /// Following writes as fast as the server takes them.
@@ -140,8 +143,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bench = Bench::new(args.mysql, args.quick, args.fresh)?;
     let wants = |what| args.what == What::All || args.what == what;
     let mut sections: Vec<Section> = Vec::new();
-    let measurements: [(What, Measurement); 5] = [
+    let measurements: [(What, Measurement); 6] = [
         (What::Decode, decode::run),
+        (What::Stream, stream::run),
         (What::Drain, drain::run),
         (What::Live, live::run),
         (What::Latency, latency::run),
