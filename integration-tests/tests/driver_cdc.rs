@@ -231,7 +231,8 @@ async fn stops_where_it_cannot_read(flavor: Flavor) -> Result<()> {
         stage.quiet(&daemon).await.context(case)?;
         for statement in statements {
             if statement.contains("FULL") {
-                conn.query_drop(full_packet(&stage, &mut conn).await?).await?;
+                let insert = full_packet(&stage, &mut conn).await?;
+                conn.query_drop(insert).await?;
             } else {
                 conn.query_drop(statement).await.with_context(|| format!("{case}: {statement:.200}"))?;
             }

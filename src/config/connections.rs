@@ -79,15 +79,20 @@ impl Walk<'_> {
 
     /// Without TLS only: the crate has none.
     fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
-        let cdc = if cfg!(feature = "mysql-cdc") {
-            Choice::Built(Driver::MysqlCdc)
-        } else {
-            Choice::Later(
-                "write `native`, the default; this program was built without the feature `mysql-cdc`",
-            )
-        };
-        let driver =
-            self.choice(node, "driver", vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", cdc)])?;
+        let names =
+            vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];
+        let driver = self.choice(node, "driver", names)?;
+        if driver == Driver::MysqlCdc && !cfg!(feature = "mysql-cdc") {
+            let help =
+                "build with `cargo build --release --features mysql-cdc`, or write `native`, the default";
+            self.report(
+                Code::NotInThisBuild,
+                node.span.clone(),
+                "this binary was built without mysql_cdc",
+                help,
+            );
+            return None;
+        }
         if driver == Driver::MysqlCdc && tls.is_some_and(|tls| tls.mode != TlsMode::Disabled) {
             let help =
                 "write `driver: native`, the default, or `tls: disabled` if the way to the server is safe";
