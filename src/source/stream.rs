@@ -126,6 +126,12 @@ impl EventStream {
         Ok(Self::new(wire))
     }
 
+    /// The packets of a stream that another driver's thread has opened.
+    #[cfg(feature = "mysql-cdc")]
+    pub(super) fn local(stream: tokio::net::UnixStream) -> Self {
+        Self::new(Wire::local(stream))
+    }
+
     pub(super) fn new(wire: Wire) -> Self {
         Self { wire, event: None, checksummed: false }
     }
