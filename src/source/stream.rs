@@ -126,7 +126,7 @@ impl EventStream {
         Ok(Self::new(wire))
     }
 
-    fn new(wire: Wire) -> Self {
+    pub(super) fn new(wire: Wire) -> Self {
         Self { wire, event: None, checksummed: false }
     }
 
