@@ -187,6 +187,7 @@ async fn start(config: &Config, dir: &Path) -> Result<(TargetQueues, Arc<FlushSt
         tls: false,
         server_id: 1,
         order_commits: true,
+        durable: true,
         warnings: Vec::new(),
     };
     let watermark = Watermark::new(config, &server);
