@@ -318,20 +318,35 @@ fn drain_deadline(config: &Config) -> Duration {
     DRAIN + longest.max().unwrap_or_default().min(DRAIN_GRACE)
 }
 
-/// The first task that ends before it was asked to.
+/// Workers end when the source does: the cause comes within this.
+const CAUSE: Duration = Duration::from_secs(1);
+
+/// The first task that ends before it was asked to, or rather the one that fails.
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
-    match supervisor.next().await {
-        Some(Err(failure)) => {
-            tracing::error!(
-                task = failure.task,
-                error = format!("{:#}", failure.error),
-                "task failed, ending"
-            );
-            failure.error
+    let failure = match supervisor.next().await {
+        Some(Err(failure)) => failure,
+        None => return anyhow::anyhow!("no task is left"),
+        Some(Ok(task)) => {
+            let failure = async {
+                loop {
+                    match supervisor.next().await {
+                        Some(Err(failure)) => break Some(failure),
+                        Some(Ok(_)) => {}
+                        None => break None,
+                    }
+                }
+            };
+            match tokio::time::timeout(CAUSE, failure).await {
+                Ok(Some(failure)) => failure,
+                _ => return anyhow::anyhow!("{task} ended without being asked to"),
+            }
         }
-        Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
-        None => anyhow::anyhow!("no task is left"),
+    };
+    if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+        return failure.error;
     }
+    tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed, ending");
+    failure.error
 }
 
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
