@@ -285,6 +285,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
         // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
         supervisor.abort("redis worker");
+        supervisor.abort("flush");
         shutdown.reading.cancel();
         shutdown.all.cancel();
         let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
@@ -318,35 +319,35 @@ fn drain_deadline(config: &Config) -> Duration {
     DRAIN + longest.max().unwrap_or_default().min(DRAIN_GRACE)
 }
 
-/// Workers end when the source does: the cause comes within this.
-const CAUSE: Duration = Duration::from_secs(1);
+/// A task that fails takes others along, whose ends may be noticed before its own: so long its error is waited for.
+const CAUSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// The first task that ends before it was asked to, or rather the one that fails.
+/// The first task that fails, or ends before it was asked to.
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
-    let failure = match supervisor.next().await {
-        Some(Err(failure)) => failure,
-        None => return anyhow::anyhow!("no task is left"),
-        Some(Ok(task)) => {
-            let failure = async {
-                loop {
-                    match supervisor.next().await {
-                        Some(Err(failure)) => break Some(failure),
-                        Some(Ok(_)) => {}
-                        None => break None,
-                    }
+    let mut ended = None;
+    loop {
+        let next = match ended {
+            None => supervisor.next().await,
+            Some(_) => tokio::time::timeout(CAUSE_WITHIN, supervisor.next()).await.unwrap_or(None),
+        };
+        match next {
+            Some(Err(failure)) => {
+                if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+                    return failure.error;
                 }
-            };
-            match tokio::time::timeout(CAUSE, failure).await {
-                Ok(Some(failure)) => failure,
-                _ => return anyhow::anyhow!("{task} ended without being asked to"),
+                tracing::error!(
+                    task = failure.task,
+                    error = format!("{:#}", failure.error),
+                    "task failed, ending"
+                );
+                return failure.error;
+            }
+            Some(Ok(task)) => _ = ended.get_or_insert(task),
+            None => {
+                return anyhow::anyhow!("{} ended without being asked to", ended.unwrap_or("every task"));
             }
         }
-    };
-    if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
-        return failure.error;
     }
-    tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed, ending");
-    failure.error
 }
 
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.

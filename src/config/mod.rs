@@ -84,6 +84,18 @@ pub struct Source {
     pub heartbeat: Option<(String, String)>,
     /// What isn't exact in the binlog itself.
     pub policies: Policies,
+    /// What reads and decodes the binlog.
+    pub driver: Driver,
+}
+
+/// `source.driver`: what reads and decodes the binlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// Rowbust itself (default).
+    #[default]
+    Native,
+    /// The crate mysql_cdc; only in a build with the feature `mysql-cdc`.
+    MysqlCdc,
 }
 
 /// `source.on_…`: what to do where the binlog doesn't tell which keys a change makes wrong. Default: halt everywhere.
@@ -121,6 +133,13 @@ pub struct OnDdl {
 impl Default for OnDdl {
     fn default() -> Self {
         Self { truncate: DdlPolicy::Flush, drop: DdlPolicy::Flush, rename: DdlPolicy::Keep }
+    }
+}
+
+impl OnDdl {
+    /// Whether anything is flushed.
+    pub fn flushes(self) -> bool {
+        [self.truncate, self.drop, self.rename].contains(&DdlPolicy::Flush)
     }
 }
 
@@ -441,7 +460,9 @@ impl Walk<'_> {
         let retry = self.retry(at("retry"), checkpoint.as_ref());
         let admin = self.admin(at("admin"));
         let limits = self.limits(at("limits"));
-        let mappings = object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref()));
+        let policies = source.as_ref().map(|source| source.policies).unwrap_or_default();
+        let mappings =
+            object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref(), policies));
         Some(Config {
             source: source?,
             redis: redis?,

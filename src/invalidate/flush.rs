@@ -71,8 +71,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn is_due(&mut self, watermark: &Watermark) -> Due {
-        let Some(first_done) = self.first_done else { return Due::At(Instant::now()) };
+    fn is_due(&mut self, watermark: &Watermark, now: Instant) -> Due {
+        let Some(first_done) = self.first_done else { return Due::At(now) };
         due(&mut self.due, &self.flush.lane, &self.flush.segment, first_done, watermark)
     }
 }
@@ -101,7 +101,7 @@ impl Flusher {
             let begun = Instant::now();
             let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting)
                 .into_iter()
-                .map(|mut one| (one.is_due(&self.watermark), one))
+                .map(|mut one| (one.is_due(&self.watermark, begun), one))
                 .partition(|(due, _)| matches!(due, Due::At(at) if *at <= begun));
             let next = later.iter().fold(Due::Never, |next, (due, _)| next.sooner(*due));
             waiting = later.into_iter().map(|(_, one)| one).collect();
@@ -334,8 +334,8 @@ impl Session<'_> {
     ) -> Result<(u64, Vec<Vec<u8>>), Failure> {
         let mut command = redis::cmd("HSCAN");
         command.arg(key).arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(count);
-        let (next, pairs): (u64, Vec<(Vec<u8>, Vec<u8>)>) = self.ask(&command).await?;
-        Ok((next, pairs.into_iter().map(|(field, _)| field).collect()))
+        let (next, flat): (u64, Vec<Vec<u8>>) = self.ask(&command).await?;
+        Ok((next, flat.into_iter().step_by(2).collect()))
     }
 }
 

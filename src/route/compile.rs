@@ -168,7 +168,7 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
         for used in column_uses(config) {
             let fail = |kind| {
                 let place = Place { mapping, line: used.line, part: used.part.to_owned() };
-                Err(RouteError { table: table(), place: Some(place), kind })
+                Err(RouteError { table: table(), place: Some(Box::new(place)), kind })
             };
             let Some(index) = map.column_index(used.name) else {
                 if map.columns.iter().any(|c| c.name.is_none()) {

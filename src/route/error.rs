@@ -14,7 +14,7 @@ pub struct RouteError {
     /// `schema.table`.
     pub table: String,
     /// Where in the config: index of the mapping, its line, and the part of it. `None` if it isn't about one.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// What is wrong.
     pub kind: RouteErrorKind,
 }

@@ -418,7 +418,7 @@ impl Rules {
 
     fn error_of(&self, mapping: &PlanMapping, line: usize, part: &str, kind: RouteErrorKind) -> RouteError {
         let place = Place { mapping: mapping.index, line, part: part.to_owned() };
-        RouteError { table: self.table.clone(), place: Some(place), kind }
+        RouteError { table: self.table.clone(), place: Some(Box::new(place)), kind }
     }
 }
 

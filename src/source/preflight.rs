@@ -76,7 +76,7 @@ pub async fn preflight(
     let is = |name: &str, value: &str| vars.get(name).is_some_and(|v| v == value);
     if vars.get("binlog_row_image").is_some_and(|v| v != "FULL" && v != "FULL_NODUP") {
         warnings.push(format!(
-            "binlog_row_image is {}: a key whose columns a row image lacks stops the daemon",
+            "binlog_row_image is {}: a key whose columns a row image lacks can't be known; sessions can set it too",
             vars.get("binlog_row_image").map_or("", String::as_str)
         ));
     }

@@ -13,7 +13,7 @@
 //! | `{old.id}` | its value before the change |
 //! | `{new.id}` | its value after the change |
 //! | ``{`odd name`}``, ``{old.`odd name`}`` | a column whose name isn't made of letters, digits, `_`, `$` and non-ASCII characters; a backtick in it is doubled |
-//! | `{doc->>$.a.b}` | what stands at a [path](path) of a JSON column: a string without its quotes |
+//! | `{doc->>$.a.b}` | what stands at a [`path`] of a JSON column: a string without its quotes |
 //! | `{doc->$.a.b}` | the same as JSON text: a string in quotes |
 //! | `{email\|lower}` | the value through a filter; filters run from left to right |
 //! | `{{` and `}}` | a literal `{` and `}`, as in the hash tag `{{user:{id}}}:cart` |

@@ -60,6 +60,13 @@ fn parse(output: &[u8]) -> Result<Vec<Printed>> {
             if after { &mut row.after } else { &mut row.before }.push((number, value));
             continue;
         }
+        // A call within a call goes on in the next line.
+        if let Some(more) = text.strip_prefix(b"     ") {
+            let row = rows.last_mut().context("a value outside of a row")?;
+            let value = if after { &mut row.after } else { &mut row.before }.last_mut();
+            value.context("no value to go on with")?.1.extend_from_slice(more);
+            continue;
+        }
         match text {
             b"WHERE" => after = false,
             b"SET" => after = true,

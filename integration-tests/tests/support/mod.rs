@@ -136,6 +136,7 @@ pub fn config(port: u16) -> Config {
             start: Start::Latest,
             heartbeat: None,
             policies: config::Policies::default(),
+            driver: config::Driver::Native,
         },
         redis: Vec::new(),
         retry: config::Retry::Disk {
@@ -144,7 +145,7 @@ pub fn config(port: u16) -> Config {
         },
         checkpoint: config::Checkpoint { path: PathBuf::new() },
         admin: config::Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
+        limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 },
         mappings: Vec::new(),
         fingerprint: 42,
     }

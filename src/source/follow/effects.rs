@@ -308,7 +308,8 @@ impl Follower {
             open.widened.push(scope.clone());
         }
         self.stats.widen(inexact.cause);
-        sink.widen(&scope, inexact.what).map_err(|refusal| self.refused(header, refusal).into())
+        let cause = format!("{}: {}", inexact.cause.as_str(), inexact.what);
+        sink.widen(&scope, &cause).map_err(|refusal| self.refused(header, refusal).into())
     }
 
     fn scope_of(&self, slot: usize) -> Scope {
