@@ -285,6 +285,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
         // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
         supervisor.abort("redis worker");
+        supervisor.abort("flush");
         shutdown.reading.cancel();
         shutdown.all.cancel();
         let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
@@ -331,6 +332,9 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
         };
         match next {
             Some(Err(failure)) => {
+                if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+                    return failure.error;
+                }
                 tracing::error!(
                     task = failure.task,
                     error = format!("{:#}", failure.error),

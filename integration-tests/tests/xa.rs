@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use redis::AsyncCommands as _;
 use rowbust_integration_tests::daemon::Daemon;
@@ -15,9 +14,22 @@ use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Need, require};
 
-on_both!(committed, rolled_back, over_restarts, unprepared, more_keys_than_are_kept);
+on_both!(transactions_in_two_phases);
 
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// One after the other on a server of their own: what is prepared holds up every daemon that follows the server.
+async fn transactions_in_two_phases(flavor: Flavor) -> Result<()> {
+    if require(&[flavor.need(), Need::Redis]).is_none() {
+        return Ok(());
+    }
+    let db = Arc::new(Db::start(flavor, &[]).await?);
+    committed(Stage::on(Arc::clone(&db), "xacommit").await?, flavor).await.context("committed")?;
+    rolled_back(Stage::on(Arc::clone(&db), "xarollback").await?).await.context("rolled back")?;
+    unprepared(Stage::on(Arc::clone(&db), "xaunseen").await?).await.context("unprepared")?;
+    more_keys_than_are_kept(Stage::on(Arc::clone(&db), "xamany").await?).await.context("many keys")?;
+    over_restarts(Stage::on(db, "xarestart").await?).await.context("over restarts")
+}
 
 /// Runs statements on a connection of its own, which is gone afterwards: what it prepared stays.
 async fn apart(stage: &Stage, statements: &[&str]) -> Result<()> {
@@ -39,16 +51,15 @@ async fn prepare(stage: &Stage, name: &str, update: &str) -> Result<()> {
 }
 
 /// The second half; the server may take a moment to let go of the connection that prepared it.
-async fn finish(stage: &Stage, conn: &mut Conn, statement: &str) -> Result<()> {
+async fn finish(stage: &Stage, statement: &str) -> Result<()> {
     until(statement, WITHIN, async || {
+        let mut conn = stage.sql().await?;
         Ok(match conn.query_drop(statement).await {
             Ok(()) => Seen::Done(()),
             Err(error) => Seen::NotYet(error.to_string()),
         })
     })
-    .await?;
-    let _ = stage;
-    Ok(())
+    .await
 }
 
 /// Returns when the key was removed so often since `from`.
@@ -68,8 +79,7 @@ async fn set(stage: &Stage, key: &str) -> Result<()> {
     Ok(shop::redis(stage.redis.port()).await?.set(key, "stale").await?)
 }
 
-async fn committed(flavor: Flavor) -> Result<()> {
-    let Some(stage) = Stage::new(flavor, "xacommit").await? else { return Ok(()) };
+async fn committed(stage: Stage, flavor: Flavor) -> Result<()> {
     stage.open_shop(20).await?;
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
@@ -91,7 +101,7 @@ async fn committed(flavor: Flavor) -> Result<()> {
     ensure!((saved.file.clone(), saved.position) <= before, "{saved:?} is behind {before:?}");
     ensure!(get(&stage, "product:1").await?.is_some());
     let from = stage.removals.total();
-    finish(&stage, &mut conn, "XA COMMIT 'one'").await?;
+    finish(&stage, "XA COMMIT 'one'").await?;
     removed(&stage, &daemon, from, "product:1", 2).await?;
     stage.quiet(&daemon).await?;
     ensure!(get(&stage, "product:1").await?.is_none(), "stale\n{}", daemon.log_tail());
@@ -114,16 +124,14 @@ async fn committed(flavor: Flavor) -> Result<()> {
     Ok(())
 }
 
-async fn rolled_back(flavor: Flavor) -> Result<()> {
-    let Some(stage) = Stage::new(flavor, "xarollback").await? else { return Ok(()) };
+async fn rolled_back(stage: Stage) -> Result<()> {
     stage.open_shop(20).await?;
     let daemon = stage.start().await?;
     prepare(&stage, "back", "UPDATE products SET ver=5000 WHERE id=1").await?;
     // Not mapped: it holds the checkpoint all the same.
     prepare(&stage, "empty", "INSERT INTO txlog VALUES (1)").await?;
-    let mut conn = stage.sql().await?;
-    finish(&stage, &mut conn, "XA ROLLBACK 'back'").await?;
-    finish(&stage, &mut conn, "XA COMMIT 'empty'").await?;
+    finish(&stage, "XA ROLLBACK 'back'").await?;
+    finish(&stage, "XA COMMIT 'empty'").await?;
     stage.quiet(&daemon).await?;
     let stale = stage.stale().await?;
     ensure!(stale.is_empty(), "{stale:?}");
@@ -132,12 +140,7 @@ async fn rolled_back(flavor: Flavor) -> Result<()> {
 }
 
 /// kill -9 of the daemon and a restart of the server between the two halves.
-async fn over_restarts(flavor: Flavor) -> Result<()> {
-    if require(&[flavor.need(), Need::Redis]).is_none() {
-        return Ok(());
-    }
-    let db = Arc::new(Db::start(flavor, &[]).await?);
-    let stage = Stage::on(db, "xarestart").await?;
+async fn over_restarts(stage: Stage) -> Result<()> {
     stage.open_shop(20).await?;
     let mut daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
@@ -145,20 +148,23 @@ async fn over_restarts(flavor: Flavor) -> Result<()> {
     prepare(&stage, "one", "UPDATE products SET ver=5000 WHERE id=1").await?;
     prepare(&stage, "two", "UPDATE products SET ver=5001 WHERE id=2").await?;
     removed(&stage, &daemon, from, "product:2", 2).await?;
+    // What is prepared is nothing to wait for.
+    ensure!(daemon.sigterm(Duration::from_secs(10)).await?.success(), "{}", daemon.log_tail());
+    let mut daemon = stage.start().await?;
+    let from = stage.removals.total();
+    run(&mut stage.sql().await?, &["UPDATE products SET ver=5002 WHERE id=3"]).await?;
+    removed(&stage, &daemon, from, "product:3", 2).await?;
     ensure!(daemon.kill9()?);
     let daemon = stage.start().await?;
     set(&stage, "product:1").await?;
     let from = stage.removals.total();
-    let mut conn = stage.sql().await?;
-    finish(&stage, &mut conn, "XA COMMIT 'one'").await?;
+    finish(&stage, "XA COMMIT 'one'").await?;
     removed(&stage, &daemon, from, "product:1", 2).await?;
-    drop(conn);
     let server = Arc::clone(&stage.db);
     tokio::task::spawn_blocking(move || server.stop().and_then(|()| server.start_again())).await??;
     set(&stage, "product:2").await?;
     let from = stage.removals.total();
-    let mut conn = stage.sql().await?;
-    finish(&stage, &mut conn, "XA COMMIT 'two'").await?;
+    finish(&stage, "XA COMMIT 'two'").await?;
     removed(&stage, &daemon, from, "product:2", 2).await?;
     stage.quiet(&daemon).await?;
     let stale = stage.stale().await?;
@@ -169,13 +175,11 @@ async fn over_restarts(flavor: Flavor) -> Result<()> {
 }
 
 /// Prepared before the daemon's first start: which keys it made wrong can't be known.
-async fn unprepared(flavor: Flavor) -> Result<()> {
-    let Some(mut stage) = Stage::new(flavor, "xaunseen").await? else { return Ok(()) };
+async fn unprepared(mut stage: Stage) -> Result<()> {
     stage.open_shop(20).await?;
     prepare(&stage, "unseen", "UPDATE products SET ver=5000 WHERE id=1").await?;
     let mut daemon = stage.start().await?;
-    let mut conn = stage.sql().await?;
-    finish(&stage, &mut conn, "XA COMMIT 'unseen'").await?;
+    finish(&stage, "XA COMMIT 'unseen'").await?;
     let status = daemon.exited(WITHIN).await?;
     ensure!(
         status.code() == Some(1) && daemon.log_text().contains("source.xa_unprepared"),
@@ -193,8 +197,7 @@ async fn unprepared(flavor: Flavor) -> Result<()> {
 }
 
 /// More than `limits.memory` allows: the tables are remembered instead of the keys.
-async fn more_keys_than_are_kept(flavor: Flavor) -> Result<()> {
-    let Some(mut stage) = Stage::new(flavor, "xamany").await? else { return Ok(()) };
+async fn more_keys_than_are_kept(mut stage: Stage) -> Result<()> {
     stage.settings.limits = Some("{ memory: 1MiB }".into());
     stage.open_shop(8000).await?;
     let daemon = stage.start().await?;
@@ -206,7 +209,7 @@ async fn more_keys_than_are_kept(flavor: Flavor) -> Result<()> {
     removed(&stage, &daemon, from, "order:1", 2).await?;
     set(&stage, "product:1").await?;
     set(&stage, "order:5").await?;
-    finish(&stage, &mut conn, "XA COMMIT 'many'").await?;
+    finish(&stage, "XA COMMIT 'many'").await?;
     stage.quiet(&daemon).await?;
     ensure!(get(&stage, "product:1").await?.is_none(), "{}", daemon.log_tail());
     // Only that table.
