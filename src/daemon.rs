@@ -318,19 +318,31 @@ fn drain_deadline(config: &Config) -> Duration {
     DRAIN + longest.max().unwrap_or_default().min(DRAIN_GRACE)
 }
 
-/// The first task that ends before it was asked to.
+/// A task that fails takes others along, whose ends may be noticed before its own: so long its error is waited for.
+const CAUSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The first task that fails, or ends before it was asked to.
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
-    match supervisor.next().await {
-        Some(Err(failure)) => {
-            tracing::error!(
-                task = failure.task,
-                error = format!("{:#}", failure.error),
-                "task failed, ending"
-            );
-            failure.error
+    let mut ended = None;
+    loop {
+        let next = match ended {
+            None => supervisor.next().await,
+            Some(_) => tokio::time::timeout(CAUSE_WITHIN, supervisor.next()).await.unwrap_or(None),
+        };
+        match next {
+            Some(Err(failure)) => {
+                tracing::error!(
+                    task = failure.task,
+                    error = format!("{:#}", failure.error),
+                    "task failed, ending"
+                );
+                return failure.error;
+            }
+            Some(Ok(task)) => _ = ended.get_or_insert(task),
+            None => {
+                return anyhow::anyhow!("{} ended without being asked to", ended.unwrap_or("every task"));
+            }
         }
-        Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
-        None => anyhow::anyhow!("no task is left"),
     }
 }
 

@@ -130,7 +130,12 @@ pub(super) static SOURCE: Section = Section {
             "derived from host name and config path",
             "The replica's id; unique among the server's replicas.",
         ),
-        field("driver", "`native`, `mysql_cdc` (not yet)", "`native`", "What reads and decodes the binlog."),
+        field(
+            "driver",
+            "`native`, `mysql_cdc`",
+            "`native`",
+            "What reads and decodes the binlog. `mysql_cdc`, the crate of that name, needs `tls: disabled` and can't read everything: `rowbust check` lists what; where rows would be missed the daemon doesn't start, or stops.",
+        ),
         field(
             "start",
             "`latest`, `earliest`, or a mapping",

@@ -84,6 +84,18 @@ pub struct Source {
     pub heartbeat: Option<(String, String)>,
     /// What isn't exact in the binlog itself.
     pub policies: Policies,
+    /// What reads and decodes the binlog.
+    pub driver: Driver,
+}
+
+/// `source.driver`: what reads and decodes the binlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// Rowbust itself (default).
+    #[default]
+    Native,
+    /// The crate mysql_cdc; only in a build with the feature `mysql-cdc`.
+    MysqlCdc,
 }
 
 /// `source.on_…`: what to do where the binlog doesn't tell which keys a change makes wrong. Default: halt everywhere.

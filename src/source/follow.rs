@@ -604,6 +604,7 @@ mod tests {
             start: crate::config::Start::Latest,
             heartbeat: None,
             policies: crate::config::Policies::default(),
+            driver: crate::config::Driver::Native,
         })
     }
 

@@ -7,9 +7,11 @@
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
 //! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters).
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
 
 mod anchor;
+#[cfg(feature = "mysql-cdc")]
+mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
@@ -35,10 +37,15 @@ use rowbust_binlog::{Gtid, Rows, TableMap, XidBuf};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// What the driver `mysql_cdc` can't do, in words.
+#[cfg(feature = "mysql-cdc")]
+pub use cdc::limits::LIMITS as CDC_LIMITS;
 pub use error::{Halt, Refusal, SourceError};
 pub use preflight::Preflight;
 pub use stats::SourceStats;
 
+#[cfg(feature = "mysql-cdc")]
+use crate::config::Driver;
 use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
@@ -317,6 +324,14 @@ impl Source {
                 () = shutdown.cancelled() => return Ok(()),
                 opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
             };
+            #[cfg(feature = "mysql-cdc")]
+            let opened = match opened {
+                Ok(opened) => in_time(self.undecodable_columns()).await.and_then(|columns| {
+                    cdc::limits::refuse(columns, |schema, table| sink.is_mapped(schema, table))?;
+                    Ok(opened)
+                }),
+                error => error,
+            };
             let error = match opened {
                 Ok(Opened { server, begin, stream, change }) => {
                     if !connected_once {
@@ -415,7 +430,7 @@ impl Source {
         let Some(place) = place else {
             let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
             conn.disconnect().await.ok();
-            let stream = self.stream(&server, &begin.request).await?;
+            let stream = self.followed(&server, &begin.request).await?;
             return Ok(Opened { server, begin, stream, change: None });
         };
         let moved = place.identity != server.identity;
@@ -435,7 +450,7 @@ impl Source {
             Err(error) => return Err(error),
         };
         conn.disconnect().await.ok();
-        let stream = self.stream(&server, &begin.request).await?;
+        let stream = self.followed(&server, &begin.request).await?;
         Ok(Opened { server, begin, stream, change })
     }
 
@@ -469,6 +484,36 @@ impl Source {
             anchor::compare(self.stream(server, &request).await?, &position.at, anchor).await?;
         }
         start::resume(conn, server, position).await
+    }
+
+    /// The stream that is followed, by the driver of the config.
+    async fn followed(
+        &self,
+        server: &Preflight,
+        request: &start::Request,
+    ) -> Result<EventStream, SourceError> {
+        #[cfg(feature = "mysql-cdc")]
+        if self.config.source.driver == Driver::MysqlCdc {
+            let account = self.connector.plain_account().await?;
+            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
+                Ok(stream) => Ok(stream),
+                Err(error) => Err(self.explain(error, server).await),
+            };
+        }
+        self.stream(server, request).await
+    }
+
+    /// Refuses settings that the driver of the config can't follow, and gives the columns that it can't decode.
+    #[cfg(feature = "mysql-cdc")]
+    async fn undecodable_columns(&self) -> Result<Vec<cdc::limits::UndecodableColumn>, SourceError> {
+        if self.config.source.driver != Driver::MysqlCdc {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.connector.primary().await?;
+        cdc::limits::refuse_settings(&mut conn).await?;
+        let columns = cdc::limits::undecodable_columns(&mut conn).await?;
+        conn.disconnect().await.ok();
+        Ok(columns)
     }
 
     async fn stream(&self, server: &Preflight, request: &start::Request) -> Result<EventStream, SourceError> {

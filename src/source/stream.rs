@@ -126,6 +126,12 @@ impl EventStream {
         Ok(Self::new(wire))
     }
 
+    /// The packets of a stream that another driver's thread has opened.
+    #[cfg(feature = "mysql-cdc")]
+    pub(super) fn local(stream: tokio::net::UnixStream) -> Self {
+        Self::new(Wire::local(stream))
+    }
+
     pub(super) fn new(wire: Wire) -> Self {
         Self { wire, event: None, checksummed: false }
     }
@@ -167,7 +173,7 @@ impl EventStream {
     /// Goes on to the next event if it was received.
     #[inline]
     fn take(&mut self) -> Result<bool, StreamError> {
-        let Some(payload) = self.wire.next()? else { return Ok(false) };
+        let Some(payload) = self.wire.pop()? else { return Ok(false) };
         let bytes = match self.wire.bytes(&payload) {
             [wire::OK, event @ ..] => event,
             other => return Err(no_event(other)),
