@@ -366,9 +366,9 @@ async fn requests_are_served_together() -> Result<()> {
     rig.settled().await?;
     let totals = rig.stats.snapshot().totals;
     ensure!(totals["first"] == (1, 1) && totals["storm"] == (50, 50), "{totals:?}");
-    // Two passes of about 17 pages, not 51.
+    // One pass of some pages, for the table shrinks meanwhile, and one over nothing; not 51.
     let scans = rig.calls("scan").await?;
-    ensure!((20..=80).contains(&scans), "{scans} SCANs");
+    ensure!((3..=30).contains(&scans), "{scans} SCANs");
     Ok(())
 }
 
