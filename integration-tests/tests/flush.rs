@@ -1,10 +1,12 @@
-//! Flushing a keyspace and pacing, part by part on a real Redis: the assembler, the workers and the flush task as the daemon has them.
+//! Flushing a keyspace, and pacing. First part by part on a real Redis: the assembler, the workers and the flush task as the daemon
+//! has them; then TRUNCATE with the daemon.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use mysql_async::prelude::Queryable as _;
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use rowbust::config::{self, Config};
@@ -19,11 +21,15 @@ use rowbust::pipeline::{Assembler, Budget, Done, Lanes, TargetQueues, WORKER_QUE
 use rowbust::retry::Queue;
 use rowbust::source::position::{Coordinates, Position};
 use rowbust::source::{Preflight, Transaction};
+use rowbust::telemetry;
 use rowbust::telemetry::Metrics;
 use rowbust::watermark::Watermark;
 use rowbust_binlog::{Flavor, GtidState};
+use rowbust_integration_tests::db;
 use rowbust_integration_tests::monitor::{Monitor, Removals};
+use rowbust_integration_tests::on_both;
 use rowbust_integration_tests::shop;
+use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Need, Redis, StartOptions, require};
 use tempfile::TempDir;
@@ -93,7 +99,7 @@ impl Rig {
     async fn commit(&mut self) -> Result<()> {
         self.position += 100;
         let at = self.at();
-        self.assembler.commit(&at);
+        self.assembler.commit(&at, None);
         Ok(self.assembler.flush().await?)
     }
 
@@ -279,8 +285,8 @@ async fn exactly_the_mapped_keyspace() -> Result<()> {
     // What a reader puts back with an old value, after the first pass.
     rig.fill(["product:1".to_owned(), "user:5:[cart]".to_owned()]).await?;
     let done = rig.settled().await?;
-    let (at, _) = done.commits.context("no commit")?;
-    ensure!(at.last.position == rig.position, "{at:?}");
+    let at = done.commits.context("no commit")?.span.last;
+    ensure!(at.position == rig.position, "{at:?}");
 
     let mut left: Vec<String> = rig.cache.keys("*").await?;
     left.sort_unstable();
@@ -487,7 +493,7 @@ async fn keys_of_the_transaction_before_are_owed_again() -> Result<()> {
     rig.push("list:all");
     rig.position += 100;
     let at = rig.at();
-    rig.assembler.commit(&at);
+    rig.assembler.commit(&at, None);
     // The reader pauses when the next has just begun.
     rig.begin();
     rig.assembler.flush().await?;
@@ -497,5 +503,59 @@ async fn keys_of_the_transaction_before_are_owed_again() -> Result<()> {
     rig.settled().await?;
     tokio::task::block_in_place(|| monitor.fence())?;
     ensure!(removals.of("list:all").len() == 4, "{}", removals.of("list:all").len());
+    Ok(())
+}
+
+on_both!(truncate_and_die);
+
+/// TRUNCATE of a mapped table; the daemon dies in the middle of the flush, twice, and the next one does it all.
+async fn truncate_and_die(flavor: db::Flavor) -> Result<()> {
+    const COUNT: u64 = 1500;
+    let Some(mut stage) = Stage::new(flavor, "flush").await? else { return Ok(()) };
+    stage.settings.limits = Some("{ flush_keys_per_second: 1000 }".into());
+    stage.open_shop(COUNT).await?;
+    let mut cache = shop::redis(stage.redis.port()).await?;
+    let foreign = ["product:1:lock", "product:sku:a b", "products:sku", "category:1:products:x", "order:1"];
+    for key in foreign {
+        let _: () = cache.set(key, "foreign").await?;
+    }
+    let _: () = cache.hset("category:1:products", "not:a:field", "foreign").await?;
+    let mut daemon = stage.start().await?;
+    let mut conn = stage.db.connect().await?;
+    conn.query_drop(format!("TRUNCATE TABLE {}.products", stage.schema)).await?;
+    let truncated = stage.db.newest(&mut conn).await?;
+    for death in 1..=2 {
+        daemon.metric_at_least(telemetry::FLUSH_REMOVED, 300.0, WITHIN).await?;
+        ensure!(daemon.metric(telemetry::FLUSH_RUNNING).await? > 0.0, "void: no flush runs at death {death}");
+        ensure!(daemon.metric(telemetry::FLUSH_STARTED).await? > 0.0, "no cause is counted");
+        let status = daemon.status().await?;
+        let causes = &status["flush"][0]["running"]["causes"];
+        ensure!(causes[0].as_str().is_some_and(|cause| cause.starts_with("truncate: ")), "{status}");
+        ensure!(daemon.kill9()?);
+        let saved = stage.checkpoint()?;
+        ensure!(
+            (saved.file.clone(), saved.position) < truncated,
+            "the checkpoint passed the flush: {saved:?}"
+        );
+        daemon = stage.start().await?;
+    }
+    // Put back by a reader that saw the rows before the TRUNCATE: within the grace of the second pass.
+    daemon.metric_at_least(telemetry::FLUSH_REMOVED, 1.0, WITHIN).await?;
+    let _: () = cache.set("product:1", "stale").await?;
+    let _: () = cache.set("product:sku:s1", "stale").await?;
+    stage.quiet(&daemon).await?;
+    let mut left: Vec<String> = cache.keys("*").await?;
+    left.retain(|key| !key.starts_with("control:"));
+    left.sort_unstable();
+    let mut expected: Vec<&str> = foreign.into_iter().chain(["category:1:products"]).collect();
+    expected.sort_unstable();
+    ensure!(left == expected, "left: {left:?}\n{}", daemon.log_tail());
+    let controls: Vec<String> = cache.keys("control:*").await?;
+    ensure!(controls.len() as u64 == COUNT, "control keys are gone: {}", controls.len());
+    let fields: Vec<String> = cache.hkeys("category:1:products").await?;
+    ensure!(fields == ["not:a:field"], "{fields:?}");
+    ensure!(daemon.metric(telemetry::FLUSH_FINISHED).await? > 0.0);
+    let saved = stage.checkpoint()?;
+    ensure!((saved.file.clone(), saved.position) >= truncated, "{saved:?}");
     Ok(())
 }

@@ -68,7 +68,19 @@ fn text(config: &Config) -> String {
     rows.push(row("retry", retry(&config.retry)));
     rows.push(row("checkpoint", config.checkpoint.path.display().to_string()));
     rows.push(row("admin", config.admin.listen.to_string()));
-    rows.push(row("limits", format!("memory {}", show_size(config.limits.memory))));
+    let rate = |per_second: u64| match per_second {
+        0 => "unlimited".to_owned(),
+        n => format!("{n}/s"),
+    };
+    rows.push(row(
+        "limits",
+        format!(
+            "memory {}, bulk {}, flush {}",
+            show_size(config.limits.memory),
+            rate(config.limits.keys_per_second),
+            rate(config.limits.flush_keys_per_second)
+        ),
+    ));
     let mut text = out::table(&rows);
     for mapping in &config.mappings {
         text.push_str(&format!(
@@ -132,7 +144,11 @@ fn to_json(file: &str, config: &Config) -> Value {
         "retry": retry(&config.retry),
         "checkpoint": config.checkpoint.path.display().to_string(),
         "admin": config.admin.listen.to_string(),
-        "limits": { "memory_bytes": config.limits.memory },
+        "limits": {
+            "memory_bytes": config.limits.memory,
+            "keys_per_second": config.limits.keys_per_second,
+            "flush_keys_per_second": config.limits.flush_keys_per_second,
+        },
         "mappings": mappings,
     })
 }

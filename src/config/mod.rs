@@ -136,6 +136,13 @@ impl Default for OnDdl {
     }
 }
 
+impl OnDdl {
+    /// Whether anything is flushed.
+    pub fn flushes(self) -> bool {
+        [self.truncate, self.drop, self.rename].contains(&DdlPolicy::Flush)
+    }
+}
+
 /// What a definition statement does to the keys of a mapped table. The order is by how much is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DdlPolicy {
@@ -453,7 +460,9 @@ impl Walk<'_> {
         let retry = self.retry(at("retry"), checkpoint.as_ref());
         let admin = self.admin(at("admin"));
         let limits = self.limits(at("limits"));
-        let mappings = object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref()));
+        let policies = source.as_ref().map(|source| source.policies).unwrap_or_default();
+        let mappings =
+            object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref(), policies));
         Some(Config {
             source: source?,
             redis: redis?,

@@ -58,3 +58,28 @@ impl Budget {
 async fn acquire(of: &Arc<Semaphore>, bytes: u32) -> Result<OwnedSemaphorePermit, Closed> {
     Arc::clone(of).acquire_many_owned(bytes).await.map_err(|_| Closed)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bulk_leaves_half_to_others() {
+        let budget = Budget::new(2 << 20);
+        let soon = Duration::from_secs(1);
+        let half = budget.total() / 2;
+        let mut bulk = vec![budget.take(half - 10, true).await.unwrap()];
+        assert!(tokio::time::timeout(soon, budget.take(20, true)).await.is_err());
+        assert_eq!(budget.used(), half - 10, "a wait that was given up holds nothing");
+        let small = tokio::time::timeout(soon, budget.take(half, false)).await.unwrap().unwrap();
+        assert!(tokio::time::timeout(soon, budget.take(20, false)).await.is_err());
+        bulk.clear();
+        // Larger than its half: alone it passes.
+        bulk.push(tokio::time::timeout(soon, budget.take(half * 3, true)).await.unwrap().unwrap());
+        drop((bulk, small));
+        assert_eq!(budget.used(), 0);
+    }
+}

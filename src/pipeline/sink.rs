@@ -197,7 +197,6 @@ impl source::Sink for RouteSink {
         if touched.is_empty() {
             return Ok(());
         }
-        tracing::warn!(cause, ?scope, mappings = touched.len(), "keyspace is owed a flush");
         self.assembler.widen(touched, cause);
         Ok(())
     }
@@ -241,7 +240,7 @@ impl source::Sink for RouteSink {
     fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal> {
         // The second removals wait for what lies before it.
         self.assembler.started(position);
-        self.widen(&source::Scope::All, cause)?;
+        self.widen(&source::Scope::All, &format!("gap: {cause}"))?;
         self.assembler.restart(position, identity, true);
         Ok(())
     }

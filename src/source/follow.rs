@@ -16,6 +16,8 @@ use tracing::info;
 mod effects;
 mod group;
 mod halts;
+#[cfg(test)]
+mod replay_tests;
 mod xa;
 
 use super::{
@@ -589,9 +591,9 @@ mod tests {
         Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos, flags }
     }
 
-    #[test]
-    fn ignored_events_are_counted_and_named_once() {
-        let source = crate::config::Source {
+    /// To a server that isn't there.
+    pub(super) fn connector() -> crate::source::connect::Connector {
+        crate::source::connect::Connector::new(&crate::config::Source {
             host: "127.0.0.1".into(),
             port: 1,
             user: "root".into(),
@@ -603,9 +605,12 @@ mod tests {
             heartbeat: None,
             policies: crate::config::Policies::default(),
             driver: crate::config::Driver::Native,
-        };
-        let connector = crate::source::connect::Connector::new(&source);
-        let schema = SchemaCache::new(connector, crate::source::schema::History::default());
+        })
+    }
+
+    #[test]
+    fn ignored_events_are_counted_and_named_once() {
+        let schema = SchemaCache::new(connector(), crate::source::schema::History::default());
         let mut follower = Follower::new(schema, PolicyTable::default(), Arc::default());
         for event_type in [200, 201, 200] {
             follower.ignored(event_type, &header(event_type, 50, 150, 0x80));

@@ -148,7 +148,7 @@ pub trait Sink: Send {
 
     /// Something changed that no row image tells (TRUNCATE, an event that can't be decoded): the keyspace of every mapping of
     /// `scope` is owed a removal, like the keys of a row. Within a transaction its commit gates the second removal; outside one the
-    /// newest position that was read does. `cause` goes to the log and the status.
+    /// newest position that was read does. `cause` goes to the log and the status, its first word to the metrics.
     ///
     /// # Errors
     /// It can't be done: the daemon stops at the event.
@@ -158,19 +158,27 @@ pub trait Sink: Send {
     /// and empty transactions come here too. `anchor`: its last event, which ends there.
     fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>);
 
-    /// The running transaction may be prepared: its keys are to be kept, and what is widened in it.
-    fn xa_started(&mut self);
+    /// The running transaction may be prepared: its keys are to be kept, and what is widened in it. Who keeps none knows nothing of it
+    /// at its end.
+    fn xa_started(&mut self) {}
 
     /// It is, under this id: what was kept is owed again when it is committed. Until then no place behind its begin is done. `commit`
     /// follows.
-    fn xa_prepared(&mut self, xid: &XidBuf);
+    fn xa_prepared(&mut self, xid: &XidBuf) {
+        let _ = xid;
+    }
 
     /// What was prepared under this id is committed by the running transaction, or rolled back. What was kept is handed on again, as
     /// rows of the running transaction. Once that is done, places behind its begin may be. `commit` follows.
-    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared;
+    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared {
+        let _ = (xid, committed);
+        Prepared::Unknown
+    }
 
     /// Transactions that are prepared and not finished.
-    fn xa_count(&self) -> u64;
+    fn xa_count(&self) -> u64 {
+        0
+    }
 
     /// Reading goes on at `position` of another server, `identity`, that has everything which was read before. Comes between
     /// `started` and the first transaction, if at all.

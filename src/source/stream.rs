@@ -132,7 +132,7 @@ impl EventStream {
         Self::new(Wire::local(stream))
     }
 
-    fn new(wire: Wire) -> Self {
+    pub(super) fn new(wire: Wire) -> Self {
         Self { wire, event: None, checksummed: false }
     }
 
