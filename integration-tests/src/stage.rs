@@ -36,14 +36,14 @@ pub struct Settings {
     pub start: String,
     /// `source.tls`.
     pub tls: String,
+    /// More fields of `source`, a line.
+    pub source: String,
     /// `redis.main`; `None`: the stage's Redis by way of its proxy.
     pub redis: Option<String>,
     /// `retry`; `None`: on disk, 5 attempts 1 s apart.
     pub retry: Option<String>,
     /// `mappings`, indented; `None`: the shop's.
     pub mappings: Option<String>,
-    /// More fields of `source`, each a line that is indented by two.
-    pub source: String,
     /// `limits`; `None`: the defaults.
     pub limits: Option<String>,
     /// The port at which the daemon finds the server; `None`: its own.
@@ -55,10 +55,10 @@ impl Default for Settings {
         Self {
             start: "latest".into(),
             tls: "disabled".into(),
+            source: String::new(),
             redis: None,
             retry: None,
             mappings: None,
-            source: String::new(),
             limits: None,
             port: None,
         }
@@ -143,7 +143,7 @@ impl Stage {
     /// When it can't be written.
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
-        let Settings { start, tls, redis, retry, mappings, source, limits, port } = &self.settings;
+        let Settings { start, tls, source, redis, retry, mappings, limits, port } = &self.settings;
         let redis =
             redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =
@@ -151,7 +151,7 @@ impl Stage {
         let mappings = mappings.clone().unwrap_or_else(|| shop::mappings(&self.schema, ""));
         let text = format!(
             "version: 1\nsource:\n  url: mysql://{USER}@127.0.0.1:{}\n  password_file: {dir}/password\n  tls: {tls}\n  \
-             start: {start}\n{source}redis:\n  main: {redis}\nretry: {retry}\ncheckpoint: {{ path: {} }}\n\
+             start: {start}\n  {source}\nredis:\n  main: {redis}\nretry: {retry}\ncheckpoint: {{ path: {} }}\n\
              admin: {{ listen: \"127.0.0.1:{}\" }}\nlimits: {}\nmappings:{mappings}",
             port.unwrap_or(self.db.port()),
             self.checkpoint_path().display(),

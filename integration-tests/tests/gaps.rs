@@ -62,7 +62,7 @@ async fn halts_then_flushes(stage: &mut Stage, said: &str) -> Result<Daemon> {
         (held.epoch, &held.gtids, held.position) == (before.epoch, &before.gtids, before.position),
         "{held:?}"
     );
-    stage.settings.source = "  on_gap: flush\n".into();
+    stage.settings.source = "on_gap: flush".into();
     let daemon = stage.start().await?;
     flushed(stage, &daemon, before.epoch + 1).await?;
     ensure!(daemon.metric("rowbust_gaps_total").await? == 1.0);
@@ -147,7 +147,7 @@ async fn under_a_running_daemon(flavor: Flavor) -> Result<()> {
     let Some((mut stage, mut conn)) = stopped(flavor, "running").await? else { return Ok(()) };
     let mut proxy = Proxy::start(stage.db.port()).await?;
     stage.settings.port = Some(proxy.port());
-    stage.settings.source = "  on_gap: flush\n".into();
+    stage.settings.source = "on_gap: flush".into();
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     let epoch = stage.checkpoint()?.epoch;

@@ -270,8 +270,7 @@ async fn logged_as_statement(server: Server) -> Result<()> {
     ensure!(!removed(&stage).contains(&"2".into()), "it went on: {:?}", removed(&stage));
     drop(stage);
 
-    let Some((stage, daemon)) = follow_with(server, "statement", &[], "  on_statement: flush\n").await?
-    else {
+    let Some((stage, daemon)) = follow_with(server, "statement", &[], "on_statement: flush").await? else {
         return Ok(());
     };
     let mut cache = rowbust_integration_tests::shop::redis(stage.redis.port()).await?;

@@ -182,7 +182,7 @@ async fn unprepared(flavor: Flavor) -> Result<()> {
         "{status}\n{}",
         daemon.log_tail()
     );
-    stage.settings.source = "  on_undecodable: flush\n".into();
+    stage.settings.source = "on_undecodable: flush".into();
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     ensure!(get(&stage, "product:1").await?.is_none() && get(&stage, "product:7").await?.is_none());

@@ -173,7 +173,7 @@ impl EventStream {
     /// Goes on to the next event if it was received.
     #[inline]
     fn take(&mut self) -> Result<bool, StreamError> {
-        let Some(payload) = self.wire.next()? else { return Ok(false) };
+        let Some(payload) = self.wire.pop()? else { return Ok(false) };
         let bytes = match self.wire.bytes(&payload) {
             [wire::OK, event @ ..] => event,
             other => return Err(no_event(other)),

@@ -181,48 +181,103 @@ fn fraction(micros: u32, decimals: u8, out: &mut Vec<u8>) {
     }
 }
 
+/// A short text without an allocation. What doesn't fit is cut off: no number's text is that long.
+#[derive(Default)]
+struct Short {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Short {
+    fn of(text: std::fmt::Arguments<'_>) -> Self {
+        let mut short = Self::default();
+        let _ = std::fmt::Write::write_fmt(&mut short, text);
+        short
+    }
+
+    fn push(&mut self, text: &[u8]) {
+        for (place, byte) in self.bytes.iter_mut().skip(self.len).zip(text) {
+            *place = *byte;
+            self.len += 1;
+        }
+    }
+
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Write for Short {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
+    }
+}
+
 /// FLOAT: six significant digits at most (`FLT_DIG`), as `Field_float::val_str` prints it.
 fn float(n: f32, out: &mut Vec<u8>) {
-    let text = format!("{:.5e}", f64::from(n));
-    scientific(&text, out);
+    scientific(&Short::of(format_args!("{:.5e}", f64::from(n))), out);
 }
 
 /// DOUBLE: the shortest digits that give the same number.
 pub(crate) fn double(n: f64, out: &mut Vec<u8>) {
-    scientific(&format!("{n:e}"), out);
+    scientific(&Short::of(format_args!("{n:e}")), out);
 }
 
 /// Digits and exponent → the servers' choice of form (`my_gcvt` in `strings/dtoa.c`): with an exponent below 10⁻¹⁵
 /// and for whole numbers from 10¹⁵ (`DBL_DIG`) on, else without.
-fn scientific(text: &str, out: &mut Vec<u8>) {
-    let (sign, text) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
+fn scientific(text: &Short, out: &mut Vec<u8>) {
+    let text = std::str::from_utf8(text.get()).unwrap_or_default();
     let Some((mantissa, exponent)) = text.split_once('e') else {
         // The servers store neither infinity nor NaN.
         out.extend_from_slice(text.as_bytes());
         return;
     };
+    let mantissa = match mantissa.strip_prefix('-') {
+        Some(mantissa) => {
+            out.push(b'-');
+            mantissa
+        }
+        None => mantissa,
+    };
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let rest = rest.trim_end_matches('0');
-    let digits = format!("{first}{rest}");
-    if digits == "0" {
+    let mut digits = Short::default();
+    digits.push(first.as_bytes());
+    digits.push(rest.as_bytes());
+    let digits = digits.get();
+    let zeros = |n: usize, out: &mut Vec<u8>| out.extend(std::iter::repeat_n(b'0', n));
+    if digits == b"0" {
         // Keeps the sign: the servers print -0 for it.
-        put(out, format_args!("{sign}0"));
+        out.push(b'0');
         return;
     }
     let point = exponent + 1;
     match point {
-        -14..=0 => put(out, format_args!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs() as usize))),
+        -14..=0 => {
+            out.extend_from_slice(b"0.");
+            zeros(point.unsigned_abs() as usize, out);
+            out.extend_from_slice(digits);
+        }
         1..=16 if point <= 15 || digits.len() > 16 => {
             let point = point.unsigned_abs() as usize;
             match digits.split_at_checked(point) {
-                Some((whole, "")) => put(out, format_args!("{sign}{whole}")),
-                Some((whole, part)) => put(out, format_args!("{sign}{whole}.{part}")),
-                None => put(out, format_args!("{sign}{digits:0<point$}")),
+                Some((whole, part)) => {
+                    out.extend_from_slice(whole);
+                    if !part.is_empty() {
+                        out.push(b'.');
+                        out.extend_from_slice(part);
+                    }
+                }
+                None => {
+                    out.extend_from_slice(digits);
+                    zeros(point - digits.len(), out);
+                }
             }
         }
-        _ if rest.is_empty() => put(out, format_args!("{sign}{first}e{exponent}")),
-        _ => put(out, format_args!("{sign}{first}.{rest}e{exponent}")),
+        _ if rest.is_empty() => put(out, format_args!("{first}e{exponent}")),
+        _ => put(out, format_args!("{first}.{rest}e{exponent}")),
     }
 }
 

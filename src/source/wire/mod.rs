@@ -145,11 +145,11 @@ impl Wire {
 
     /// The next payload, if all of it was received.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<Range<usize>>, PacketError> {
-        self.packets.next()
+    pub(super) fn pop(&mut self) -> Result<Option<Range<usize>>, PacketError> {
+        self.packets.pop()
     }
 
-    /// What [`Wire::next`] gave, until more is received.
+    /// What [`Wire::pop`] gave, until more is received.
     #[inline]
     pub(super) fn bytes(&self, payload: &Range<usize>) -> &[u8] {
         self.packets.bytes(payload)
@@ -163,7 +163,7 @@ impl Wire {
     /// Waits for a payload that is no event; an error that the server sends is one here.
     async fn read(&mut self) -> Result<Vec<u8>, WireError> {
         let payload = loop {
-            if let Some(payload) = self.packets.next()? {
+            if let Some(payload) = self.packets.pop()? {
                 break self.packets.bytes(&payload).to_vec();
             }
             if self.footprint() > ANSWER {

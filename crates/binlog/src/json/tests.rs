@@ -97,7 +97,7 @@ impl Json {
             (Self::Object(members), Leg::Key(key)) => members.iter().find(|(k, _)| **k == **key)?.1.at(rest),
             (Self::Array(members), Leg::Index(i)) => members.get(*i as usize)?.at(rest),
             (Self::Array(members), Leg::Last(i)) => members.iter().rev().nth(*i as usize)?.at(rest),
-            (_, Leg::Key(_)) | (Self::Array(_), _) => None,
+            (_, Leg::Key(_)) => None,
             (_, Leg::Index(0) | Leg::Last(0)) => self.at(rest),
             _ => None,
         }
