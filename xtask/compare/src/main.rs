@@ -7,7 +7,7 @@
 
 use std::{hint::black_box, io::Cursor, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use mysql_binlog_connector_rust::{
     binlog_parser::BinlogParser,
     event::{event_data::EventData as ConnectorEvent, event_header::EventHeader as ConnectorHeader},
@@ -174,7 +174,7 @@ fn cdc(file: &[u8]) -> Result<u64> {
     let mut parser = EventParser::new();
     let (mut rest, mut rows) = (file.get(4..).unwrap_or_default(), 0);
     while !rest.is_empty() {
-        let header = CdcHeader::parse(rest.get(..HEADER).context("cut off")?)?;
+        let header = CdcHeader::parse(rest.get(..HEADER).context("cut off")?).map_err(|e| anyhow!("{e:?}"))?;
         let (event, behind) = rest.split_at_checked(header.event_length as usize).context("cut off")?;
         rest = behind;
         match parser.parse_event(&header, &event[HEADER..]) {
