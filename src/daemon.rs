@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -16,21 +17,24 @@ use crate::{
     checkpoint::{self, file::CheckpointFile},
     cli::Exit,
     config::{Config, SecondRemoval},
+    flush::FlushStats,
     invalidate::{
         classify::Class,
+        flush::Flusher,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
     },
     pipeline::{
-        Assembler, Budget, Lanes, WORKER_QUEUE,
+        Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
+        pace::Pace,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Sink as _, Source, SourceError},
-    supervisor::{Shutdown, Supervisor, signals},
+    source::{Resume, Sink as _, Source, SourceError, SourceStats},
+    supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
 };
@@ -44,6 +48,12 @@ const DRAIN_GRACE: Duration = Duration::from_secs(30);
 
 /// Workers of each target. They share its connection; two, so that commands are made on both cores.
 const WORKERS: usize = 2;
+
+/// The part of `limits.memory` that keys of prepared XA transactions may take.
+const PREPARED_SHARE: u64 = 8;
+
+/// What a new beginning waits for the tasks of the life before.
+const ANEW_DRAIN: Duration = Duration::from_secs(5);
 
 /// How a daemon ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +109,41 @@ impl RunError {
 /// See [`RunError`]; each says what to do.
 pub async fn run(config: Config) -> Result<End, RunError> {
     let config = Arc::new(config);
-    let metrics_handle = telemetry::install_metrics().context("metrics can't be set up")?;
-    let mut signals = signals().context("signals can't be listened for")?;
+    let mut process = Process {
+        metrics: telemetry::install_metrics().context("metrics can't be set up")?,
+        signals: signals().context("signals can't be listened for")?,
+        stats: Arc::default(),
+        queue: None,
+    };
+    let mut gap = None;
+    loop {
+        match life(Arc::clone(&config), &mut process, gap.take()).await {
+            Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
+                tracing::warn!(why, "beginning anew at the checkpoint");
+                gap = is_gap.then_some(why);
+                tokio::select! {
+                    _ = process.signals.next() => return Ok(End::Unfinished),
+                    () = tokio::time::sleep(ANEW_PAUSE) => {}
+                }
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Between two lives.
+const ANEW_PAUSE: Duration = Duration::from_millis(500);
+
+/// What outlives a new beginning.
+struct Process {
+    metrics: PrometheusHandle,
+    signals: Signals,
+    stats: Arc<SourceStats>,
+    queue: Option<Arc<Queue>>,
+}
+
+/// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
+async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
     let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
@@ -113,23 +156,29 @@ pub async fn run(config: Config) -> Result<End, RunError> {
             }
             let position = checkpoint::position(saved)
                 .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
-            Some(Resume { position, identity: saved.source.clone() })
+            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
         }
     };
     let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
-    let source = Source::new(Arc::clone(&config));
+    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats));
     let server = source.preflight().await?;
-    let queue = Arc::new(Queue::open(&config.retry).await?);
+    let queue = match &process.queue {
+        Some(queue) => Arc::clone(queue),
+        None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
+    };
     let targets = connect_targets(&config).await?;
     let watermark = Watermark::new(&config, &server);
     let metrics = Arc::new(Metrics::default());
     let frontier = Frontier::default();
     let budget = Budget::new(config.limits.memory);
     let route_stats = Arc::new(RouteStats::default());
-    let identity = checkpoint::Identity { flavor: server.flavor, source: server.identity.clone(), epoch };
+    // Until the source says that it is another server now.
+    let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
+    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch };
     let (started, begins) = oneshot::channel();
-    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, frontier.clone());
+    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
 
     let mut supervisor = Supervisor::default();
     let shared = Arc::new(worker::Shared {
@@ -139,19 +188,37 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         source: server.identity.clone(),
         epoch,
     });
-    let mut senders = Vec::new();
+    let mut queues = Vec::new();
+    let mut flushes = Vec::new();
     for target in &targets {
-        let mut own = Vec::new();
+        let mut workers = Vec::new();
+        let pace = Arc::new(Pace::new(config.limits.keys_per_second));
         for _ in 0..WORKERS {
             let (sender, batches) = mpsc::channel(WORKER_QUEUE);
-            let work = worker::run(Arc::clone(target), Arc::clone(&shared), batches);
+            let (bulk_sender, bulk) = mpsc::unbounded_channel();
+            let feed = worker::Feed { batches, bulk, pace: Arc::clone(&pace) };
+            let work = worker::run(Arc::clone(target), Arc::clone(&shared), feed);
             supervisor.spawn("redis worker", async move {
                 work.await;
                 Ok(())
             });
-            own.push(sender);
+            workers.push(WorkerQueue { batches: sender, bulk: bulk_sender });
         }
-        senders.push(own);
+        let (flush, requests) = mpsc::unbounded_channel();
+        let stats = Arc::new(FlushStats::default());
+        let flusher = Flusher::new(
+            Arc::clone(target),
+            config.mappings.clone(),
+            watermark.clone(),
+            config.limits.flush_keys_per_second,
+            Arc::clone(&stats),
+        );
+        supervisor.spawn("flush", async move {
+            flusher.run(requests).await;
+            Ok(())
+        });
+        flushes.push(stats);
+        queues.push(TargetQueues { workers, flush });
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -170,15 +237,24 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         checkpoint: saved.clone(),
         queue: Arc::clone(&queue),
         targets: targets.clone(),
+        flushes,
         watermark: watermark.clone(),
-        metrics: metrics_handle,
+        metrics: process.metrics.clone(),
     });
     let listener = admin::bind(config.admin.listen).await?;
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
-    let assembler = Assembler::new(Lanes::new(&config), senders, frontier.clone(), budget);
-    let mut sink =
-        RouteSink::new(Router::new(&config), assembler, watermark.clone(), route_stats, saved, started);
+    let paced = config.limits.keys_per_second > 0;
+    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let mut sink = RouteSink::new(
+        Router::new(&config),
+        assembler,
+        watermark.clone(),
+        route_stats,
+        saved,
+        started,
+        usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
+    );
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -199,16 +275,26 @@ pub async fn run(config: Config) -> Result<End, RunError> {
 
     let deadline = drain_deadline(&config);
     let failure = tokio::select! {
-        signal = signals.next() => {
+        signal = process.signals.next() => {
             tracing::info!(signal, deadline_s = deadline.as_secs(), "draining: reading stops, what was read is finished");
             None
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
     };
+    if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
+        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
+        supervisor.abort("redis worker");
+        shutdown.reading.cancel();
+        shutdown.all.cancel();
+        let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
+        if !unfinished.is_empty() {
+            tracing::warn!(?unfinished, "tasks ended where they stood");
+        }
+    }
     let drained = tokio::select! {
         drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some(), deadline) => drained,
-        signal = signals.next() => {
+        signal = process.signals.next() => {
             tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
             return Ok(End::Interrupted);
         }
@@ -232,19 +318,31 @@ fn drain_deadline(config: &Config) -> Duration {
     DRAIN + longest.max().unwrap_or_default().min(DRAIN_GRACE)
 }
 
-/// The first task that ends before it was asked to.
+/// A task that fails takes others along, whose ends may be noticed before its own: so long its error is waited for.
+const CAUSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The first task that fails, or ends before it was asked to.
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
-    match supervisor.next().await {
-        Some(Err(failure)) => {
-            tracing::error!(
-                task = failure.task,
-                error = format!("{:#}", failure.error),
-                "task failed, ending"
-            );
-            failure.error
+    let mut ended = None;
+    loop {
+        let next = match ended {
+            None => supervisor.next().await,
+            Some(_) => tokio::time::timeout(CAUSE_WITHIN, supervisor.next()).await.unwrap_or(None),
+        };
+        match next {
+            Some(Err(failure)) => {
+                tracing::error!(
+                    task = failure.task,
+                    error = format!("{:#}", failure.error),
+                    "task failed, ending"
+                );
+                return failure.error;
+            }
+            Some(Ok(task)) => _ = ended.get_or_insert(task),
+            None => {
+                return anyhow::anyhow!("{} ended without being asked to", ended.unwrap_or("every task"));
+            }
         }
-        Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
-        None => anyhow::anyhow!("no task is left"),
     }
 }
 
@@ -266,7 +364,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker")) => workers_and_source += 1,
+                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

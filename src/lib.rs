@@ -7,6 +7,7 @@
 //! - `rowbust-binlog` (own crate): bytes to events, table maps and row images, in place
 //! - [`route`]: row images to cache keys, by the mappings of the config
 //! - [`pipeline`]: duplicates dropped, keys to workers by hash, tickets, the frontier of what is done
+//! - [`flush`]: the mapped keyspace, where no row image tells what has changed
 //! - [`invalidate`]: batches of removals to Redis, classes of its errors, the breaker
 //! - [`watermark`]: when a commit is visible at every read source, so that the second removal may run
 //! - [`retry`]: removals that failed, kept durably (disk or Kafka) and retried
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod failpoint;
+pub mod flush;
 pub mod invalidate;
 pub mod pipeline;
 pub mod retry;

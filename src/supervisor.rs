@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use tokio::{
-    task::{Id, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ impl fmt::Display for TaskFailure {
 #[derive(Debug, Default)]
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
-    names: BTreeMap<Id, &'static str>,
+    names: BTreeMap<Id, (&'static str, AbortHandle)>,
 }
 
 impl Supervisor {
@@ -41,7 +41,7 @@ impl Supervisor {
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
         let handle = self.tasks.spawn(task);
-        self.names.insert(handle.id(), name);
+        self.names.insert(handle.id(), (name, handle));
     }
 
     /// Waits for the next task that ends, in order or not. `None`: all have.
@@ -55,7 +55,7 @@ impl Supervisor {
         ended: Result<(Id, anyhow::Result<()>), JoinError>,
     ) -> Result<&'static str, TaskFailure> {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let task = self.names.remove(&id).unwrap_or("unnamed task");
+        let task = self.names.remove(&id).map_or("unnamed task", |(name, _)| name);
         let error = match ended {
             Ok((_, Ok(()))) => return Ok(task),
             Ok((_, Err(error))) => error,
@@ -65,6 +65,11 @@ impl Supervisor {
         Err(TaskFailure { task, error })
     }
 
+    /// Ends the tasks of this name where they stand.
+    pub fn abort(&mut self, task: &str) {
+        self.names.values().filter(|(name, _)| *name == task).for_each(|(_, handle)| handle.abort());
+    }
+
     /// Waits until all tasks have ended, `deadline` at most. Those that haven't are aborted; their names come back.
     pub async fn drain(&mut self, deadline: Duration) -> (Vec<&'static str>, Vec<TaskFailure>) {
         let until = Instant::now() + deadline;
@@ -72,7 +77,7 @@ impl Supervisor {
         while let Ok(Some(ended)) = tokio::time::timeout_at(until, self.next()).await {
             failures.extend(ended.err());
         }
-        let unfinished = self.names.values().copied().collect();
+        let unfinished = self.names.values().map(|(name, _)| *name).collect();
         self.tasks.abort_all();
         (unfinished, failures)
     }

@@ -65,6 +65,13 @@ metrics_table! {
     RECONNECTS = "rowbust_source_reconnects_total", Counter, Count, [], "Connections to the source that were made anew";
     HEARTBEATS = "rowbust_source_heartbeats_total", Counter, Count, [], "Heartbeats of the source";
     IGNORED_EVENTS = "rowbust_binlog_ignored_events_total", Counter, Count, [], "Unknown events that say of themselves that they may be ignored; each type is logged once";
+    CLASHES = "rowbust_source_clashes_total", Counter, Count, [], "Times that another replica with the same server_id took the connection over";
+    GAPS = "rowbust_gaps_total", Counter, Count, [], "Times that the binlog behind the checkpoint was gone, or another one";
+    SERVER_CHANGES = "rowbust_source_changes_total", Counter, Count, [], "Times that another server answered that has everything which was read";
+    WIDENED = "rowbust_widened_total", Counter, Count, ["cause"], "Times that every key of some tables was to be removed, as no row image told which";
+    UNKNOWN_STATEMENTS = "rowbust_unknown_statements_total", Counter, Count, [], "Statements outside of transactions that weren't understood";
+    SCHEMA_MISMATCHES = "rowbust_schema_mismatches_total", Counter, Count, [], "Versions of tables that don't fit their mappings, or whose columns aren't known for sure";
+    XA_PREPARED = "rowbust_xa_prepared", Gauge, Count, [], "XA transactions that are prepared and not finished: the checkpoint waits for the oldest";
     LAG = "rowbust_lag_seconds", Gauge, Seconds, [], "Age of the newest event that was read; 0 when the source has nothing newer";
     CONNECTED = "rowbust_source_connected", Gauge, Count, [], "1 while the binlog is read";
     IN_FLIGHT = "rowbust_in_flight_bytes", Gauge, Bytes, [], "Bytes of keys in flight";
@@ -78,6 +85,12 @@ metrics_table! {
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
     DEAD_LETTERS = "rowbust_dead_letters_total", Counter, Count, [], "Removals that were given up since the start: see `rowbust retry ls --dead`";
     POISON = "rowbust_queue_poison_total", Counter, Count, [], "Records of the queue that couldn't be read";
+    FLUSH_RUNNING = "rowbust_flush_running", Gauge, Count, ["target"], "1 while mapped keyspaces are flushed";
+    FLUSH_WAITING = "rowbust_flush_waiting", Gauge, Count, ["target"], "Flushes that wait for their first or second pass";
+    FLUSH_REMOVED = "rowbust_flush_keys_removed_total", Counter, Count, ["target"], "Keys and hash fields removed by flushes";
+    FLUSH_SCANNED = "rowbust_flush_keys_scanned_total", Counter, Count, ["target"], "Keys that flushes looked at, by the COUNT of their SCANs";
+    FLUSH_STARTED = "rowbust_flush_started_total", Counter, Count, ["target", "cause"], "Flushes asked for";
+    FLUSH_FINISHED = "rowbust_flush_finished_total", Counter, Count, ["target", "cause"], "Flushes done, second pass included";
     VISIBILITY_DELAYS = "rowbust_visibility_delays_total", Counter, Count, ["server"], "Times that the delay stood in for a read source's witness";
     VISIBILITY_AGE = "rowbust_visibility_sample_age_seconds", Gauge, Seconds, ["server"], "Age of a read source's newest sample: while it can't be asked, second removals wait";
     WITNESS_DELAY = "rowbust_visibility_by_delay", Gauge, Count, [], "1 while visibility is assumed after a delay, for want of a witness";

@@ -183,6 +183,12 @@ impl Db {
         }
     }
 
+    /// Its version, such as `10.11.19`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        either!(self, s => s.version())
+    }
+
     /// Its TCP port.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -5,6 +5,8 @@
 //! - [`daemon`]: building, starting, asking and killing the daemon · [`http`]: its admin server
 //! - [`monitor`]: every removal that Redis ran, in order
 //! - [`oracle`]: the keys that the binlog names, found without rowbust's code
+//! - [`differential`]: the decoder against other decoders
+//! - [`matrix`]: everything that a binlog can hold
 //! - [`shop`]: the schema under test, its mappings, its keys, its cache · [`load`]: writers and readers with a history
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
@@ -13,9 +15,11 @@
 
 pub mod daemon;
 pub mod db;
+pub mod differential;
 pub mod http;
 pub mod invariants;
 pub mod load;
+pub mod matrix;
 pub mod monitor;
 pub mod oracle;
 pub mod proxy;

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use crate::{
     checkpoint,
     config::Config,
+    flush::FlushStats,
     invalidate::target::Target,
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     retry::Queue,
-    source::{Preflight, SourceStats},
+    source::{Preflight, SourceStats, policy::Cause},
     telemetry::{self as t, set_counter, set_gauge, target_counter, target_gauge},
     watermark::{Watermark, Witness},
 };
@@ -36,6 +37,8 @@ pub struct Status {
     pub checkpoint: checkpoint::Watch,
     pub queue: Arc<Queue>,
     pub targets: Vec<Arc<Target>>,
+    /// By target.
+    pub flushes: Vec<Arc<FlushStats>>,
     pub watermark: Watermark,
     pub metrics: PrometheusHandle,
 }
@@ -113,6 +116,12 @@ impl Status {
                 "reconnects": self.source.reconnects(),
                 "events": self.source.events(),
                 "transactions": self.source.transactions(),
+                "gaps": self.source.gaps(),
+                "changes": self.source.server_changes(),
+                "widened": Cause::ALL.iter()
+                    .map(|cause| (cause.as_str().to_owned(), self.source.widened(*cause).into()))
+                    .collect::<serde_json::Map<_, _>>(),
+                "xa_prepared": self.source.prepared(),
             },
             "rows": self.route.rows.load(Relaxed),
             "keys": {
@@ -142,6 +151,7 @@ impl Status {
                 "poison": queue.poison,
             },
             "targets": targets,
+            "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
         })
     }
 
@@ -156,6 +166,15 @@ impl Status {
         set_counter(t::RECONNECTS, self.source.reconnects());
         set_counter(t::HEARTBEATS, self.source.heartbeats());
         set_counter(t::IGNORED_EVENTS, self.source.ignored_events());
+        set_counter(t::CLASHES, self.source.clashes());
+        set_counter(t::GAPS, self.source.gaps());
+        set_counter(t::SERVER_CHANGES, self.source.server_changes());
+        for cause in Cause::ALL {
+            metrics::counter!(t::WIDENED, "cause" => cause.as_str()).absolute(self.source.widened(cause));
+        }
+        set_counter(t::UNKNOWN_STATEMENTS, self.source.unknown_statements());
+        set_counter(t::SCHEMA_MISMATCHES, self.source.schema_mismatches());
+        set_gauge(t::XA_PREPARED, f(self.source.prepared()));
         set_counter(t::ROWS, self.route.rows.load(Relaxed));
         set_counter(t::KEYS_ROUTED, self.route.keys.load(Relaxed));
         for (reason, count) in [("null", &self.route.null), ("filtered", &self.route.filtered)] {
@@ -181,6 +200,18 @@ impl Status {
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
         set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
+        for (target, flush) in self.targets.iter().zip(&self.flushes) {
+            let (snapshot, (removed, scanned)) = (flush.snapshot(), flush.counts());
+            target_gauge(t::FLUSH_RUNNING, target.name()).set(flag(snapshot.running.is_some()));
+            target_gauge(t::FLUSH_WAITING, target.name()).set(f(snapshot.waiting as u64));
+            target_counter(t::FLUSH_REMOVED, target.name()).absolute(removed);
+            target_counter(t::FLUSH_SCANNED, target.name()).absolute(scanned);
+            for (cause, (started, finished)) in snapshot.totals {
+                let counter = |name: &'static str| metrics::counter!(name, "target" => target.name().to_owned(), "cause" => cause.clone());
+                counter(t::FLUSH_STARTED).absolute(started);
+                counter(t::FLUSH_FINISHED).absolute(finished);
+            }
+        }
         for server in self.watermark.status() {
             metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
                 .absolute(server.delays);
@@ -190,4 +221,26 @@ impl Status {
         }
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
+}
+
+fn flush_json(target: &str, flush: &FlushStats) -> Value {
+    let (snapshot, (removed, scanned)) = (flush.snapshot(), flush.counts());
+    json!({
+        "target": target,
+        "removed": removed,
+        "scanned": scanned,
+        "waiting": snapshot.waiting,
+        "running": snapshot.running.map(|running| json!({
+            "tables": running.tables,
+            "causes": running.causes,
+            "seconds": running.since.elapsed().as_secs_f64(),
+            "removed": removed.saturating_sub(running.removed_before),
+            "scanned": scanned.saturating_sub(running.scanned_before),
+            "to_scan": running.to_scan,
+            "held_by": running.held_by,
+        })),
+        "causes": snapshot.totals.iter().map(|(cause, (started, finished))| {
+            (cause.clone(), json!({ "started": started, "finished": finished }))
+        }).collect::<serde_json::Map<_, _>>(),
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: after [`CheckpointFile::save`] returned, the position survives kill -9 and loss of power (file and folder are
 //! synced). At any moment `PATH` or `PATH.prev` is whole. A torn or corrupt file is never taken for a position, and two of them
-//! are an error, not a fresh start. One process at a time, by a lock on `PATH.lock`. May depend on nothing of ours.
+//! are an error, not a fresh start. One process at a time, by a lock on `PATH.lock`. May depend on `source::position`.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::kill_point;
+use crate::{kill_point, source::position::Anchor};
 
 const MAGIC: &str = "rowbust-checkpoint 1";
 
@@ -33,6 +33,9 @@ pub struct Saved {
     pub file: String,
     /// Offset in it: everything before it is done.
     pub position: u64,
+    /// The event that ends there; by it a log that began anew is told apart.
+    #[serde(default)]
+    pub anchor: Option<Anchor>,
     /// Unix time in seconds of the newest transaction that is done, by the server's clock; 0: none yet.
     pub commit_time: u32,
     /// Unix time in seconds of the save.
@@ -252,6 +255,7 @@ mod tests {
             gtids: "0-1-7".into(),
             file: "mysql-bin.000001".into(),
             position,
+            anchor: Some(Anchor { size: 31, event_type: 16, timestamp: 5, crc: 7 }),
             commit_time: 5,
             saved_at: 6,
         }

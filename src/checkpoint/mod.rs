@@ -1,7 +1,7 @@
 //! Where to resume from, saved only up to what is done.
 //!
 //! Guarantees (I2, I4): what is saved is the position that the frontier has released, so everything before it is acknowledged by Redis or
-//! by the queue; within an epoch it only moves forward. A save that fails is counted and tried again: meanwhile the daemon serves on
+//! by the queue; within an epoch it only moves forward. Behind a gap the old position stays until everything is removed that the gap calls for. A save that fails is counted and tried again: meanwhile the daemon serves on
 //! and the checkpoint holds. May depend on `pipeline::frontier` and `source::position`.
 
 pub mod file;
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::file::{CheckpointError, CheckpointFile, Saved};
 use crate::{
-    pipeline::{Done, frontier::Frontier},
-    source::position::{Coordinates, Position},
+    pipeline::{Commits, Done, frontier::Frontier},
+    source::position::{Anchor, Coordinates, Position},
 };
 
 /// The least time between two saves: what a crash may repeat. An fsync costs milliseconds.
@@ -81,6 +81,7 @@ pub struct Writer {
     identity: Identity,
     started: Option<oneshot::Receiver<Position>>,
     position: Position,
+    anchor: Option<Anchor>,
     commit_time: u32,
     frontier: Frontier<Done>,
     snapshot: Arc<Mutex<Snapshot>>,
@@ -88,11 +89,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// `started`: where reading begins. That is saved at once.
+    /// `started`: where reading begins, and `anchor` the last event before. That is saved at once.
     pub fn new(
         file: CheckpointFile,
         identity: Identity,
         started: oneshot::Receiver<Position>,
+        anchor: Option<Anchor>,
         frontier: Frontier<Done>,
     ) -> (Self, Watch) {
         let snapshot =
@@ -102,7 +104,18 @@ impl Writer {
         let nowhere = Coordinates { file: "".into(), position: 0 };
         let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
         let started = Some(started);
-        (Self { file, identity, started, position, commit_time: 0, frontier, snapshot, first_save }, watch)
+        let this = Self {
+            file,
+            identity,
+            started,
+            position,
+            anchor,
+            commit_time: 0,
+            frontier,
+            snapshot,
+            first_save,
+        };
+        (this, watch)
     }
 
     /// Saves until `shutdown`, then once more.
@@ -168,24 +181,32 @@ impl Writer {
 
     /// Adds what became done to the position.
     fn advance(&mut self) -> bool {
-        let done = self.frontier.drain_done();
-        let mut moved = false;
-        for (span, commit_time) in done.into_iter().flatten() {
+        let Done { restart, commits } = self.frontier.drain_done().unwrap_or_default();
+        if restart.is_none() && commits.is_none() {
+            return false;
+        }
+        if let Some(restart) = restart {
+            // Behind a gap the order of positions begins anew, and so it does in another server's files.
+            self.identity.epoch += u64::from(restart.gap);
+            self.identity.source = restart.identity;
+            self.position = restart.position;
+            self.anchor = None;
+        } else if let Some(Commits { span, .. }) = &commits {
             assert!(
                 span.last.file != self.position.at.file || span.last.position >= self.position.at.position,
                 "I4 violated: the frontier moves from {} back to {}",
                 self.position.at,
                 span.last
             );
+        }
+        if let Some(Commits { span, time, anchor }) = commits {
             span.apply(&mut self.position.gtids);
             self.position.at = span.last;
-            self.commit_time = commit_time;
-            moved = true;
+            self.anchor = anchor;
+            self.commit_time = time;
         }
-        if moved {
-            self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).behind = true;
-        }
-        moved
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).behind = true;
+        true
     }
 
     fn save(&mut self) -> Result<(), CheckpointError> {
@@ -198,6 +219,7 @@ impl Writer {
             gtids: self.position.gtids.to_string(),
             file: self.position.at.file.to_string(),
             position: self.position.at.position,
+            anchor: self.anchor,
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
         };

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Exit, Global, load, out};
 use crate::config::{
-    Config, Events, Image, KeyOp, KeyRule, Mapping, Password, RedisTarget, Retry, SecondRemoval, Start, Tls,
-    TlsMode, show_duration, show_size,
+    Config, DdlPolicy, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisTarget, Retry,
+    SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
 };
 
 /// Arguments of `rowbust check`.
@@ -46,6 +46,20 @@ fn text(config: &Config) -> String {
     if let Some((schema, table)) = &source.heartbeat {
         rows.push(row("heartbeat", format!("{schema}.{table}")));
     }
+    let policies = source.policies;
+    rows.push(row(
+        "policies",
+        format!(
+            "on_gap {}, on_undecodable {}, on_statement {}",
+            policy(policies.on_gap),
+            policy(policies.on_undecodable),
+            policy(policies.on_statement)
+        ),
+    ));
+    if source.driver == Driver::MysqlCdc {
+        rows.push(row("driver", "mysql_cdc, which has limits:".into()));
+        rows.extend(driver_limits().iter().map(|limit| row("", (*limit).into())));
+    }
     for target in &config.redis {
         let tls = target.tls.as_ref().map_or(String::new(), |t| format!(", tls {}", tls(t)));
         let auth = format!(", password {}", password(&target.password));
@@ -54,7 +68,19 @@ fn text(config: &Config) -> String {
     rows.push(row("retry", retry(&config.retry)));
     rows.push(row("checkpoint", config.checkpoint.path.display().to_string()));
     rows.push(row("admin", config.admin.listen.to_string()));
-    rows.push(row("limits", format!("memory {}", show_size(config.limits.memory))));
+    let rate = |per_second: u64| match per_second {
+        0 => "unlimited".to_owned(),
+        n => format!("{n}/s"),
+    };
+    rows.push(row(
+        "limits",
+        format!(
+            "memory {}, bulk {}, flush {}",
+            show_size(config.limits.memory),
+            rate(config.limits.keys_per_second),
+            rate(config.limits.flush_keys_per_second)
+        ),
+    ));
     let mut text = out::table(&rows);
     for mapping in &config.mappings {
         text.push_str(&format!(
@@ -75,6 +101,10 @@ fn text(config: &Config) -> String {
             add(op(rule), key(rule));
         }
         add("second removal", second_removal(mapping));
+        let ddl = mapping.on_ddl;
+        let words = [("truncate", ddl.truncate), ("drop", ddl.drop), ("rename", ddl.rename)];
+        let words = words.map(|(name, policy)| format!("{name} {}", ddl_policy(policy))).join(", ");
+        add("on ddl", format!("{words}; on_schema {}", policy(mapping.on_schema)));
         for note in mapping.keys.iter().filter_map(note) {
             add("note", note);
         }
@@ -104,13 +134,21 @@ fn to_json(file: &str, config: &Config) -> Value {
             "url": source_url(config), "password": password(&source.password), "tls": tls(&source.tls),
             "start": start(&source.start), "server_id": source.server_id,
             "replicas": source.replicas.iter().map(address).collect::<Vec<_>>(),
+            "on_gap": policy(source.policies.on_gap),
+            "on_undecodable": policy(source.policies.on_undecodable),
+            "on_statement": policy(source.policies.on_statement),
+            "driver": driver(source.driver), "driver_limits": if source.driver == Driver::MysqlCdc { driver_limits() } else { &[] },
             "heartbeat": source.heartbeat.as_ref().map(|(s, t)| format!("{s}.{t}")),
         },
         "redis": redis,
         "retry": retry(&config.retry),
         "checkpoint": config.checkpoint.path.display().to_string(),
         "admin": config.admin.listen.to_string(),
-        "limits": { "memory_bytes": config.limits.memory },
+        "limits": {
+            "memory_bytes": config.limits.memory,
+            "keys_per_second": config.limits.keys_per_second,
+            "flush_keys_per_second": config.limits.flush_keys_per_second,
+        },
         "mappings": mappings,
     })
 }
@@ -136,7 +174,28 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         "when_changed": mapping.when_changed,
         "when": when.map(|w| json!({ "column": w.column, "in": w.any_of, "image": image(w.image) })),
         "keys": keys, "second_removal": second_removal(mapping),
+        "on_ddl": {
+            "truncate": ddl_policy(mapping.on_ddl.truncate),
+            "drop": ddl_policy(mapping.on_ddl.drop),
+            "rename": ddl_policy(mapping.on_ddl.rename),
+        },
+        "on_schema": policy(mapping.on_schema),
     })
+}
+
+fn driver(driver: Driver) -> &'static str {
+    match driver {
+        Driver::Native => "native",
+        Driver::MysqlCdc => "mysql_cdc",
+    }
+}
+
+/// What `mysql_cdc` can't do.
+fn driver_limits() -> &'static [&'static str] {
+    #[cfg(feature = "mysql-cdc")]
+    return crate::source::CDC_LIMITS;
+    #[cfg(not(feature = "mysql-cdc"))]
+    &[]
 }
 
 fn target_name<'c>(config: &'c Config, mapping: &Mapping) -> &'c str {
@@ -173,7 +232,14 @@ fn tls(tls: &Tls) -> String {
         TlsMode::VerifyCa => "verify_ca",
         TlsMode::VerifyIdentity => "verify_identity",
     };
-    tls.ca_file.as_ref().map_or(mode.into(), |ca| format!("{mode} by {}", ca.display()))
+    let mut text = mode.to_owned();
+    if let Some(ca) = &tls.ca_file {
+        text += &format!(" by {}", ca.display());
+    }
+    if let Some(client) = &tls.client {
+        text += &format!(", with {}", client.cert_file.display());
+    }
+    text
 }
 
 fn start(start: &Start) -> String {
@@ -231,6 +297,21 @@ fn note(rule: &KeyRule) -> Option<String> {
             KeyOp::Hdel { field } => field.is_constant(),
         };
     constant.then(|| format!("{}: every row gives this one key", rule.key.source()))
+}
+
+fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Halt => "halt",
+        Policy::Flush => "flush",
+    }
+}
+
+fn ddl_policy(policy: DdlPolicy) -> &'static str {
+    match policy {
+        DdlPolicy::Keep => "keep",
+        DdlPolicy::Flush => "flush",
+        DdlPolicy::Halt => "halt",
+    }
 }
 
 fn events(events: Events) -> Vec<&'static str> {

@@ -5,7 +5,7 @@ use std::{ops::Range, path::PathBuf};
 use secrecy::SecretString;
 
 use super::{
-    Password, RedisTarget, Source, Start, Tls, TlsMode,
+    ClientCertificate, Driver, Password, Policies, Policy, RedisTarget, Source, Start, Tls, TlsMode,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -25,8 +25,8 @@ impl Walk<'_> {
         let loopback = url.as_ref().is_some_and(|(host, ..)| url::is_loopback(host));
         let tls = match object.get("tls") {
             Some(node) => self.tls(node, object.key_span("tls")),
-            None if loopback => Some(Tls { mode: TlsMode::Disabled, ca_file: None }),
-            None => Some(Tls { mode: TlsMode::VerifyIdentity, ca_file: None }),
+            None if loopback => Some(Tls::new(TlsMode::Disabled)),
+            None => Some(Tls::new(TlsMode::VerifyIdentity)),
         };
         let server_id = match object.get("server_id") {
             Some(node) => {
@@ -35,16 +35,13 @@ impl Walk<'_> {
             }
             None => Some(None),
         };
-        if let Some(node) = object.get("driver") {
-            let native = Choice::Built(());
-            let later =
-                Choice::Later("write `native`, the default: it decodes by itself and needs no other crate");
-            self.choice(node, "driver", vec![("native", native), ("mysql_cdc", later)]);
-        }
-        if let Some(node) = object.get("on_gap") {
-            let later = Choice::Later("write `halt`, the default: the daemon stops and says what is missing");
-            self.choice(node, "on_gap", vec![("halt", Choice::Built(())), ("flush", later)]);
-        }
+        let driver = match object.get("driver") {
+            Some(node) => self.driver(node, tls.as_ref()),
+            None => Some(Driver::Native),
+        };
+        let on_gap = self.policy(&object, "on_gap");
+        let on_undecodable = self.policy(&object, "on_undecodable");
+        let on_statement = self.policy(&object, "on_statement");
         let start = match object.get("start") {
             Some(node) => self.start(node, object.key_span("start")),
             None => Some(Start::Latest),
@@ -64,7 +61,45 @@ impl Walk<'_> {
             server_id: server_id?,
             start: start?,
             heartbeat: heartbeat?,
+            policies: Policies {
+                on_gap: on_gap?,
+                on_undecodable: on_undecodable?,
+                on_statement: on_statement?,
+            },
+            driver: driver?,
         })
+    }
+
+    /// `halt` or `flush`.
+    pub(super) fn policy(&mut self, object: &Object<'_>, name: &'static str) -> Option<Policy> {
+        let Some(node) = object.get(name) else { return Some(Policy::default()) };
+        let words = vec![("halt", Choice::Built(Policy::Halt)), ("flush", Choice::Built(Policy::Flush))];
+        self.choice(node, name, words)
+    }
+
+    /// Without TLS only: the crate has none.
+    fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
+        let names =
+            vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];
+        let driver = self.choice(node, "driver", names)?;
+        if driver == Driver::MysqlCdc && !cfg!(feature = "mysql-cdc") {
+            let help =
+                "build with `cargo build --release --features mysql-cdc`, or write `native`, the default";
+            self.report(
+                Code::NotInThisBuild,
+                node.span.clone(),
+                "this binary was built without mysql_cdc",
+                help,
+            );
+            return None;
+        }
+        if driver == Driver::MysqlCdc && tls.is_some_and(|tls| tls.mode != TlsMode::Disabled) {
+            let help =
+                "write `driver: native`, the default, or `tls: disabled` if the way to the server is safe";
+            self.report(Code::Conflict, node.span.clone(), "the driver `mysql_cdc` has no TLS", help);
+            return None;
+        }
+        Some(driver)
     }
 
     fn mysql_url(&mut self, node: &Node) -> Option<(String, u16, String)> {
@@ -127,7 +162,7 @@ impl Walk<'_> {
 
     fn tls(&mut self, node: &Node, at: Range<usize>) -> Option<Tls> {
         if !matches!(node.value, Value::Map(_)) {
-            return self.tls_mode(node).map(|mode| Tls { mode, ca_file: None });
+            return self.tls_mode(node).map(Tls::new);
         }
         let object = self.object(node, at, &fields::TLS)?;
         let mode = match object.get("mode") {
@@ -138,19 +173,41 @@ impl Walk<'_> {
             Some(node) => self.path(node, "`ca_file`").map(Some),
             None => Some(None),
         };
-        if ca_file.as_ref().is_some_and(Option::is_some)
-            && matches!(mode, Some(TlsMode::Disabled | TlsMode::Required))
-        {
-            let help = "write `mode: verify_identity`, or remove `ca_file`";
-            self.report(
-                Code::Conflict,
-                object.key_span("ca_file"),
-                "`ca_file` has no effect with this mode",
-                help,
-            );
+        let mut useless = |name: &str, modes: &[TlsMode], help: &str| {
+            let useless = object.get(name).is_some() && mode.is_some_and(|mode| modes.contains(&mode));
+            if useless {
+                let message = format!("`{name}` has no effect with this mode");
+                self.report(Code::Conflict, object.key_span(name), message, help);
+            }
+            useless
+        };
+        let help = "write `mode: verify_identity`, or remove `ca_file`";
+        let mut wrong = useless("ca_file", &[TlsMode::Disabled, TlsMode::Required], help);
+        for name in ["cert_file", "key_file"] {
+            wrong |= useless(name, &[TlsMode::Disabled], "write `mode: verify_identity`, or remove it");
+        }
+        let client = self.client_certificate(&object);
+        if wrong {
             return None;
         }
-        Some(Tls { mode: mode?, ca_file: ca_file? })
+        Some(Tls { mode: mode?, ca_file: ca_file?, client: client? })
+    }
+
+    fn client_certificate(&mut self, object: &Object<'_>) -> Option<Option<ClientCertificate>> {
+        let (cert, key) = (object.get("cert_file"), object.get("key_file"));
+        let (there, missing) = match (cert, key) {
+            (None, None) => return Some(None),
+            (Some(cert), Some(key)) => {
+                let (cert_file, key_file) = (self.path(cert, "`cert_file`"), self.path(key, "`key_file`"));
+                return Some(Some(ClientCertificate { cert_file: cert_file?, key_file: key_file? }));
+            }
+            (Some(_), None) => ("cert_file", "key_file"),
+            (None, Some(_)) => ("key_file", "cert_file"),
+        };
+        let message = format!("`{there}` without `{missing}`");
+        let help = "a client certificate has two files: write both, or neither";
+        self.report(Code::MissingField, object.key_span(there), message, help);
+        None
     }
 
     fn tls_mode(&mut self, node: &Node) -> Option<TlsMode> {
@@ -242,8 +299,7 @@ impl Walk<'_> {
         }
         if matches!(node.value, Value::Scalar(_)) {
             let (url, db) = self.redis_url(node)?;
-            let tls =
-                (url.scheme == "rediss").then_some(Tls { mode: TlsMode::VerifyIdentity, ca_file: None });
+            let tls = (url.scheme == "rediss").then_some(Tls::new(TlsMode::VerifyIdentity));
             let username = (!url.user.is_empty()).then_some(url.user);
             let (host, port) = (url.host, url.port.unwrap_or(6379));
             let target =
@@ -287,7 +343,7 @@ impl Walk<'_> {
             self.report(Code::Conflict, object.key_span("tls"), message, help);
             return None;
         }
-        let tls = encrypted.then(|| tls.unwrap_or(Tls { mode: TlsMode::VerifyIdentity, ca_file: None }));
+        let tls = encrypted.then(|| tls.unwrap_or(Tls::new(TlsMode::VerifyIdentity)));
         let (host, port) = (url.host, url.port.unwrap_or(6379));
         named.then_some(RedisTarget { name: name.into(), host, port, db, username, password: password?, tls })
     }

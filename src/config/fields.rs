@@ -64,6 +64,7 @@ pub const SECTIONS: &[&Section] = &[
     &ADMIN,
     &LIMITS,
     &MAPPING,
+    &ON_DDL,
     &WHEN,
     &KEY,
     &SECOND_REMOVAL,
@@ -129,7 +130,12 @@ pub(super) static SOURCE: Section = Section {
             "derived from host name and config path",
             "The replica's id; unique among the server's replicas.",
         ),
-        field("driver", "`native`, `mysql_cdc` (not yet)", "`native`", "What reads and decodes the binlog."),
+        field(
+            "driver",
+            "`native`, `mysql_cdc`",
+            "`native`",
+            "What reads and decodes the binlog. `mysql_cdc`, the crate of that name, needs `tls: disabled` and can't read everything: `rowbust check` lists what; where rows would be missed the daemon doesn't start, or stops.",
+        ),
         field(
             "start",
             "`latest`, `earliest`, or a mapping",
@@ -144,9 +150,21 @@ pub(super) static SOURCE: Section = Section {
         ),
         field(
             "on_gap",
-            "`halt`, `flush` (not yet)",
+            "`halt`, `flush`",
             "`halt`",
-            "What to do when the server no longer has the binlog behind the checkpoint.",
+            "What to do when the binlog behind the checkpoint is gone, or is another one. `flush`: take the newest position, remove every key that the mappings could make, go on from there.",
+        ),
+        field(
+            "on_undecodable",
+            "`halt`, `flush`",
+            "`halt`",
+            "What to do about an event that may carry rows and can't be decoded, an incident, an XA COMMIT whose PREPARE wasn't read, a row whose key no image tells. `flush`: remove every key of the tables in question.",
+        ),
+        field(
+            "on_statement",
+            "`halt`, `flush`",
+            "`halt`",
+            "What to do about a change that was logged as a statement. It may touch more tables than it names (triggers, functions, views), so `flush` removes every key of every mapping.",
         ),
     ],
     hints: &[
@@ -156,6 +174,8 @@ pub(super) static SOURCE: Section = Section {
         ("username", "write it in `url: mysql://USER@HOST:PORT`"),
         ("database", "not needed: `mappings` name their schemas"),
         ("ca_file", "write `tls: { mode: verify_identity, ca_file: PATH }`"),
+        ("cert_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
+        ("key_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
         ("gtid", "write `start: { gtid: \"…\" }`"),
     ],
 };
@@ -180,22 +200,39 @@ pub(super) static START: Section = Section {
 /// `tls` as a mapping
 pub(super) static TLS: Section = Section {
     path: "source.tls, redis.NAME.tls",
-    about: "As a mapping, where a certificate authority of your own is needed.",
+    about: "As a mapping, where a certificate authority or a certificate of your own is needed.",
     fields: &[
         field(
             "mode",
             "`disabled`, `required`, `verify_ca`, `verify_identity`",
             "`verify_identity`",
-            "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified. `verify_identity`: chain and host name.",
+            "`required`: encrypted, nothing verified. `verify_ca`: the chain is verified, also where the certificate has no name (those that MySQL makes itself). `verify_identity`: chain and host name.",
         ),
         field(
             "ca_file",
             "path of a PEM file",
             "the system's roots",
-            "Certificates of the authorities to trust.",
+            "Certificates of the authorities to trust; read again at each connect.",
+        ),
+        field(
+            "cert_file",
+            "path of a PEM file, with `key_file`",
+            "none",
+            "The daemon's own certificate (and those up to its authority), where the server asks for one; read again at each connect.",
+        ),
+        field(
+            "key_file",
+            "path of a PEM file, with `cert_file`",
+            "none",
+            "Private key of `cert_file`, without a password.",
         ),
     ],
-    hints: &[("ca", "its name is `ca_file`"), ("ca_cert", "its name is `ca_file`")],
+    hints: &[
+        ("ca", "its name is `ca_file`"),
+        ("ca_cert", "its name is `ca_file`"),
+        ("cert", "its name is `cert_file`"),
+        ("key", "its name is `key_file`"),
+    ],
 };
 
 /// `redis`
@@ -249,6 +286,8 @@ pub(super) static TARGET: Section = Section {
         ("db", "write it in `url: redis://HOST:PORT/DB`"),
         ("user", "its name is `username`"),
         ("ca_file", "write `tls: { mode: verify_identity, ca_file: PATH }`"),
+        ("cert_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
+        ("key_file", "write `tls: { cert_file: PATH, key_file: PATH }`"),
     ],
 };
 
@@ -344,12 +383,18 @@ pub(super) static LIMITS: Section = Section {
             "`48MiB`",
             "What all queues of keys in flight may take together; reading waits when it is used up.",
         ),
-        field("keys_per_second", "`0` (unlimited); more: not yet", "`0`", "Removals per second."),
+        field(
+            "keys_per_second",
+            "number; `0`: unlimited",
+            "`0`",
+            "Removals a second, per target, of transactions with more than 10000 keys, so that the keys of small ones pass \
+             them. They take at most half of `memory`: beyond that reading waits.",
+        ),
         field(
             "flush_keys_per_second",
-            "`0` (unlimited); more: not yet",
-            "`0`",
-            "Removals per second while flushing.",
+            "number; `0`: unlimited",
+            "`20000`",
+            "Removals a second, per target, while a keyspace is flushed. A key that is only looked at counts as a tenth.",
         ),
     ],
     hints: &[],
@@ -386,7 +431,18 @@ pub(super) static MAPPING: Section = Section {
             "How long a reader may take from its database read to its cache write. Only with `when_visible`.",
         ),
         later("guarded", "`true` or `false`", "Keys filled under leases: they need no grace."),
-        later("on_ddl", "mapping", "What TRUNCATE, DROP and RENAME do."),
+        field(
+            "on_ddl",
+            "mapping",
+            "see below",
+            "What TRUNCATE, DROP and RENAME of the table do to its keys.",
+        ),
+        field(
+            "on_schema",
+            "`halt`, `flush`",
+            "`halt`",
+            "What to do when a column that the mapping names was dropped or renamed, or the names of the columns can't be known. `flush`: remove every key of the table at each transaction that changes it.",
+        ),
         field(
             "to",
             "name of a target",
@@ -401,6 +457,36 @@ pub(super) static MAPPING: Section = Section {
         ("columns", "its name is `when_changed`"),
         ("target", "its name is `to`"),
         ("redis", "its name is `to`"),
+    ],
+};
+
+/// `mappings[].on_ddl`
+pub(super) static ON_DDL: Section = Section {
+    path: "mappings[].on_ddl",
+    about: "`flush` removes every key that the mapping could make; `keep` removes nothing; `halt` stops the daemon.",
+    fields: &[
+        field(
+            "truncate",
+            "`flush`, `keep`, `halt`",
+            "`flush`",
+            "TRUNCATE TABLE, and ALTER TABLE that exchanges, truncates, imports or discards a partition or tablespace.",
+        ),
+        field(
+            "drop",
+            "`flush`, `keep`, `halt`",
+            "`flush`",
+            "DROP TABLE, DROP DATABASE, DROP PARTITION, CREATE OR REPLACE TABLE.",
+        ),
+        field(
+            "rename",
+            "`keep`, `flush`, `halt`",
+            "`keep`",
+            "RENAME that takes the table away or puts another in its place. The swap of an online schema change (gh-ost, pt-online-schema-change) never flushes; a swap that brings in other rows needs `flush`.",
+        ),
+    ],
+    hints: &[
+        ("exchange", "it counts as `truncate`"),
+        ("alter", "its name is `on_schema`, a field of the mapping"),
     ],
 };
 

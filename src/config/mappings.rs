@@ -6,7 +6,8 @@ use globset::{GlobBuilder, GlobMatcher};
 use rowbust_protocol::template::{ImageRef, Template};
 
 use super::{
-    Events, Image, KeyOp, KeyRule, Mapping, RedisTarget, SecondRemoval, When,
+    DdlPolicy, Events, Image, KeyOp, KeyRule, Mapping, OnDdl, Policies, Policy, RedisTarget, SecondRemoval,
+    When,
     codes::Code,
     diag, fields,
     node::{Node, Value},
@@ -18,13 +19,24 @@ const MAX_GLOB: usize = 256;
 
 impl Walk<'_> {
     /// `targets` is `None` when `redis` itself is wrong: then `to` can't be checked.
-    pub(super) fn mappings(&mut self, node: &Node, targets: Option<&[RedisTarget]>) -> Option<Vec<Mapping>> {
+    /// `policies`: those of the source.
+    pub(super) fn mappings(
+        &mut self,
+        node: &Node,
+        targets: Option<&[RedisTarget]>,
+        policies: Policies,
+    ) -> Option<Vec<Mapping>> {
         let items = self.list(node, "`mappings`", "- { table: shop.products, keys: [\"product:{id}\"] }")?;
-        let mappings: Vec<_> = items.iter().map(|item| self.mapping(item, targets)).collect();
+        let mappings: Vec<_> = items.iter().map(|item| self.mapping(item, targets, policies)).collect();
         mappings.into_iter().collect()
     }
 
-    fn mapping(&mut self, node: &Node, targets: Option<&[RedisTarget]>) -> Option<Mapping> {
+    fn mapping(
+        &mut self,
+        node: &Node,
+        targets: Option<&[RedisTarget]>,
+        policies: Policies,
+    ) -> Option<Mapping> {
         let object = self.object(node, first_line(self.text, &node.span), &fields::MAPPING)?;
         let table = object.get("table").and_then(|n| self.table(n));
         let when_changed = match object.get("when_changed") {
@@ -51,6 +63,30 @@ impl Walk<'_> {
             let help = "remove it, or write `second_removal: when_visible`";
             self.report(Code::Conflict, span, "`fill_grace` has no effect with this `second_removal`", help);
         }
+        let on_ddl = match object.get("on_ddl") {
+            Some(node) => self.on_ddl(node, object.key_span("on_ddl")),
+            None => Some(OnDdl::default()),
+        };
+        let on_schema = self.policy(&object, "on_schema");
+        let asked = [
+            ("source.on_gap", policies.on_gap == Policy::Flush),
+            ("source.on_undecodable", policies.on_undecodable == Policy::Flush),
+            ("source.on_statement", policies.on_statement == Policy::Flush),
+            ("on_schema", on_schema == Some(Policy::Flush)),
+            // Not by default: a mapping that says nothing halts when it comes to that.
+            ("on_ddl", object.get("on_ddl").is_some() && on_ddl.is_some_and(OnDdl::flushes)),
+        ];
+        if let (Some(node), Some(keys)) = (object.get("keys"), &keys)
+            && let Some((name, _)) = asked.iter().find(|(_, flushes)| *flushes)
+            && let Some(rule) = keys.iter().find(|rule| rule.key.literal_prefix().is_empty())
+        {
+            let message = format!(
+                "`{}` begins with a column and may be any key: `{name}: flush` would empty the database",
+                rule.key.source()
+            );
+            let help = "begin the key with a text of its own, e.g. \"product:{id}\", or write `halt`";
+            self.report(Code::Conflict, first_line(self.text, &node.span), message, help);
+        }
         let target = targets.and_then(|targets| self.to(&object, targets));
         let (line, _) = diag::position(self.text, object.key_span("table").start);
         let (table, schema_glob, table_glob) = table?;
@@ -63,9 +99,35 @@ impl Walk<'_> {
             keys: keys?,
             second_removal: second_removal?,
             fill_grace: fill_grace?,
+            on_ddl: on_ddl?,
+            on_schema: on_schema?,
             target: target?,
             line,
         })
+    }
+
+    fn on_ddl(&mut self, node: &Node, at: Range<usize>) -> Option<OnDdl> {
+        let object = self.object(node, at, &fields::ON_DDL)?;
+        let default = OnDdl::default();
+        let truncate = self.ddl_policy(&object, "truncate", default.truncate);
+        let drop = self.ddl_policy(&object, "drop", default.drop);
+        let rename = self.ddl_policy(&object, "rename", default.rename);
+        Some(OnDdl { truncate: truncate?, drop: drop?, rename: rename? })
+    }
+
+    fn ddl_policy(
+        &mut self,
+        object: &Object<'_>,
+        name: &'static str,
+        default: DdlPolicy,
+    ) -> Option<DdlPolicy> {
+        let Some(node) = object.get(name) else { return Some(default) };
+        let words = vec![
+            ("keep", Choice::Built(DdlPolicy::Keep)),
+            ("flush", Choice::Built(DdlPolicy::Flush)),
+            ("halt", Choice::Built(DdlPolicy::Halt)),
+        ];
+        self.choice(node, name, words)
     }
 
     fn table(&mut self, node: &Node) -> Option<(String, GlobMatcher, GlobMatcher)> {

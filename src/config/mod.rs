@@ -82,6 +82,76 @@ pub struct Source {
     pub start: Start,
     /// `schema.table` of the heartbeat row, for the visibility barrier.
     pub heartbeat: Option<(String, String)>,
+    /// What isn't exact in the binlog itself.
+    pub policies: Policies,
+    /// What reads and decodes the binlog.
+    pub driver: Driver,
+}
+
+/// `source.driver`: what reads and decodes the binlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// Rowbust itself (default).
+    #[default]
+    Native,
+    /// The crate mysql_cdc; only in a build with the feature `mysql-cdc`.
+    MysqlCdc,
+}
+
+/// `source.on_…`: what to do where the binlog doesn't tell which keys a change makes wrong. Default: halt everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policies {
+    /// The binlog behind the checkpoint is gone, or is another one.
+    pub on_gap: Policy,
+    /// An event that may carry rows and can't be decoded, an incident, an XA COMMIT without its PREPARE, a row without its key.
+    pub on_undecodable: Policy,
+    /// A change that was logged as a statement.
+    pub on_statement: Policy,
+}
+
+/// What is done where the keys that a change makes wrong aren't known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The daemon stops and names the place (default).
+    #[default]
+    Halt,
+    /// Every key that the mappings could make of the tables in question is removed.
+    Flush,
+}
+
+/// `on_ddl:` of a mapping
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnDdl {
+    /// TRUNCATE, and what moves rows in or out by partition or tablespace. Default: flush.
+    pub truncate: DdlPolicy,
+    /// DROP of the table, its schema, or a partition. Default: flush.
+    pub drop: DdlPolicy,
+    /// RENAME that takes the table away or puts another in its place. Default: keep.
+    pub rename: DdlPolicy,
+}
+
+impl Default for OnDdl {
+    fn default() -> Self {
+        Self { truncate: DdlPolicy::Flush, drop: DdlPolicy::Flush, rename: DdlPolicy::Keep }
+    }
+}
+
+impl OnDdl {
+    /// Whether anything is flushed.
+    pub fn flushes(self) -> bool {
+        [self.truncate, self.drop, self.rename].contains(&DdlPolicy::Flush)
+    }
+}
+
+/// What a definition statement does to the keys of a mapped table. The order is by how much is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DdlPolicy {
+    /// Nothing.
+    Keep,
+    /// All keys that the mapping could make are removed.
+    Flush,
+    /// The daemon stops and names the place.
+    Halt,
 }
 
 /// A secret, or the file that holds it.
@@ -102,6 +172,24 @@ pub struct Tls {
     pub mode: TlsMode,
     /// PEM file of the certificate authority; `None`: the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// The daemon's own certificate, where the server asks for one.
+    pub client: Option<ClientCertificate>,
+}
+
+impl Tls {
+    /// A mode without files.
+    pub fn new(mode: TlsMode) -> Self {
+        Self { mode, ca_file: None, client: None }
+    }
+}
+
+/// A certificate that the daemon shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// PEM file of the certificate, and of those between it and its authority.
+    pub cert_file: PathBuf,
+    /// PEM file of its private key, which has no password.
+    pub key_file: PathBuf,
 }
 
 /// The modes of the field; there is no "preferred".
@@ -205,6 +293,11 @@ pub struct Admin {
 pub struct Limits {
     /// Bytes that keys in flight may take. Default 48 MiB for the whole process' queues.
     pub memory: u64,
+    /// Removals a second of transactions with more than [`crate::pipeline::BULK_KEYS`] keys, per target; 0 (default): they are
+    /// removed as all others are.
+    pub keys_per_second: u64,
+    /// Removals a second of a flush, per target; a key that is only looked at counts as a tenth. 0: unlimited. Default 20000.
+    pub flush_keys_per_second: u64,
 }
 
 /// One entry of `mappings:`
@@ -226,6 +319,10 @@ pub struct Mapping {
     pub second_removal: SecondRemoval,
     /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
     pub fill_grace: Duration,
+    /// What TRUNCATE, DROP and RENAME do.
+    pub on_ddl: OnDdl,
+    /// What to do when the table lacks a column that the mapping names, or its columns' names aren't known.
+    pub on_schema: Policy,
     /// Index into [`Config::redis`].
     pub target: usize,
     /// Where it stands in the file, for messages: line of `table:`.
@@ -363,7 +460,9 @@ impl Walk<'_> {
         let retry = self.retry(at("retry"), checkpoint.as_ref());
         let admin = self.admin(at("admin"));
         let limits = self.limits(at("limits"));
-        let mappings = object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref()));
+        let policies = source.as_ref().map(|source| source.policies).unwrap_or_default();
+        let mappings =
+            object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref(), policies));
         Some(Config {
             source: source?,
             redis: redis?,

@@ -1,10 +1,11 @@
 //! Removing keys from Redis: the first and the second removal, classes of errors, the breaker.
 //!
-//! Guarantees: see [`worker`] (tickets), [`second`] (when), [`classify`] (whose fault). The only part, with `watermark` and
-//! `checkpoint`, that may name redis; may depend on `pipeline`, `watermark`, `retry` and `config`.
+//! Guarantees: see [`worker`] (tickets), [`second`] (when), [`flush`] (keyspaces), [`classify`] (whose fault). The only part, with `watermark` and
+//! `checkpoint`, that may name redis; may depend on `pipeline`, `watermark`, `retry`, `flush` and `config`.
 
 pub mod breaker;
 pub mod classify;
+pub mod flush;
 pub mod retrying;
 pub mod second;
 pub mod target;

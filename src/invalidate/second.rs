@@ -7,20 +7,20 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use crate::{
     config::SecondRemoval,
-    pipeline::{BATCH_KEYS, Batch, Lane},
+    pipeline::{BATCH_KEYS, Batch, Lane, Segment},
     watermark::Watermark,
 };
 
-/// When the next batch may come out.
+/// When the next one may come out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Due {
+pub(super) enum Due {
     Never,
     WithSample,
     At(Instant),
 }
 
 impl Due {
-    fn sooner(self, other: Self) -> Self {
+    pub(super) fn sooner(self, other: Self) -> Self {
         match (self, other) {
             (Self::At(a), Self::At(b)) => Self::At(a.min(b)),
             (Self::At(_), _) | (Self::WithSample, Self::Never) => self,
@@ -47,18 +47,6 @@ impl SecondQueue {
     /// An empty queue.
     pub fn new(watermark: Watermark) -> Self {
         Self { lanes: Vec::new(), watermark }
-    }
-
-    /// Whether a batch whose keys are not removed yet needs only one removal: its commits were seen visible a grace ago, so no late
-    /// fill is left.
-    pub fn one_is_enough(batch: &Batch, watermark: &Watermark, now: Instant) -> bool {
-        match batch.lane.second {
-            SecondRemoval::Never => true,
-            SecondRemoval::After(_) => false,
-            SecondRemoval::WhenVisible => watermark
-                .visible_since(&batch.segment.span)
-                .is_some_and(|since| since + batch.lane.fill_grace <= now),
-        }
     }
 
     /// Adds a batch whose first removal was acknowledged.
@@ -113,15 +101,37 @@ impl SecondQueue {
 }
 
 fn front_due((lane, waiting): &mut (Arc<Lane>, VecDeque<Waiting>), watermark: &Watermark) -> Due {
-    let Some(front) = waiting.front_mut() else { return Due::Never };
-    if front.due.is_none() {
-        front.due = match lane.second {
-            SecondRemoval::After(delay) => Some(front.first_done + delay),
-            SecondRemoval::Never => Some(front.first_done),
+    let Some(Waiting { batch, first_done, due }) = waiting.front_mut() else { return Due::Never };
+    self::due(due, lane, &batch.segment, *first_done, watermark)
+}
+
+/// When the second removal of a segment's keys may run. `known`: the answer, once there is one.
+pub(super) fn due(
+    known: &mut Option<Instant>,
+    lane: &Lane,
+    segment: &Segment,
+    first_done: Instant,
+    watermark: &Watermark,
+) -> Due {
+    if known.is_none() {
+        *known = match lane.second {
+            SecondRemoval::After(delay) => Some(first_done + delay),
+            SecondRemoval::Never => Some(first_done),
             SecondRemoval::WhenVisible => {
-                watermark.visible_since(&front.batch.segment.span).map(|since| since + lane.fill_grace)
+                watermark.visible_since(&segment.span).map(|since| since + lane.fill_grace)
             }
         };
     }
-    front.due.map_or(Due::WithSample, Due::At)
+    known.map_or(Due::WithSample, Due::At)
+}
+
+/// Whether keys that are not removed yet need only one removal: their commits were seen visible a grace ago, so no late fill is left.
+pub(super) fn one_is_enough(lane: &Lane, segment: &Segment, watermark: &Watermark, now: Instant) -> bool {
+    match lane.second {
+        SecondRemoval::Never => true,
+        SecondRemoval::After(_) => false,
+        SecondRemoval::WhenVisible => {
+            watermark.visible_since(&segment.span).is_some_and(|since| since + lane.fill_grace <= now)
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     RedisConnectionInfo, TlsCertificates, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use secrecy::ExposeSecret;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::Breaker,
     classify::{self, Class, Failure},
+    flush::is_outage,
 };
 use crate::{
     config::{Password, RedisTarget, TlsMode},
@@ -149,7 +150,14 @@ impl Target {
                 if tls.mode == TlsMode::VerifyCa {
                     addr.set_danger_accept_invalid_hostnames(true);
                 }
-                (addr, Some(TlsCertificates { client_tls: None, root_cert }))
+                let client_tls = match &tls.client {
+                    None => None,
+                    Some(own) => Some(ClientTlsConfig {
+                        client_cert: read(&own.cert_file)?,
+                        client_key: read(&own.key_file)?,
+                    }),
+                };
+                (addr, Some(TlsCertificates { client_tls, root_cert }))
             }
         };
         let settings = TcpSettings::default().set_nodelay(true);
@@ -207,6 +215,11 @@ impl Target {
                 _ => Ok(Ok(())),
             })
             .collect()
+    }
+
+    /// A connection for an iteration: another one doesn't take its place when it breaks, for a cursor means nothing there.
+    pub(super) fn session(&self) -> Result<Session<'_>, Failure> {
+        Ok(Session { target: self, connection: self.ready_connection()? })
     }
 
     fn ready_connection(&self) -> Result<MultiplexedConnection, Failure> {
@@ -287,6 +300,31 @@ impl Target {
                 failure => Err(failure),
             },
         }
+    }
+}
+
+/// One connection of a target.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    target: &'a Target,
+    connection: MultiplexedConnection,
+}
+
+impl Session<'_> {
+    /// A command that removes nothing. Trips the breaker where the target fails.
+    pub(super) async fn ask<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        if self.target.breaker.is_open() {
+            return Err(Failure::breaker());
+        }
+        match self.peek(command).await {
+            Err(failure) if is_outage(&failure) => self.target.judge(|| None, Err(failure)),
+            result => result,
+        }
+    }
+
+    /// As [`Session::ask`], for what may fail.
+    pub(super) async fn peek<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        command.query_async(&mut self.connection).await.map_err(|error| classify::error(&error))
     }
 }
 

@@ -15,14 +15,18 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
 
-use super::{classify::Failure, second::SecondQueue, target::Target};
+use super::{
+    classify::Failure,
+    second::{SecondQueue, one_is_enough},
+    target::Target,
+};
 use crate::{
     config::SecondRemoval,
     kill_point,
-    pipeline::{BATCH_KEYS, Batch, batch::Removal},
+    pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Pace},
     retry::{Origin, Queue, Record},
     telemetry::Metrics,
-    watermark::Watermark,
+    watermark::{DELAY, Watermark},
 };
 
 /// Commands on their way at once, per worker.
@@ -53,13 +57,39 @@ enum Stage {
 /// Batches whose first removal worked and whose second is still owed.
 type Owed = Vec<(Batch, Instant)>;
 
-/// Removes what `batches` brings until it is closed and everything is settled.
-pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+/// What a worker is fed with.
+#[derive(Debug)]
+pub struct Feed {
+    /// Served first.
+    pub batches: mpsc::Receiver<Batch>,
+    /// Served when nothing else waits, at `pace`.
+    pub bulk: mpsc::UnboundedReceiver<Batch>,
+    /// Of all workers of the target together.
+    pub pace: Arc<Pace>,
+}
+
+/// Removes what `feed` brings until it is closed and everything is settled.
+///
+/// Batches of later transactions overtake bulk, also with the same keys: every removal is repeated until it works and none undoes
+/// another, so what counts is that *after* each commit became visible there is a removal of each of its keys. A batch's second
+/// removal is that for its own commits, whatever was removed before.
+pub async fn run(target: Arc<Target>, shared: Arc<Shared>, feed: Feed) {
+    let Feed { mut batches, mut bulk, pace } = feed;
     let mut in_flight = FuturesUnordered::new();
+    let mut bulk_in_flight = FuturesUnordered::new();
     let mut second = SecondQueue::new(shared.watermark.clone());
-    let mut open = true;
-    while open || !in_flight.is_empty() || !second.is_empty() {
+    let mut bulk_second = SecondQueue::new(shared.watermark.clone());
+    let (mut open, mut bulk_open) = (true, true);
+    let start = |job, stage, pace| remove(Arc::clone(&target), Arc::clone(&shared), job, stage, pace);
+    while open
+        || bulk_open
+        || !in_flight.is_empty()
+        || !bulk_in_flight.is_empty()
+        || !second.is_empty()
+        || !bulk_second.is_empty()
+    {
         let free = in_flight.len() < IN_FLIGHT;
+        let bulk_free = bulk_in_flight.is_empty();
         tokio::select! {
             biased;
             Some(owed) = in_flight.next(), if !in_flight.is_empty() => {
@@ -69,8 +99,7 @@ pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Re
                 }
             }
             () = second.ready(), if free && !second.is_empty() => {
-                let due = second.take_due();
-                in_flight.push(remove(Arc::clone(&target), Arc::clone(&shared), due, Stage::Second));
+                in_flight.push(start(second.take_due(), Stage::Second, None));
             }
             batch = batches.recv(), if free && open => {
                 let Some(batch) = batch else {
@@ -83,22 +112,46 @@ pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Re
                     keys += more.keys.len();
                     job.push(more);
                 }
-                in_flight.push(remove(Arc::clone(&target), Arc::clone(&shared), job, Stage::First));
+                in_flight.push(start(job, Stage::First, None));
             }
+            Some(owed) = bulk_in_flight.next(), if !bulk_in_flight.is_empty() => {
+                let owed: Owed = owed;
+                for (batch, first_done) in owed {
+                    bulk_second.push(batch, first_done);
+                }
+            }
+            () = bulk_second.ready(), if bulk_free && !bulk_second.is_empty() => {
+                bulk_in_flight.push(start(bulk_second.take_due(), Stage::Second, Some(Arc::clone(&pace))));
+            }
+            batch = bulk.recv(), if bulk_free && bulk_open => match batch {
+                Some(batch) => bulk_in_flight.push(start(vec![batch], Stage::First, Some(Arc::clone(&pace)))),
+                None => bulk_open = false,
+            },
         }
     }
 }
 
 /// Removes the keys of a job. What Redis refuses goes to the queue. Returns the batches that still owe their second removal.
-async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage: Stage) -> Owed {
+async fn remove(
+    target: Arc<Target>,
+    shared: Arc<Shared>,
+    job: Vec<Batch>,
+    stage: Stage,
+    pace: Option<Arc<Pace>>,
+) -> Owed {
     if job.is_empty() {
         return Owed::new();
+    }
+    if let Some(pace) = pace {
+        pace.take(job.iter().map(|batch| batch.keys.len()).sum()).await;
     }
     // Asked before the removal is sent: a commit that became visible meanwhile may have a late fill behind this removal.
     let sent = Instant::now();
     let last: Vec<bool> = job
         .iter()
-        .map(|batch| stage == Stage::Second || SecondQueue::one_is_enough(batch, &shared.watermark, sent))
+        .map(|batch| {
+            stage == Stage::Second || one_is_enough(&batch.lane, &batch.segment, &shared.watermark, sent)
+        })
         .collect();
     match stage {
         Stage::First => kill_point!("before_first_removal"),
@@ -116,13 +169,13 @@ async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage
                 }
                 shared.metrics.removed(&batch, target.name(), stage == Stage::Second, acked);
                 if last {
-                    batch.ticket.settle();
+                    batch.settle();
                 } else {
                     owed.push((batch, acked));
                 }
             }
             // The records stand for both removals.
-            Acked::ByQueue => batch.ticket.settle(),
+            Acked::ByQueue => batch.settle(),
         }
     }
     owed
@@ -254,8 +307,9 @@ fn record(
             visible_file: segment.span.last.file.to_string(),
             visible_position: segment.span.last.position,
         },
-        when_visible: batch.lane.second == SecondRemoval::WhenVisible,
+        when_visible: batch.lane.second == SecondRemoval::WhenVisible && !segment.span.by_delay,
         fill_grace_ms: match batch.lane.second {
+            SecondRemoval::WhenVisible if segment.span.by_delay => millis(batch.lane.fill_grace + DELAY),
             SecondRemoval::WhenVisible => millis(batch.lane.fill_grace),
             SecondRemoval::After(delay) => millis(delay),
             SecondRemoval::Never => 0,

@@ -2,12 +2,10 @@
 //!
 //! Guarantees (I2): [`Frontier::drain_done`] releases a segment only when it and every segment before it are settled, each by
 //! all of its tickets. A ticket that is dropped unsettled means *not done*: the frontier then stays before it for good and
-//! says so. Both are asserted in production, by counts that are kept apart from the queue. May depend on nothing of ours.
+//! says so. Both are asserted in production, by counts that are kept apart from the list. Memory is that of the segments that
+//! aren't settled, however much is settled behind them: a flush may hold the front for an hour. May depend on nothing of ours.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -37,28 +35,38 @@ struct Shared<D> {
     lost: Notify,
 }
 
+/// The segments that aren't settled, a list in their order. What is settled behind one of them is appended to it.
 #[derive(Debug)]
 struct State<D> {
-    /// Number of the segment at the front of `open`.
-    base: u64,
-    open: VecDeque<Slot<D>>,
+    slots: Vec<Slot<D>>,
+    /// Places in `slots` that can be taken again.
+    free: Vec<usize>,
+    first: Option<usize>,
+    last: Option<usize>,
+    open: usize,
     done: Option<D>,
     tickets_settled: u64,
     tickets_released: u64,
     tickets_lost: u64,
+    /// Tickets that hold the frontier for good, each the only one of its segment.
+    kept: usize,
 }
 
 #[derive(Debug)]
 struct Slot<D> {
-    tickets: u32,
+    /// Of the segment, and of all that were appended to it.
+    tickets: u64,
     pending: u32,
-    data: D,
+    /// `None`: the place is free.
+    data: Option<D>,
+    before: Option<usize>,
+    behind: Option<usize>,
 }
 
 /// How full the frontier is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrontierStats {
-    /// Segments that aren't done.
+    /// Segments that aren't settled, but for those that are kept.
     pub open: usize,
     /// Tickets that were dropped unsettled since the start.
     pub lost: u64,
@@ -69,12 +77,16 @@ pub struct FrontierStats {
 impl<D> Default for Frontier<D> {
     fn default() -> Self {
         let state = State {
-            base: 0,
-            open: VecDeque::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            first: None,
+            last: None,
+            open: 0,
             done: None,
             tickets_settled: 0,
             tickets_released: 0,
             tickets_lost: 0,
+            kept: 0,
         };
         Self {
             shared: Arc::new(Shared {
@@ -102,47 +114,97 @@ impl<D: Append> State<D> {
         }
     }
 
-    /// Moves what is settled from the front of `open` to `done`.
-    fn advance(&mut self) -> bool {
-        let mut moved = false;
-        while self.open.front().is_some_and(|slot| slot.pending == 0) {
-            if let Some(slot) = self.open.pop_front() {
-                self.base += 1;
-                self.tickets_released += u64::from(slot.tickets);
-                self.release(slot.data);
-                moved = true;
+    fn push(&mut self, tickets: u32, data: D) -> usize {
+        let slot = Slot {
+            tickets: u64::from(tickets),
+            pending: tickets,
+            data: Some(data),
+            before: self.last,
+            behind: None,
+        };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at] = slot;
+                at
             }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        };
+        match self.last {
+            Some(last) => self.slots[last].behind = Some(at),
+            None => self.first = Some(at),
         }
+        self.last = Some(at);
+        self.open += 1;
+        at
+    }
+
+    /// Takes a settled segment out of the list: what it adds is done, or is when the one before it is. Says whether it is.
+    fn remove(&mut self, at: usize) -> bool {
+        let slot = &mut self.slots[at];
+        let (tickets, before, behind) = (slot.tickets, slot.before, slot.behind);
+        let data = slot.data.take();
+        match before {
+            Some(before) => self.slots[before].behind = behind,
+            None => self.first = behind,
+        }
+        match behind {
+            Some(behind) => self.slots[behind].before = before,
+            None => self.last = before,
+        }
+        self.free.push(at);
+        self.open -= 1;
+        if self.open == 0 {
+            // What a long hold has grown.
+            self.slots.truncate(0);
+            self.free.truncate(0);
+            self.slots.shrink_to(SPARE);
+            self.free.shrink_to(SPARE);
+        }
+        let Some(data) = data else { return false };
+        if let Some(before) = before.and_then(|before| self.slots.get_mut(before)) {
+            before.tickets += tickets;
+            if let Some(held) = &mut before.data {
+                held.append(data);
+            }
+            return false;
+        }
+        self.tickets_released += tickets;
         assert!(
             self.tickets_released <= self.tickets_settled,
             "I2 violated: {} tickets released, {} settled",
             self.tickets_released,
             self.tickets_settled
         );
-        moved
+        self.release(data);
+        true
     }
 }
+
+/// Places that are kept when none is in use.
+const SPARE: usize = 1024;
 
 impl<D: Append> Frontier<D> {
     /// Opens the next segment with `tickets` tickets; with none it is settled at once. Its place in the order is
     /// that of this call.
     pub fn open(&self, tickets: u32, data: D) -> Vec<Ticket<D>> {
         let mut state = self.shared.lock();
-        // Without tickets it is done when the one before it is: no slot, or a stream of unmapped changes would fill memory
-        // behind one segment that is held.
-        if tickets == 0
-            && let Some(before) = state.open.back_mut()
-        {
-            before.data.append(data);
+        if tickets == 0 {
+            // Done when the one before it is.
+            match state.last.and_then(|last| state.slots.get_mut(last)).and_then(|slot| slot.data.as_mut()) {
+                Some(before) => before.append(data),
+                None => {
+                    state.release(data);
+                    self.shared.advanced.notify_one();
+                }
+            }
             return Vec::new();
         }
-        let segment = state.base + state.open.len() as u64;
-        state.open.push_back(Slot { tickets, pending: tickets, data });
-        if tickets == 0 && state.advance() {
-            self.shared.advanced.notify_one();
-        }
+        let slot = state.push(tickets, data);
         drop(state);
-        (0..tickets).map(|_| Ticket { shared: Some(Arc::clone(&self.shared)), segment }).collect()
+        (0..tickets).map(|_| Ticket { shared: Some(Arc::clone(&self.shared)), slot }).collect()
     }
 
     /// Takes what has become done since the last call, appended in order.
@@ -175,7 +237,11 @@ impl<D: Append> Frontier<D> {
     /// How full it is.
     pub fn stats(&self) -> FrontierStats {
         let state = self.shared.lock();
-        FrontierStats { open: state.open.len(), lost: state.tickets_lost, undrained: state.done.is_some() }
+        FrontierStats {
+            open: state.open - state.kept,
+            lost: state.tickets_lost,
+            undrained: state.done.is_some(),
+        }
     }
 }
 
@@ -184,22 +250,33 @@ impl<D: Append> Frontier<D> {
 #[must_use = "a ticket that is dropped holds the checkpoint for good"]
 pub struct Ticket<D> {
     shared: Option<Arc<Shared<D>>>,
-    segment: u64,
+    /// Stays the segment's as long as one of its tickets is unsettled.
+    slot: usize,
 }
 
 impl<D: Append> Ticket<D> {
+    /// Holds the frontier before this segment for good, as meant: the next start begins there. Only for the one ticket of a
+    /// segment.
+    pub fn keep(mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.lock().kept += 1;
+        }
+    }
+
     /// Says that this part is acknowledged, by Redis or by the queue.
     pub fn settle(mut self) {
         let Some(shared) = self.shared.take() else { return };
         let mut state = shared.lock();
         state.tickets_settled += 1;
-        let at = self.segment.checked_sub(state.base).and_then(|at| usize::try_from(at).ok());
-        let slot = at.and_then(|at| state.open.get_mut(at));
+        let slot = state.slots.get_mut(self.slot).filter(|slot| slot.data.is_some() && slot.pending > 0);
         let Some(slot) = slot else {
-            panic!("I2 violated: segment {} was released before its last ticket was settled", self.segment)
+            panic!(
+                "I2 violated: segment in place {} was released before its last ticket was settled",
+                self.slot
+            )
         };
         slot.pending -= 1;
-        if slot.pending == 0 && at == Some(0) && state.advance() {
+        if slot.pending == 0 && state.remove(self.slot) {
             shared.advanced.notify_one();
         }
     }
@@ -248,7 +325,7 @@ mod tests {
         let second = frontier.open(1, vec![2]);
         second.into_iter().for_each(Ticket::settle);
         assert!(frontier.drain_done().is_none());
-        assert_eq!(frontier.stats(), FrontierStats { open: 2, lost: 1, undrained: false });
+        assert_eq!(frontier.stats(), FrontierStats { open: 1, lost: 1, undrained: false });
     }
 
     #[derive(Debug, Clone)]
@@ -268,28 +345,25 @@ mod tests {
     }
 
     proptest! {
-        /// After every step exactly the longest prefix of fully settled segments has been released, once, in order.
+        /// After every step exactly the longest prefix of fully settled segments has been released, once, in order; and there
+        /// are no more places than segments that wait.
         #[test]
         fn releases_exactly_the_settled_prefix(steps in steps()) {
             let frontier = Frontier::default();
-            let mut model: Vec<u32> = Vec::new();
-            // The model's place of each segment that got a slot of its own.
-            let mut places: Vec<usize> = Vec::new();
-            let mut tickets: Vec<Ticket<Vec<usize>>> = Vec::new();
+            let mut pending: Vec<u32> = Vec::new();
+            let mut tickets: Vec<(usize, Ticket<Vec<usize>>)> = Vec::new();
             let mut released = Vec::new();
+            let mut most = 0;
             for step in steps {
                 match step {
                     Step::Open(n) => {
-                        let merged = n == 0 && frontier.stats().open > 0;
-                        if !merged {
-                            places.push(model.len());
-                        }
-                        tickets.extend(frontier.open(n, vec![model.len()]));
-                        model.push(n);
+                        let segment = pending.len();
+                        tickets.extend(frontier.open(n, vec![segment]).into_iter().map(|t| (segment, t)));
+                        pending.push(n);
                     }
                     Step::Settle(at) if !tickets.is_empty() => {
-                        let ticket = tickets.swap_remove(at.index(tickets.len()));
-                        model[places[usize::try_from(ticket.segment).unwrap()]] -= 1;
+                        let (segment, ticket) = tickets.swap_remove(at.index(tickets.len()));
+                        pending[segment] -= 1;
                         ticket.settle();
                     }
                     // Dropped: the model's count stays above zero for ever.
@@ -297,10 +371,14 @@ mod tests {
                     _ => {}
                 }
                 released.extend(frontier.drain_done().unwrap_or_default());
-                let prefix = model.iter().take_while(|pending| **pending == 0).count();
+                let prefix = pending.iter().take_while(|pending| **pending == 0).count();
                 prop_assert_eq!(&released, &(0..prefix).collect::<Vec<_>>());
+                let open = pending.iter().filter(|pending| **pending > 0).count();
+                most = most.max(open);
+                prop_assert_eq!(frontier.stats().open, open);
+                prop_assert!(frontier.shared.lock().slots.len() <= most);
             }
-            tickets.into_iter().for_each(Ticket::settle);
+            tickets.into_iter().for_each(|(_, ticket)| ticket.settle());
         }
     }
 }

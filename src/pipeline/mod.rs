@@ -1,12 +1,17 @@
 //! From routed keys to batches with tickets: segments, lanes, the byte budget.
 //!
-//! Guarantees: every key that is pushed goes to exactly one worker (by the key's hash, so the order per key holds) under a
-//! ticket of its segment; the position of a transaction becomes done only with the segment that its commit was read in, and all
+//! Guarantees: every key that is pushed goes to exactly one worker (by the key's hash) under a ticket of its segment, unless an
+//! earlier segment of the same transaction has it; the position of a transaction becomes done only with the segment that its commit was read in, and all
 //! before it. Keys in flight take at most the budget's bytes: [`Assembler::flush`] waits, and with it the reading of the socket.
 //! May depend on `source::position` and `config`.
 
+pub mod assembler;
 pub mod batch;
+pub mod budget;
 pub mod frontier;
+mod handed;
+pub mod pace;
+pub mod prepared;
 pub mod sink;
 
 use std::{
@@ -14,19 +19,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hashbrown::HashTable;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+pub use self::{assembler::Assembler, budget::Budget};
 use self::{
-    batch::{KeyBatch, Removal, RowPlace, hash_key},
-    frontier::{Append, Frontier, Ticket},
+    batch::KeyBatch,
+    budget::Permit,
+    frontier::{Append, Ticket},
+    prepared::Riders,
 };
 use crate::{
     config::{Config, SecondRemoval},
-    source::{
-        self,
-        position::{CommitSpan, Coordinates},
-    },
+    source::position::{Anchor, CommitSpan, Position},
 };
 
 /// Keys of one batch at most: what one `UNLINK` takes. Longer commands gain nothing and hold Redis up.
@@ -35,21 +39,55 @@ pub const BATCH_KEYS: usize = 512;
 const BATCH_BYTES: usize = 64 << 10;
 /// Transactions that may wait for a flush: bounds how long the checkpoint stands while only unmapped tables change.
 const SEGMENT_COMMITS: u32 = 2048;
+/// A transaction with more keys is bulk, where bulk is paced: its further keys go a way of their own.
+pub const BULK_KEYS: usize = 10_000;
 /// Batches that may wait before a worker.
 pub const WORKER_QUEUE: usize = 16;
 
-/// What a segment adds to the position when it is done: the transactions whose end was read in it; `last` is the end of the newest
-/// one. With the newest commit's time (Unix seconds, the server's clock). `None`: the segment lies within one transaction.
-pub type Done = Option<(CommitSpan, u32)>;
+/// What a segment adds to the position when it is done. Nothing: the segment lies within one transaction.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// The position is this one from here on: see [`Assembler::restart`].
+    pub restart: Option<Box<Restart>>,
+    /// The transactions whose end was read in it, behind `restart`.
+    pub commits: Option<Commits>,
+}
+
+/// Transactions that are done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commits {
+    /// Which; `last` is the end of the newest one.
+    pub span: CommitSpan,
+    /// The newest one's time: Unix seconds, the server's clock.
+    pub time: u32,
+    /// The newest one's last event.
+    pub anchor: Option<Anchor>,
+}
+
+/// Where reading goes on, in another log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restart {
+    /// The new position.
+    pub position: Position,
+    /// The server that it belongs to: [`crate::source::Preflight::identity`].
+    pub identity: String,
+    /// Something in between is lost: positions before and behind can't be compared.
+    pub gap: bool,
+}
 
 impl Append for Done {
     fn append(&mut self, later: Self) {
-        match (self.as_mut(), later) {
-            (Some((span, newest)), Some((later, time))) => {
-                span.append(&later);
-                *newest = time;
+        if let Some(mut restart) = later.restart {
+            restart.gap |= self.restart.as_ref().is_some_and(|own| own.gap);
+            *self = Self { restart: Some(restart), commits: later.commits };
+            return;
+        }
+        match (self.commits.as_mut(), later.commits) {
+            (Some(own), Some(later)) => {
+                own.span.append(&later.span);
+                (own.time, own.anchor) = (later.time, later.anchor);
             }
-            (None, later) => *self = later,
+            (None, later) => self.commits = later,
             (Some(_), None) => {}
         }
     }
@@ -108,7 +146,7 @@ pub struct Segment {
     /// Unix time in microseconds of its oldest transaction's commit, by the server's clock.
     pub commit_micros: u64,
     /// Frees the bytes when the last batch is settled.
-    _budget: OwnedSemaphorePermit,
+    _budget: Permit,
 }
 
 /// Keys for one worker, with the duty to acknowledge them.
@@ -122,236 +160,67 @@ pub struct Batch {
     pub segment: Arc<Segment>,
     /// Settled when all removals that are owed are acknowledged.
     pub ticket: Ticket<Done>,
+    /// What else is done when the whole segment is.
+    pub riders: Option<Arc<Riders>>,
 }
 
-/// The transaction that is being read.
+impl Batch {
+    /// All that is owed for it is acknowledged.
+    pub fn settle(self) {
+        self.ticket.settle();
+        if let Some(riders) = self.riders {
+            riders.settle_one();
+        }
+    }
+}
+
+/// The keyspaces of some mappings are owed a removal: what may have changed there no row image tells.
 #[derive(Debug)]
-struct Open {
-    gtid: Option<rowbust_binlog::Gtid>,
-    commit_micros: u64,
+pub struct Flush {
+    /// Indices into [`Config::mappings`], without duplicates. All of one lane.
+    pub mappings: Vec<usize>,
+    /// Why, each once, the first few.
+    pub causes: Vec<String>,
+    /// How.
+    pub lane: Arc<Lane>,
+    /// The commits that must be visible before the second removal.
+    pub segment: Arc<Segment>,
+    /// Settled when the last removal that is owed is done.
+    pub ticket: Ticket<Done>,
+    /// What else is done when the whole segment is.
+    pub riders: Option<Arc<Riders>>,
 }
 
-/// The bytes that keys in flight may take.
+impl Flush {
+    /// The last removal that is owed is done.
+    pub fn settle(self) {
+        self.ticket.settle();
+        if let Some(riders) = self.riders {
+            riders.settle_one();
+        }
+    }
+}
+
+/// The ways to the tasks of one target.
 #[derive(Debug, Clone)]
-pub struct Budget {
-    semaphore: Arc<Semaphore>,
-    total: u32,
+pub struct TargetQueues {
+    /// By worker; at least one.
+    pub workers: Vec<WorkerQueue>,
+    /// To the one that flushes. Not bounded by length: each request holds a part of the [`Budget`].
+    pub flush: mpsc::UnboundedSender<Flush>,
 }
 
-impl Budget {
-    /// `limit` is `limits.memory`. Half of it is for keys: the rest is for what they are copied into on their way, the retry queue's
-    /// buffers and the allocator's slack.
-    pub fn new(limit: u64) -> Self {
-        let total = u32::try_from((limit / 2).max(1 << 20)).unwrap_or(u32::MAX);
-        Self { semaphore: Arc::new(Semaphore::new(total as usize)), total }
-    }
-
-    /// Bytes in use.
-    pub fn used(&self) -> usize {
-        (self.total as usize).saturating_sub(self.semaphore.available_permits())
-    }
-
-    /// Bytes there are.
-    pub fn total(&self) -> usize {
-        self.total as usize
-    }
-
-    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.total);
-        Arc::clone(&self.semaphore).acquire_many_owned(bytes).await.map_err(|_| Closed)
-    }
+/// The ways to a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerQueue {
+    /// Served first.
+    pub batches: mpsc::Sender<Batch>,
+    /// Batches of transactions with many keys, paced: they wait here, bounded by their half of the [`Budget`], so that handing
+    /// one on never waits for the pace.
+    pub bulk: mpsc::UnboundedSender<Batch>,
 }
 
 /// A worker has ended: the daemon is on its way down.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a worker has ended")]
 pub struct Closed;
-
-/// Collects keys into segments. Owned by the one task that reads the binlog.
-#[derive(Debug)]
-pub struct Assembler {
-    lanes: Lanes,
-    /// By target, by worker.
-    workers: Vec<Vec<mpsc::Sender<Batch>>>,
-    frontier: Frontier<Done>,
-    budget: Budget,
-    /// By lane, by worker.
-    open: Vec<Vec<OpenBatch>>,
-    transaction: Option<Open>,
-    /// The end of its GTID event; kept from one to the next for the sake of the file's name.
-    begun_at: Coordinates,
-    /// Whether the running transaction is part of `visible` already.
-    transaction_in_segment: bool,
-    visible: Option<CommitSpan>,
-    done: Done,
-    commits: u32,
-    full: bool,
-    received: Option<Instant>,
-    commit_micros: u64,
-}
-
-#[derive(Debug, Default)]
-struct OpenBatch {
-    keys: KeyBatch,
-    seen: HashTable<u32>,
-}
-
-impl Assembler {
-    /// `workers`: by target, by worker; each target has at least one.
-    pub fn new(
-        lanes: Lanes,
-        workers: Vec<Vec<mpsc::Sender<Batch>>>,
-        frontier: Frontier<Done>,
-        budget: Budget,
-    ) -> Self {
-        let open = lanes
-            .lanes
-            .iter()
-            .map(|lane| workers[lane.target].iter().map(|_| OpenBatch::default()).collect())
-            .collect();
-        Self {
-            lanes,
-            workers,
-            frontier,
-            budget,
-            open,
-            transaction: None,
-            begun_at: Coordinates { file: "".into(), position: 0 },
-            transaction_in_segment: false,
-            visible: None,
-            done: None,
-            commits: 0,
-            full: false,
-            received: None,
-            commit_micros: 0,
-        }
-    }
-
-    /// A transaction begins. One that was cut off before its end is forgotten: it will be read again as a whole.
-    pub fn begin(&mut self, transaction: source::Transaction<'_>) {
-        let rotated = |span: &CommitSpan| span.last.file != transaction.at.file;
-        // A segment's places are offsets into one file.
-        self.full |= self.visible.as_ref().is_some_and(rotated)
-            || self.done.as_ref().is_some_and(|(span, _)| rotated(span));
-        self.begun_at.move_to(transaction.at);
-        self.transaction = Some(Open { gtid: transaction.gtid, commit_micros: transaction.commit_micros });
-        self.transaction_in_segment = false;
-    }
-
-    /// A key of the running transaction. `place.position` is the end of its rows event.
-    pub fn push(&mut self, mapping: usize, removal: Removal<'_>, place: RowPlace) {
-        if !self.transaction_in_segment {
-            self.join_segment(place);
-        }
-        let lane = self.lanes.of_mapping[mapping];
-        let hash = hash_key(removal.key);
-        let open = &mut self.open[lane];
-        // The upper bits choose the worker, as the table takes the lower ones.
-        let worker = usize::try_from(hash >> 32).unwrap_or(0) % open.len();
-        let OpenBatch { keys, seen } = &mut open[worker];
-        if keys.push(seen, hash, removal, place) {
-            self.full |= keys.len() >= BATCH_KEYS || keys.footprint() >= BATCH_BYTES;
-        }
-    }
-
-    #[cold]
-    fn join_segment(&mut self, place: RowPlace) {
-        self.transaction_in_segment = true;
-        let Some(transaction) = &self.transaction else {
-            // Rows outside a transaction: the follower halts on them before it comes to this.
-            debug_assert!(false, "rows outside a transaction at {}", place.position);
-            return;
-        };
-        self.received.get_or_insert_with(Instant::now);
-        if self.visible.is_none() {
-            self.commit_micros = transaction.commit_micros;
-        }
-        match &mut self.visible {
-            Some(span) => span.add(transaction.gtid, &self.begun_at),
-            None => self.visible = Some(CommitSpan::new(transaction.gtid, self.begun_at.clone())),
-        }
-    }
-
-    /// The running transaction ends at `end` (exclusive), committed or not. Without one (a standalone statement) only the
-    /// coordinates move.
-    pub fn commit(&mut self, end: &Coordinates) {
-        let transaction = self.transaction.take();
-        // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
-        if let (Some(span), Some(transaction), false) =
-            (&mut self.visible, &transaction, self.transaction_in_segment)
-        {
-            span.add(transaction.gtid, &self.begun_at);
-        }
-        let gtid = transaction.as_ref().and_then(|transaction| transaction.gtid);
-        let time = transaction.map_or(0, |transaction| transaction.commit_micros / 1_000_000);
-        let time = u32::try_from(time).unwrap_or(u32::MAX);
-        self.transaction_in_segment = false;
-        match &mut self.done {
-            Some((span, newest)) => {
-                span.add(gtid, end);
-                *newest = time;
-            }
-            None => self.done = Some((CommitSpan::new(gtid, end.clone()), time)),
-        }
-        self.commits += 1;
-        self.full |= self.commits >= SEGMENT_COMMITS;
-    }
-
-    /// Whether [`Assembler::flush`] should be called before more is pushed.
-    pub fn wants_flush(&self) -> bool {
-        self.full
-    }
-
-    /// The newest commit whose keys the next flush hands on.
-    pub fn newest(&self) -> Option<&Coordinates> {
-        self.visible.as_ref().map(|span| &span.last)
-    }
-
-    /// Forgets a transaction that was cut off before its end: the stream begins anew. Its keys that were pushed are kept (they cost a miss).
-    pub fn abort(&mut self) {
-        self.transaction = None;
-        self.transaction_in_segment = false;
-    }
-
-    /// Hands what was collected to the workers as one segment; waits while the byte budget is used up.
-    pub async fn flush(&mut self) -> Result<(), Closed> {
-        self.full = false;
-        self.commits = 0;
-        let batches: usize = self.open.iter().flatten().map(|open| usize::from(!open.keys.is_empty())).sum();
-        let done = self.done.take();
-        self.transaction_in_segment = false;
-        let Some(span) = self.visible.take().filter(|_| batches > 0) else {
-            if done.is_some() {
-                let none = self.frontier.open(0, done);
-                debug_assert!(none.is_empty());
-            }
-            return Ok(());
-        };
-        let keys: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
-        let spans = span.footprint() + done.as_ref().map_or(0, |(done, _)| done.footprint());
-        let footprint = keys + spans;
-        let segment = Arc::new(Segment {
-            file: Arc::clone(&span.last.file),
-            span,
-            received: self.received.take().unwrap_or_else(Instant::now),
-            commit_micros: self.commit_micros,
-            _budget: self
-                .budget
-                .take(footprint + size_of::<Segment>() + batches * size_of::<Batch>())
-                .await?,
-        });
-        let tickets = self.frontier.open(u32::try_from(batches).map_err(|_| Closed)?, done);
-        let mut tickets = tickets.into_iter();
-        for (lane, open) in self.open.iter_mut().enumerate() {
-            let lane = &self.lanes.lanes[lane];
-            for (worker, open) in open.iter_mut().enumerate().filter(|(_, open)| !open.keys.is_empty()) {
-                let Some(ticket) = tickets.next() else { return Err(Closed) };
-                let keys = std::mem::take(&mut open.keys);
-                open.seen.clear();
-                let batch = Batch { keys, lane: Arc::clone(lane), segment: Arc::clone(&segment), ticket };
-                self.workers[lane.target][worker].send(batch).await.map_err(|_| Closed)?;
-            }
-        }
-        Ok(())
-    }
-}

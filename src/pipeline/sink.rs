@@ -1,7 +1,7 @@
 //! What the follower hands row changes to: plans per table, keys into the assembler.
 //!
 //! Guarantees: every row of a mapped table is routed under the plan of its own table map, or stops the daemon with a refusal. May depend on
-//! `source`'s seam and `route`.
+//! `source`'s seam, `route` and `flush`.
 
 use std::sync::{
     Arc,
@@ -10,18 +10,19 @@ use std::sync::{
 
 use tokio::sync::oneshot;
 
-use rowbust_binlog::{Header, RowSlots, Rows, TableMap};
+use rowbust_binlog::{Gtid, RowSlots, Rows, TableMap, XidBuf};
 
 use super::{
     Assembler, Closed,
     batch::{Removal, RowPlace},
+    prepared::PreparedKeys,
 };
 use crate::{
-    checkpoint,
+    checkpoint, flush,
     route::{Plan, Router, Scratch},
     source::{
-        self, Refusal,
-        position::{Coordinates, Position},
+        self, Prepared, Refusal,
+        position::{Anchor, Coordinates, Position},
     },
     watermark::Watermark,
 };
@@ -54,12 +55,16 @@ pub struct RouteSink {
     stats: Arc<RouteStats>,
     checkpoint: checkpoint::Watch,
     saved_once: bool,
+    prepared: PreparedKeys,
+    /// Of the running transaction.
+    is_mariadb: bool,
+    delay_was_said: bool,
     /// Told the first position.
     started: Option<oneshot::Sender<Position>>,
 }
 
 impl RouteSink {
-    /// `started` is told where reading begins; nothing is handed on before `checkpoint` has saved that.
+    /// `prepared_bytes`: what keys of prepared XA transactions may take. `started` is told where reading begins; nothing is handed on before `checkpoint` has saved that.
     pub fn new(
         router: Router,
         assembler: Assembler,
@@ -67,6 +72,7 @@ impl RouteSink {
         stats: Arc<RouteStats>,
         checkpoint: checkpoint::Watch,
         started: oneshot::Sender<Position>,
+        prepared_bytes: usize,
     ) -> Self {
         Self {
             router,
@@ -78,6 +84,9 @@ impl RouteSink {
             stats,
             checkpoint,
             saved_once: false,
+            prepared: PreparedKeys::new(prepared_bytes),
+            is_mariadb: false,
+            delay_was_said: false,
             started: Some(started),
         }
     }
@@ -88,6 +97,7 @@ impl source::Sink for RouteSink {
 
     fn started(&mut self, position: &Position) {
         self.plans.clear();
+        self.assembler.started(position);
         if let Some(started) = self.started.take() {
             // Without a receiver the daemon is on its way down.
             let _ = started.send(position.clone());
@@ -95,6 +105,7 @@ impl source::Sink for RouteSink {
     }
 
     fn begin(&mut self, transaction: source::Transaction<'_>) {
+        self.is_mariadb = matches!(transaction.gtid, Some(Gtid::MariaDb(_)));
         self.assembler.begin(transaction);
     }
 
@@ -118,7 +129,7 @@ impl source::Sink for RouteSink {
         Ok(())
     }
 
-    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, header: &Header, end: u64) -> Result<(), Refusal> {
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal> {
         let Some(plan) = self.plans.get(rows.slot).and_then(Option::as_ref) else {
             return Err(Refusal::new(
                 "route.no_plan",
@@ -133,15 +144,22 @@ impl source::Sink for RouteSink {
                 "report this with the binlog's file and position",
             )
         };
-        let _ = header;
         let mut slots = std::mem::take(&mut self.slots).recycle();
         let mut cursor = rows.cursor(table, plan.projection()).map_err(decode)?;
         let mut count: u64 = 0;
+        let keeping = self.prepared.is_keeping();
+        if keeping {
+            self.prepared.table(table);
+        }
         while cursor.next(&mut slots).map_err(decode)? {
             let place = RowPlace { position: end, row: u16::try_from(count).unwrap_or(u16::MAX) };
-            let assembler = &mut self.assembler;
+            let (assembler, prepared) = (&mut self.assembler, &mut self.prepared);
             plan.route(rows.kind, &slots, &mut self.scratch, &mut |key: crate::route::RoutedKey<'_>| {
-                assembler.push(key.mapping, Removal { key: key.key, field: key.field }, place);
+                let removal = Removal { key: key.key, field: key.field };
+                assembler.push(key.mapping, removal, place);
+                if keeping {
+                    prepared.push(assembler.lane(key.mapping), removal);
+                }
             })
             .map_err(|error| Refusal::new("route.row", format!("row {count}: {error}"), error.help()))?;
             count += 1;
@@ -156,19 +174,79 @@ impl source::Sink for RouteSink {
         Ok(())
     }
 
-    fn widen(&mut self, _scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
-        Err(Refusal::new(
-            "pipeline.widen",
-            format!("{cause}: flushing a keyspace isn't there yet"),
-            "remove the keys by hand",
-        ))
+    fn widen(&mut self, scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
+        self.prepared.widen(scope);
+        let touched = self.router.touched(scope);
+        // Before anything is flushed: half of a scope is none.
+        let endless = touched
+            .iter()
+            .filter_map(|at| self.router.mapping(*at))
+            .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
+        if let Some((mapping, rule)) = endless {
+            return Err(Refusal::new(
+                "pipeline.unflushable",
+                format!(
+                    "{cause}: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key",
+                    mapping.table,
+                    rule.key.source(),
+                    rule.line
+                ),
+                "begin the key with a text of its own, such as \"product:{id}\"; or remove its keys by hand",
+            ));
+        }
+        if touched.is_empty() {
+            return Ok(());
+        }
+        self.assembler.widen(touched, cause);
+        Ok(())
     }
 
-    fn commit(&mut self, end: &Coordinates) {
-        self.assembler.commit(end);
+    fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
+        self.prepared.end();
+        self.assembler.commit(end, anchor);
+    }
+
+    fn xa_started(&mut self) {
+        self.prepared.start();
+    }
+
+    fn xa_prepared(&mut self, xid: &XidBuf) {
+        let ticket = self.assembler.hold();
+        self.prepared.prepared(xid, ticket);
+    }
+
+    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared {
+        let Some((kept, tickets)) = self.prepared.finish(xid) else { return Prepared::Unknown };
+        // MariaDB shows an XA transaction's rows at a moment of its own.
+        let by_delay = committed && self.is_mariadb;
+        if by_delay && !std::mem::replace(&mut self.delay_was_said, true) {
+            tracing::warn!(
+                "XA on MariaDB: no witness tells when its commit is visible, the second removal comes after a delay"
+            );
+        }
+        // Rolled back, a removal too many is harmless; but none is owed.
+        self.assembler.resume(if committed { &kept.keys } else { &[] }, tickets, by_delay);
+        if kept.wide.is_empty() || !committed { Prepared::Known } else { Prepared::Wide(kept.wide) }
+    }
+
+    fn xa_count(&self) -> u64 {
+        self.prepared.len() as u64
+    }
+
+    fn moved(&mut self, position: &Position, identity: &str) {
+        self.assembler.restart(position, identity, false);
+    }
+
+    fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal> {
+        // The second removals wait for what lies before it.
+        self.assembler.started(position);
+        self.widen(&source::Scope::All, &format!("gap: {cause}"))?;
+        self.assembler.restart(position, identity, true);
+        Ok(())
     }
 
     fn abandon(&mut self) {
+        self.prepared.end();
         self.assembler.abort();
     }
 

@@ -3,8 +3,8 @@
 //! Guarantees: every mapping whose pattern matches a table is applied; a key is made from the row before and from
 //! the row after a change; what can't be known of a row (a column that `binlog_row_image` left out) is treated as
 //! the wider case, or is a [`RouteErrorKind::Undecodable`] that stops the daemon or widens; nothing is left out in silence ([`Counts`]). No
-//! allocation per row once the buffers have grown. May depend on `config`, `rowbust-binlog` and
-//! `rowbust-protocol`.
+//! allocation per row once the buffers have grown. May depend on `config`, `source`'s seam, `rowbust-binlog`
+//! and `rowbust-protocol`.
 //!
 //! The way of a row: [`Router::plan`] compiles, once per version of a table, the mappings that match it into a
 //! [`Plan`]; its [`Plan::columns`] are the only ones that are decoded; [`Plan::route`] gives each row's keys to a
@@ -28,7 +28,10 @@ mod tests;
 
 use rowbust_binlog::TableMap;
 
-use crate::config::{Config, Mapping};
+use crate::{
+    config::{Config, Mapping},
+    source::Scope,
+};
 
 pub use error::{RouteError, RouteErrorKind, Undecodable};
 pub use explain::{ExplainError, Explained, ExplainedKey, ExplainedRule, explain};
@@ -45,6 +48,21 @@ impl Router {
     /// Takes the mappings of a config.
     pub fn new(config: &Config) -> Self {
         Self { mappings: config.mappings.clone() }
+    }
+
+    /// The mappings, as indices into [`Config::mappings`], that what was changed may touch.
+    pub fn touched(&self, scope: &Scope) -> Vec<usize> {
+        let touches = |m: &Mapping| match scope {
+            Scope::All => true,
+            Scope::Schema(schema) => m.schema_glob.is_match(schema),
+            Scope::Table { schema, table } => matches(m, schema, table),
+        };
+        self.mappings.iter().enumerate().filter(|(_, m)| touches(m)).map(|(at, _)| at).collect()
+    }
+
+    /// A mapping of the config.
+    pub fn mapping(&self, at: usize) -> Option<&Mapping> {
+        self.mappings.get(at)
     }
 
     /// Whether any mapping names this table.

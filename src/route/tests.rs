@@ -35,6 +35,8 @@ pub(super) fn mapping(table: &str, keys: Vec<KeyRule>) -> Mapping {
         keys,
         second_removal: SecondRemoval::WhenVisible,
         fill_grace: Duration::from_secs(1),
+        on_ddl: crate::config::OnDdl::default(),
+        on_schema: crate::config::Policy::Halt,
         target: 0,
         line: 7,
     }
@@ -48,10 +50,12 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             user: "rowbust".into(),
             password: Password::Empty,
             replicas: Vec::new(),
-            tls: Tls { mode: TlsMode::Disabled, ca_file: None },
+            tls: Tls::new(TlsMode::Disabled),
             server_id: None,
             start: Start::Latest,
             heartbeat: None,
+            policies: crate::config::Policies::default(),
+            driver: crate::config::Driver::Native,
         },
         redis: vec![RedisTarget {
             name: "main".into(),
@@ -68,7 +72,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
         },
         checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
         admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: Limits { memory: 1 << 20 },
+        limits: Limits { memory: 1 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
         mappings,
         fingerprint: 0,
     }

@@ -3,17 +3,22 @@
 //! Guarantees: a secret is read again for each connection (so a rotated one works without a restart) and stands in no
 //! error; there is no unencrypted fallback; every attempt ends within [`CONNECT_TIMEOUT`]. May depend on `config`.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, path::Path, time::Duration};
 
-use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder};
 use secrecy::ExposeSecret;
 
+use super::wire::{
+    KEEPALIVE, Target, Wire, WireError,
+    tls::{FileError, Material},
+    unknown_plugin,
+};
 use crate::config::{self, Password, Tls, TlsMode};
 
 /// Bound of one attempt: name resolution, TCP, TLS and login.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most that the protocol allows. With less, one large event ends the stream for good (`PacketTooLarge`).
+/// The most that the protocol allows. With less, one large answer ends the connection (`PacketTooLarge`).
 const MAX_ALLOWED_PACKET: usize = 1 << 30;
 
 /// Why there is no connection.
@@ -51,6 +56,9 @@ pub enum ConnectError {
         /// What the system says.
         source: io::Error,
     },
+    /// A file of certificates or the key can't be used.
+    #[error("TLS file {0}")]
+    TlsFile(#[from] FileError),
 }
 
 /// Makes connections for one account. Cheap to clone.
@@ -83,98 +91,98 @@ impl Connector {
         self.tls.mode != TlsMode::Disabled
     }
 
-    /// Connects to the server whose binlog is read.
+    /// Connects to the server whose binlog is read, for queries.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
     pub async fn primary(&self) -> Result<Conn, ConnectError> {
         self.connect(&self.primary.0, self.primary.1).await
     }
 
-    /// Connects to `host`.
+    /// Connects to the server whose binlog is read, for its stream.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn stream(&self) -> Result<Wire, ConnectError> {
+        let (host, port) = (self.primary.0.as_str(), self.primary.1);
+        let address = address(host, port);
+        let password = self.secret().await?;
+        let tls = match Material::load(&self.tls).await? {
+            None => None,
+            Some(material) => Some(material.client_config().map_err(|e| tls_error(&address, &e))?),
+        };
+        let target = Target { host, port, user: &self.user, password: password.as_deref(), tls };
+        match tokio::time::timeout(CONNECT_TIMEOUT, Wire::connect(target)).await {
+            Ok(Ok(wire)) => Ok(wire),
+            Ok(Err(error)) => Err(classify_wire(address, self.uses_tls(), error)),
+            Err(_) => Err(no_answer(address)),
+        }
+    }
+
+    /// Connects to `host`, for queries.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
     pub async fn connect(&self, host: &str, port: u16) -> Result<Conn, ConnectError> {
         let address = address(host, port);
-        let password = match &self.password {
-            Password::Empty => None,
-            Password::Value(secret) => Some(secret.expose_secret().to_owned()),
-            Password::File(path) => {
-                let mut text = tokio::fs::read_to_string(path).await.map_err(|source| {
-                    ConnectError::PasswordFile { path: path.display().to_string(), source }
-                })?;
-                if text.ends_with('\n') {
-                    text.pop();
-                    if text.ends_with('\r') {
-                        text.pop();
-                    }
-                }
-                Some(text)
-            }
-        };
+        let password = self.secret().await?;
+        let tls = Material::load(&self.tls).await?;
         let opts = OptsBuilder::default()
             .ip_or_hostname(host)
             .tcp_port(port)
             .user(Some(&self.user))
             .pass(password)
             .prefer_socket(false)
-            .tcp_keepalive(Some(Duration::from_secs(30)))
+            .tcp_keepalive(Some(KEEPALIVE))
             .tcp_nodelay(true)
             .stmt_cache_size(0)
             .max_allowed_packet(Some(MAX_ALLOWED_PACKET))
             // Given so that the driver doesn't ask; it only matters to its pool.
-            .wait_timeout(Some(28_800));
-        match attempt(opts.clone().ssl_opts(self.ssl_opts(None)).into()).await {
-            Ok(conn) => Ok(conn),
-            Err(Failure::Timeout) => Err(ConnectError::Unreachable {
-                address,
-                reason: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-            }),
-            Err(Failure::Driver(error)) => {
-                if self.tls.mode == TlsMode::VerifyCa
-                    && let Some(name) = certified_name(&error)
-                {
-                    // The driver checks the name in this mode too. The chain was already found good (it is checked
-                    // before the name), so the server is asked for under a name that its certificate has.
-                    return match attempt(opts.ssl_opts(self.ssl_opts(Some(name))).into()).await {
-                        Ok(conn) => Ok(conn),
-                        Err(Failure::Driver(error)) => Err(classify(address, &error)),
-                        Err(Failure::Timeout) => {
-                            Err(ConnectError::Unreachable { address, reason: "no answer in time".into() })
-                        }
-                    };
-                }
-                Err(classify(address, &error))
-            }
+            .wait_timeout(Some(28_800))
+            .ssl_opts(tls.as_ref().map(Material::driver_options));
+        match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(Opts::from(opts))).await {
+            Ok(Ok(conn)) => Ok(conn),
+            Ok(Err(error)) => Err(classify(address, self.uses_tls(), &error)),
+            Err(_) => Err(no_answer(address)),
         }
     }
 
-    fn ssl_opts(&self, name: Option<String>) -> Option<SslOpts> {
-        let mut opts = SslOpts::default();
-        match self.tls.mode {
-            TlsMode::Disabled => return None,
-            TlsMode::Required => {
-                opts = opts.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
-            }
-            TlsMode::VerifyCa => opts = opts.with_danger_skip_domain_validation(true),
-            TlsMode::VerifyIdentity => {}
-        }
-        if let Some(file) = &self.tls.ca_file {
-            opts = opts.with_root_certs(vec![file.clone().into()]).with_disable_built_in_roots(true);
-        }
-        if let Some(name) = name {
-            opts = opts.with_danger_tls_hostname_override(Some(name));
-        }
-        Some(opts)
+    /// For a driver that connects by itself, without TLS.
+    #[cfg(feature = "mysql-cdc")]
+    pub(super) async fn plain_account(&self) -> Result<super::cdc::Account, ConnectError> {
+        Ok(super::cdc::Account {
+            host: self.primary.0.clone(),
+            port: self.primary.1,
+            user: self.user.clone(),
+            password: self.secret().await?.unwrap_or_default(),
+        })
+    }
+
+    async fn secret(&self) -> Result<Option<String>, ConnectError> {
+        Ok(match &self.password {
+            Password::Empty => None,
+            Password::Value(secret) => Some(secret.expose_secret().to_owned()),
+            Password::File(path) => Some(read_secret(path).await?),
+        })
     }
 }
 
-enum Failure {
-    Timeout,
-    Driver(mysql_async::Error),
+async fn read_secret(path: &Path) -> Result<String, ConnectError> {
+    let mut text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|source| ConnectError::PasswordFile { path: path.display().to_string(), source })?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
 }
 
-async fn attempt(opts: Opts) -> Result<Conn, Failure> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(opts)).await {
-        Ok(Ok(conn)) => Ok(conn),
-        Ok(Err(error)) => Err(Failure::Driver(error)),
-        Err(_) => Err(Failure::Timeout),
-    }
+fn no_answer(address: String) -> ConnectError {
+    let reason = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+    ConnectError::Unreachable { address, reason }
 }
 
 fn address(host: &str, port: u16) -> String {
@@ -182,8 +190,8 @@ fn address(host: &str, port: u16) -> String {
 }
 
 /// The rustls error inside, if it is one.
-fn rustls_error(error: &mysql_async::Error) -> Option<&rustls::Error> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn rustls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut source = Some(error);
     while let Some(e) = source {
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return Some(tls);
@@ -199,47 +207,56 @@ fn rustls_error(error: &mysql_async::Error) -> Option<&rustls::Error> {
     None
 }
 
-/// A name from a certificate that is good but for its name.
-fn certified_name(error: &mysql_async::Error) -> Option<String> {
-    let rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForNameContext {
-        presented, ..
-    }) = rustls_error(error)?
-    else {
-        return None;
-    };
-    // As webpki prints them: `DnsName("db1")`, `IpAddress(10.0.0.1)`.
-    presented.iter().find_map(|name| {
-        let (kind, rest) = name.split_once('(')?;
-        let text = rest.strip_suffix(')')?.trim_matches('"');
-        match kind {
-            "DnsName" => Some(text.replace('*', "any")),
-            "IpAddress" => text.parse::<IpAddr>().ok().map(|ip| ip.to_string()),
-            _ => None,
+fn tls_error(address: &str, error: &rustls::Error) -> ConnectError {
+    use rustls::{CertificateError as C, Error as E};
+    let help = match error {
+        // The latter: by an authority of the same name, as MySQL's own are on every server.
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
+            "; its authority isn't the one of `ca_file` (without it: of the system)"
         }
-    })
+        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
+            "; name the server in `source.url` as its certificate does, or write `mode: verify_ca`"
+        }
+        _ => "",
+    };
+    ConnectError::Tls { address: address.to_owned(), reason: format!("{error}{help}") }
 }
 
-fn classify(address: String, error: &mysql_async::Error) -> ConnectError {
+/// The server's refusal of a login; `tls`: over TLS.
+fn refused(address: String, tls: bool, code: u16, message: &str) -> ConnectError {
+    let reason = format!("{message} ({code})");
+    match code {
+        // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_HOST_IS_BLOCKED, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED
+        1040 | 1053 | 1129 | 1203 | 1226 => ConnectError::Unreachable { address, reason },
+        // ER_SECURE_TRANSPORT_REQUIRED
+        3159 => ConnectError::Tls { address, reason: format!("{reason}; set `source.tls`") },
+        // ER_ACCESS_DENIED_ERROR. MariaDB says no more about `require_secure_transport` and REQUIRE SSL.
+        1045 if !tls => {
+            ConnectError::Auth { address, reason: format!("{reason}, or TLS is asked for: `source.tls`") }
+        }
+        _ => ConnectError::Auth { address, reason },
+    }
+}
+
+fn no_tls(address: String) -> ConnectError {
+    ConnectError::Tls { address, reason: "the server has no TLS".into() }
+}
+
+fn classify(address: String, tls: bool, error: &mysql_async::Error) -> ConnectError {
     use mysql_async::Error as E;
-    if let Some(tls) = rustls_error(error) {
-        return ConnectError::Tls { address, reason: tls.to_string() };
+    if let Some(error) = rustls_error(error) {
+        return tls_error(&address, error);
     }
     match error {
-        E::Server(e) => match e.code {
-            // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_HOST_IS_BLOCKED, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED
-            1040 | 1053 | 1129 | 1203 | 1226 => {
-                ConnectError::Unreachable { address, reason: format!("{} ({})", e.message, e.code) }
-            }
-            _ => ConnectError::Auth { address, reason: format!("{} ({})", e.message, e.code) },
-        },
+        E::Server(e) => refused(address, tls, e.code, &e.message),
         E::Io(IoError::Tls(e)) => ConnectError::Tls { address, reason: e.to_string() },
         E::Io(IoError::Io(e)) => ConnectError::Unreachable { address, reason: e.to_string() },
-        E::Driver(DriverError::NoClientSslFlagFromServer) => {
-            ConnectError::Tls { address, reason: "the server has no TLS".into() }
+        E::Driver(DriverError::NoClientSslFlagFromServer) => no_tls(address),
+        E::Driver(DriverError::UnknownAuthPlugin { name }) => {
+            ConnectError::Auth { address, reason: unknown_plugin(name) }
         }
         E::Driver(
-            e @ (DriverError::UnknownAuthPlugin { .. }
-            | DriverError::CleartextPluginDisabled
+            e @ (DriverError::CleartextPluginDisabled
             | DriverError::MysqlOldPasswordDisabled
             | DriverError::InvalidParsecSalt),
         ) => ConnectError::Auth { address, reason: e.to_string() },
@@ -247,29 +264,42 @@ fn classify(address: String, error: &mysql_async::Error) -> ConnectError {
     }
 }
 
+fn classify_wire(address: String, tls: bool, error: WireError) -> ConnectError {
+    if let Some(error) = rustls_error(&error) {
+        return tls_error(&address, error);
+    }
+    match error {
+        WireError::Server { code, message } => refused(address, tls, code, &message),
+        WireError::NoTls => no_tls(address),
+        WireError::Tls(e) => tls_error(&address, &e),
+        WireError::Plugin(reason) => ConnectError::Auth { address, reason },
+        WireError::Io(_) | WireError::Malformed(_) => {
+            ConnectError::Unreachable { address, reason: error.to_string() }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tls_error(presented: &[&str]) -> mysql_async::Error {
-        let name = rustls::pki_types::ServerName::try_from("db1").map(|n| n.to_owned()).ok();
-        let cert = rustls::CertificateError::NotValidForNameContext {
-            expected: name.expect("a name"),
-            presented: presented.iter().map(|&s| s.to_owned()).collect(),
-        };
-        io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(cert)).into()
-    }
-
     #[test]
     fn a_certificate_error_is_a_tls_error() {
-        assert!(matches!(classify("db1:3306".into(), &tls_error(&[])), ConnectError::Tls { .. }));
-    }
-
-    #[test]
-    fn verify_ca_takes_a_name_from_the_certificate() {
-        assert_eq!(certified_name(&tls_error(&["DnsName(\"*.db.lan\")"])).as_deref(), Some("any.db.lan"));
-        assert_eq!(certified_name(&tls_error(&["IpAddress(10.0.0.1)"])).as_deref(), Some("10.0.0.1"));
-        assert_eq!(certified_name(&tls_error(&[])), None);
+        let wrong = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer),
+            )
+        };
+        for error in [
+            classify("db1:3306".into(), true, &wrong().into()),
+            classify_wire("db1:3306".into(), true, wrong().into()),
+        ] {
+            assert!(
+                matches!(&error, ConnectError::Tls { reason, .. } if reason.contains("`ca_file`")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -74,6 +74,15 @@ pub enum SourceError {
         /// What to do.
         help: String,
     },
+    /// A running daemon found a gap or another server, and should begin anew at its checkpoint: nothing that is on its way is
+    /// worth waiting for.
+    #[error("{why}")]
+    Anew {
+        /// What was found.
+        why: String,
+        /// It is a gap, whatever the checkpoint looks like.
+        gap: bool,
+    },
     /// An event that can't be followed exactly.
     #[error("{0}")]
     Halt(Box<Halt>),
@@ -103,7 +112,7 @@ impl SourceError {
             Self::Refused(_) | Self::Clash(_) => 78,
             Self::Connect(ConnectError::Unreachable { .. }) | Self::Lost(_) => 69,
             Self::Connect(_) => 78,
-            Self::Gap { .. } | Self::Halt(_) | Self::Decode { .. } | Self::Sink(_) => 1,
+            Self::Gap { .. } | Self::Anew { .. } | Self::Halt(_) | Self::Decode { .. } | Self::Sink(_) => 1,
         }
     }
 }
@@ -184,8 +193,8 @@ impl SourceError {
     pub(crate) fn gap(what: String) -> Self {
         Self::Gap {
             what,
-            help: "rows may have changed that no key was removed for: flush the mapped keys, remove the checkpoint and \
-                   start with `start: latest` (`on_gap: flush` isn't there yet)"
+            help: "rows may have changed that no key was removed for: `on_gap: flush` removes every key that the mappings could \
+                   make and goes on from the newest position; or flush them by hand, remove the checkpoint and start anew"
                 .into(),
         }
     }

@@ -7,24 +7,29 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use rowbust_binlog::{
-    Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader, RawEvent, event_name,
-    event_type,
+    DecodeError, DecodeErrorKind, Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader,
+    RawEvent, event_name, event_type,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+mod effects;
 mod group;
 mod halts;
+#[cfg(test)]
+mod replay_tests;
+mod xa;
 
 use super::{
-    Sink, SourceStats,
+    Scope, Sink, SourceStats,
     error::SourceError,
-    position::{Coordinates, Position},
+    policy::{Cause, PolicyTable},
+    position::{Anchor, Coordinates, Position},
     schema::SchemaCache,
     start::{Begin, Request},
     stream::{EventStream, Patience, StreamError},
 };
-use crate::kill_point;
+use crate::{config::Policy, kill_point};
 pub(super) use halts::BUG;
 
 /// Why [`Follower::follow`] returned.
@@ -53,6 +58,19 @@ struct Open {
     block: bool,
     /// It had table maps or rows.
     rows: bool,
+    /// What no row image told was removed for these already.
+    widened: Vec<Scope>,
+}
+
+/// What is done with the rows of a decoder's slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    /// No mapping names the table.
+    Unmapped,
+    /// They are handed on.
+    Mapped,
+    /// The table doesn't fit its mappings: all keys of it are removed.
+    Wide,
 }
 
 /// What an event needs that can't be done on the spot.
@@ -79,8 +97,12 @@ pub struct Follower {
     /// End of the last event in the file.
     here: Coordinates,
     open: Option<Open>,
-    /// Slots whose table a mapping names.
-    mapped: Vec<bool>,
+    slots: Vec<Slot>,
+    policies: PolicyTable,
+    /// The event at hand, if one of its type may end a transaction.
+    last: Option<Anchor>,
+    /// The event that ended the newest transaction.
+    anchor: Option<Anchor>,
     patience: Patience,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
@@ -99,7 +121,7 @@ const SHUTDOWN_LOOK: u32 = 1024;
 
 impl Follower {
     /// Before the first stream.
-    pub fn new(schema: SchemaCache, stats: Arc<SourceStats>) -> Self {
+    pub fn new(schema: SchemaCache, policies: PolicyTable, stats: Arc<SourceStats>) -> Self {
         Self {
             decoder: Decoder::new(),
             inflater: Inflater::new(),
@@ -110,7 +132,10 @@ impl Follower {
             skip: None,
             here: super::start::nowhere(),
             open: None,
-            mapped: Vec::new(),
+            slots: Vec::new(),
+            policies,
+            last: None,
+            anchor: None,
             patience: Patience::default(),
             ignored_types: BTreeSet::new(),
         }
@@ -119,6 +144,27 @@ impl Follower {
     /// The end of the last transaction that was read to its end; `None` while the stream hasn't begun.
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
+    }
+
+    /// The event that ended it.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.anchor
+    }
+
+    /// The stream will begin at `position`, which the sink has been told. `fresh`: of a log that isn't the one from before.
+    pub fn adopt(&mut self, position: Position, fresh: bool) -> Result<(), SourceError> {
+        if fresh {
+            self.schema.clear()?;
+        }
+        self.schema.begins(&position.gtids);
+        self.position = Some(position);
+        self.anchor = None;
+        Ok(())
+    }
+
+    /// This server answers now.
+    pub fn connected(&mut self, server: &super::Preflight) {
+        self.schema.connected(server);
     }
 
     /// Reads a stream to its end.
@@ -130,10 +176,10 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> Ended {
         self.decoder.reset();
-        self.mapped.clear();
+        self.slots.clear();
         self.here = begin.position.at.clone();
         self.skip = match &begin.request {
-            Request::Gtid(_) => None,
+            Request::Gtid(_) | Request::At { .. } => None,
             Request::File { skip_to, .. } => {
                 Some(Skip { to: *skip_to, gtids: begin.position.gtids.clone(), head: false })
             }
@@ -150,6 +196,7 @@ impl Follower {
 
     fn start<S: Sink>(&mut self, position: Position, sink: &mut S) {
         info!(%position, "stream begins");
+        self.schema.begins(&position.gtids);
         sink.started(&position);
         self.position = Some(position);
     }
@@ -227,16 +274,22 @@ impl Follower {
             self.here.position = end_of(begins_at, &header);
             return Ok(Then::Nothing);
         }
+        if may_end(header.event_type) {
+            self.last = Anchor::of(raw);
+        }
         if raw.is_compressed() {
             let mut inflater = std::mem::take(&mut self.inflater);
             let done = match inflater.inflate(raw, &self.decoder) {
-                Ok(plain) => self.plain(&plain, &header, begins_at, sink),
-                Err(e) => Err(SourceError::Decode { at: self.here.clone(), reason: e.to_string() }),
+                Ok(plain) => self.plain(&plain, &header, raw.crc.is_some(), sink),
+                Err(e) => {
+                    self.here.position = end_of(begins_at, &header);
+                    self.malformed(&e, raw.crc.is_some(), &header, sink)
+                }
             };
             self.inflater = inflater;
             return done;
         }
-        self.plain(raw, &header, begins_at, sink)
+        self.plain(raw, &header, raw.crc.is_some(), sink)
     }
 
     /// Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
@@ -244,18 +297,16 @@ impl Follower {
         self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(raw.header.event_type)
     }
 
-    /// One event of the stream, inflated if it was compressed. `header`: as it came.
+    /// One event of the stream, inflated if it was compressed. `header`: as it came; `checked`: it has a checksum.
     fn plain<S: Sink>(
         &mut self,
         raw: &RawEvent<'_>,
         header: &Header,
-        begins_at: u64,
+        checked: bool,
         sink: &mut S,
     ) -> Result<Then, SourceError> {
-        let decoded = self
-            .decoder
-            .decode(raw)
-            .map_err(|e| SourceError::Decode { at: self.here.clone(), reason: e.to_string() });
+        let begins_at = self.here.position;
+        let decoded = self.decoder.decode(raw);
         self.here.position = end_of(begins_at, header);
         if let Some(skip) = &self.skip
             && skip.head
@@ -265,7 +316,10 @@ impl Follower {
         {
             self.skipped(begins_at, sink);
         }
-        self.handle(decoded?, header, sink)
+        match decoded {
+            Ok(event) => self.handle(event, header, sink),
+            Err(e) => self.malformed(&e, checked, header, sink),
+        }
     }
 
     /// The events of a transaction that came in one event. Their place is that of the event around them.
@@ -276,14 +330,21 @@ impl Follower {
             let outer = stream.current();
             let then = match Payload::of(&outer).and_then(|payload| reader.next(&payload)) {
                 Ok(None) => break Ok(()),
-                Ok(Some(raw)) => self.inner(&raw, &outer.header, sink),
-                Err(e) => Err(self.undecoded(&outer.header, &e.to_string())),
+                Ok(Some(raw)) => self.inner(&raw, &outer, sink),
+                Err(e) => match self.malformed(&e, outer.crc.is_some(), &outer.header, sink) {
+                    // Its end is among what can't be read.
+                    Ok(_) => break self.end(sink),
+                    Err(e) => Err(e),
+                },
             };
             let header = outer.header;
             let done = match then {
                 Ok(Then::Nothing) => Ok(()),
                 Ok(Then::Complete(slot)) => self.complete(slot, header, sink).await,
-                Ok(Then::Unpack) => Err(self.undecoded(&header, "a transaction within a transaction")),
+                Ok(Then::Unpack) => Err(SourceError::Decode {
+                    at: self.begins(&header),
+                    reason: "a transaction within a transaction".into(),
+                }),
                 Err(e) => Err(e),
             };
             if let Err(e) = done {
@@ -304,25 +365,40 @@ impl Follower {
     fn inner<S: Sink>(
         &mut self,
         raw: &RawEvent<'_>,
-        outer: &Header,
+        outer: &RawEvent<'_>,
         sink: &mut S,
     ) -> Result<Then, SourceError> {
-        let begins_at = self.here.position.saturating_sub(u64::from(outer.event_size));
+        let begins_at = self.begins(&outer.header).position;
         if self.skips(raw, begins_at) {
             return Ok(Then::Nothing);
         }
         match self.decoder.decode(raw) {
-            Ok(event) => self.handle(event, outer, sink),
-            Err(e) => Err(self.undecoded(outer, &format!("in a compressed transaction: {e}"))),
+            Ok(event) => self.handle(event, &outer.header, sink),
+            Err(e) => self.malformed(&e, outer.crc.is_some(), &outer.header, sink),
         }
     }
 
-    /// The event at hand, whose end is `here`, can't be decoded.
+    /// The event at hand, whose end is `here`, can't be decoded. With a good checksum it is what the server wrote, and only
+    /// reading it again would change nothing: the policy decides.
     #[cold]
-    fn undecoded(&self, header: &Header, reason: &str) -> SourceError {
-        let position = self.here.position.saturating_sub(u64::from(header.event_size));
-        let at = Coordinates { file: self.here.file.clone(), position };
-        SourceError::Decode { at, reason: reason.to_owned() }
+    fn malformed<S: Sink>(
+        &mut self,
+        error: &DecodeError,
+        checked: bool,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<Then, SourceError> {
+        let written = checked && !matches!(error.kind, DecodeErrorKind::Checksum { .. });
+        let rows = is_about_rows(error.event_type) || is_about_rows(header.event_type);
+        let carries_rows = rows || header.event_type == event_type::TRANSACTION_PAYLOAD;
+        if written && carries_rows && self.policies.source().on_undecodable == Policy::Flush {
+            if self.skip.is_none() {
+                let what = error.to_string();
+                self.undecodable(Cause::Undecodable, "source.undecodable", &what, header, sink)?;
+            }
+            return Ok(Then::Nothing);
+        }
+        Err(SourceError::Decode { at: self.begins(header), reason: error.to_string() })
     }
 
     /// What an event means. `header`: of the event of the stream in which it came.
@@ -356,11 +432,15 @@ impl Follower {
                         .into());
                 };
                 open.rows = true;
-                if self.skip.is_none() && self.mapped.get(rows.slot).is_some_and(|&mapped| mapped) {
-                    let table = self.decoder.table(rows.slot);
-                    if let Err(refusal) = sink.rows(&rows, table, header, self.here.position) {
-                        return Err(self.refused(header, refusal).into());
+                match self.slots.get(rows.slot) {
+                    Some(Slot::Mapped) if self.skip.is_none() => {
+                        let table = self.decoder.table(rows.slot);
+                        if let Err(refusal) = sink.rows(&rows, table, self.here.position) {
+                            self.refused_rows(rows.slot, refusal, header, sink)?;
+                        }
                     }
+                    Some(Slot::Wide) if self.skip.is_none() => self.wide_rows(rows.slot, header, sink)?,
+                    _ => {}
                 }
             }
             Event::Heartbeat { .. } => {
@@ -368,11 +448,23 @@ impl Follower {
                 self.patience.heartbeat();
             }
             Event::TransactionPayload(_) => return Ok(Then::Unpack),
-            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
-                return Err(self.unsupported(header, event_type, name).into());
+            Event::XaPrepare(prepare) => self.xa_prepare(&prepare, sink)?,
+            Event::Incident { number, message } => {
+                if self.skip.is_none() {
+                    let message = String::from_utf8_lossy(message);
+                    let what = format!(
+                        "the server says that it may have lost events: {message} (incident {number})"
+                    );
+                    self.undecodable(Cause::Incident, "source.incident", &what, header, sink)?;
+                }
+                // Alone in its group, it is its end.
+                if self.open.as_ref().is_some_and(|open| !open.block && !open.rows) {
+                    self.end(sink)?;
+                }
             }
-            // Before the place to begin at.
-            Event::XaPrepare(_) | Event::Incident { .. } if self.skip.is_some() => {}
+            Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
+                self.unsupported(event_type, name, header, sink)?;
+            }
             Event::PreviousGtids(_)
             | Event::GtidList(_)
             | Event::RowsQuery(_)
@@ -385,9 +477,8 @@ impl Follower {
                 }
             }
             _ => {
-                return Err(self
-                    .unsupported(header, header.event_type, event_name(header.event_type))
-                    .into());
+                let event_type = header.event_type;
+                self.unsupported(event_type, event_name(event_type), header, sink)?;
             }
         }
         Ok(Then::Nothing)
@@ -472,6 +563,15 @@ fn end_of(begins_at: u64, header: &Header) -> u64 {
     }
 }
 
+/// Types of events at which a transaction may end.
+fn may_end(event_type: u8) -> bool {
+    use rowbust_binlog::event_type as t;
+    matches!(
+        event_type,
+        t::XID | t::QUERY | t::XA_PREPARE | t::TRANSACTION_PAYLOAD | t::MARIA_QUERY_COMPRESSED | t::INCIDENT
+    )
+}
+
 fn is_about_rows(event_type: u8) -> bool {
     use rowbust_binlog::event_type as t;
     matches!(
@@ -491,21 +591,27 @@ mod tests {
         Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos, flags }
     }
 
-    #[test]
-    fn ignored_events_are_counted_and_named_once() {
-        let source = crate::config::Source {
+    /// To a server that isn't there.
+    pub(super) fn connector() -> crate::source::connect::Connector {
+        crate::source::connect::Connector::new(&crate::config::Source {
             host: "127.0.0.1".into(),
             port: 1,
             user: "root".into(),
             password: crate::config::Password::Empty,
             replicas: Vec::new(),
-            tls: crate::config::Tls { mode: crate::config::TlsMode::Disabled, ca_file: None },
+            tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
             server_id: None,
             start: crate::config::Start::Latest,
             heartbeat: None,
-        };
-        let schema = SchemaCache::new(crate::source::connect::Connector::new(&source));
-        let mut follower = Follower::new(schema, Arc::default());
+            policies: crate::config::Policies::default(),
+            driver: crate::config::Driver::Native,
+        })
+    }
+
+    #[test]
+    fn ignored_events_are_counted_and_named_once() {
+        let schema = SchemaCache::new(connector(), crate::source::schema::History::default());
+        let mut follower = Follower::new(schema, PolicyTable::default(), Arc::default());
         for event_type in [200, 201, 200] {
             follower.ignored(event_type, &header(event_type, 50, 150, 0x80));
         }

@@ -3,15 +3,19 @@
 //! Guarantees: every row event of a mapped table is handed to the [`Sink`] between its transaction's begin and commit, in
 //! the binlog's order, or the daemon stops with the event's coordinates; the position moves only at a transaction's end. A
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
-//! May depend on `config`, `rowbust-binlog`, and a MySQL driver (only here and in `watermark`).
+//! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
-//! [`stream`] (bytes of events), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters).
+//! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
 
+mod anchor;
+#[cfg(feature = "mysql-cdc")]
+mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod policy;
 pub mod position;
 pub mod preflight;
 pub mod schema;
@@ -19,28 +23,36 @@ pub mod start;
 pub mod statement;
 pub mod stats;
 pub mod stream;
+pub mod wire;
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use rowbust_binlog::{Gtid, Header, Rows, TableMap};
+use rowbust_binlog::{Gtid, Rows, TableMap, XidBuf};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// What the driver `mysql_cdc` can't do, in words.
+#[cfg(feature = "mysql-cdc")]
+pub use cdc::limits::LIMITS as CDC_LIMITS;
 pub use error::{Halt, Refusal, SourceError};
 pub use preflight::Preflight;
 pub use stats::SourceStats;
 
-use crate::config::Config;
+#[cfg(feature = "mysql-cdc")]
+use crate::config::Driver;
+use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
-use position::{Coordinates, Position};
-use schema::SchemaCache;
-use stream::EventStream;
+use policy::PolicyTable;
+use position::{Anchor, Coordinates, Position};
+use schema::{History, SchemaCache};
+use stream::{EventStream, StreamError};
 
 /// A transaction that begins.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +80,38 @@ pub enum Scope {
         /// Its name.
         table: String,
     },
+}
+
+impl Scope {
+    /// Whether every table of `other` is one of this scope's.
+    pub fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::Schema(own), Self::Schema(schema) | Self::Table { schema, .. }) => own == schema,
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("every mapped table"),
+            Self::Schema(schema) => write!(f, "{schema}.*"),
+            Self::Table { schema, table } => write!(f, "{schema}.{table}"),
+        }
+    }
+}
+
+/// What is known of a transaction that was prepared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prepared {
+    /// All of its keys.
+    Known,
+    /// These tables or more, besides the keys that were kept.
+    Wide(Vec<Scope>),
+    /// Nothing: its begin wasn't read.
+    Unknown,
 }
 
 /// What row changes are handed to.
@@ -100,19 +144,53 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// A row can't be turned into keys: the daemon stops at the event.
-    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, header: &Header, end: u64) -> Result<(), Refusal>;
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal>;
 
     /// Something changed that no row image tells (TRUNCATE, an event that can't be decoded): the keyspace of every mapping of
     /// `scope` is owed a removal, like the keys of a row. Within a transaction its commit gates the second removal; outside one the
-    /// newest position that was read does. `cause` goes to the log and the status.
+    /// newest position that was read does. `cause` goes to the log and the status, its first word to the metrics.
     ///
     /// # Errors
     /// It can't be done: the daemon stops at the event.
     fn widen(&mut self, scope: &Scope, cause: &str) -> Result<(), Refusal>;
 
     /// The transaction is read to its end, which is a place to resume from. Rollbacks of what engines can't roll back, DDL
-    /// and empty transactions come here too.
-    fn commit(&mut self, end: &Coordinates);
+    /// and empty transactions come here too. `anchor`: its last event, which ends there.
+    fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>);
+
+    /// The running transaction may be prepared: its keys are to be kept, and what is widened in it. Who keeps none knows nothing of it
+    /// at its end.
+    fn xa_started(&mut self) {}
+
+    /// It is, under this id: what was kept is owed again when it is committed. Until then no place behind its begin is done. `commit`
+    /// follows.
+    fn xa_prepared(&mut self, xid: &XidBuf) {
+        let _ = xid;
+    }
+
+    /// What was prepared under this id is committed by the running transaction, or rolled back. What was kept is handed on again, as
+    /// rows of the running transaction. Once that is done, places behind its begin may be. `commit` follows.
+    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared {
+        let _ = (xid, committed);
+        Prepared::Unknown
+    }
+
+    /// Transactions that are prepared and not finished.
+    fn xa_count(&self) -> u64 {
+        0
+    }
+
+    /// Reading goes on at `position` of another server, `identity`, that has everything which was read before. Comes between
+    /// `started` and the first transaction, if at all.
+    fn moved(&mut self, position: &Position, identity: &str);
+
+    /// What lies between the place of `started` and `position`, where reading goes on, is lost: every key that a mapping could
+    /// make is owed a removal, whose second one everything before `position` gates. Only then is `position` done, in a new epoch.
+    /// Comes between `started` and the first transaction, if at all.
+    ///
+    /// # Errors
+    /// It can't be done.
+    fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal>;
 
     /// The transaction was cut off: it comes again in full. Keys that were already handed on may stay (a removal too many).
     fn abandon(&mut self);
@@ -134,6 +212,32 @@ pub struct Resume {
     pub position: Position,
     /// The server that it was written for: [`Preflight::identity`].
     pub identity: String,
+    /// The event that ends there.
+    pub anchor: Option<Anchor>,
+    /// It is known that something behind the checkpoint is lost, and what.
+    pub gap: Option<String>,
+}
+
+impl Resume {
+    /// At a position about whose events nothing is known.
+    pub fn new(position: Position, identity: String) -> Self {
+        Self { position, identity, anchor: None, gap: None }
+    }
+}
+
+/// How reading goes on somewhere else than it ended.
+enum Change {
+    /// Another server that has everything.
+    Moved,
+    /// This is lost.
+    Gap(String),
+}
+
+struct Opened {
+    server: Preflight,
+    begin: start::Begin,
+    stream: EventStream,
+    change: Option<Change>,
 }
 
 /// The most decode errors at one place before the daemon stops: the bytes won't get better.
@@ -158,8 +262,13 @@ pub struct Source {
 impl Source {
     /// For `source:` of the config; connects to nothing yet.
     pub fn new(config: Arc<Config>) -> Self {
+        Self::with_stats(config, Arc::default())
+    }
+
+    /// With counters that go on.
+    pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats: Arc::default() }
+        Self { config, connector, stats }
     }
 
     /// The follower's counters.
@@ -197,10 +306,13 @@ impl Source {
         shutdown: &CancellationToken,
         mut on_ready: impl FnMut(&Preflight) + Send,
     ) -> Result<(), SourceError> {
-        let mut known_identity = resume.as_ref().map(|r| r.identity.clone());
-        let mut from = resume.map(|r| r.position);
-        let schema = SchemaCache::new(self.connector.clone());
-        let mut follower = Follower::new(schema, self.stats.clone());
+        let mut place = resume;
+        let history = History::open(&self.config.checkpoint.path).map_err(|why| {
+            let help = "restore the file, or remove it: columns are then asked for anew";
+            Refusal::new("source.schema_history", why, help)
+        })?;
+        let schema = SchemaCache::new(self.connector.clone(), history);
+        let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
@@ -210,10 +322,18 @@ impl Source {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = in_time(self.open(known_identity.as_deref(), from.as_ref())) => opened,
+                opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+            };
+            #[cfg(feature = "mysql-cdc")]
+            let opened = match opened {
+                Ok(opened) => in_time(self.undecodable_columns()).await.and_then(|columns| {
+                    cdc::limits::refuse(columns, |schema, table| sink.is_mapped(schema, table))?;
+                    Ok(opened)
+                }),
+                error => error,
             };
             let error = match opened {
-                Ok((server, begin, stream)) => {
+                Ok(Opened { server, begin, stream, change }) => {
                     if !connected_once {
                         for warning in &server.warnings {
                             warn!(warning, "source");
@@ -224,13 +344,22 @@ impl Source {
                         server_id = server.server_id, position = %begin.position, "following binlog"
                     );
                     on_ready(&server);
-                    known_identity = Some(server.identity.clone());
+                    follower.connected(&server);
+                    if let (Some(change), Some(old)) = (change, &place) {
+                        self.change(change, old, &server, &begin.position, &mut follower, sink)?;
+                    }
+                    let identity = server.identity.clone();
                     connected_once = true;
                     self.stats.connected(true);
                     let before = self.stats.transactions();
                     let ended = follower.follow(&begin, stream, sink, shutdown).await;
                     self.stats.connected(false);
-                    from = follower.position().cloned().or(from);
+                    if let Some(position) = follower.position() {
+                        let anchor = follower.anchor();
+                        let unmoved = place.as_ref().filter(|place| place.position == *position);
+                        let anchor = anchor.or_else(|| unmoved.and_then(|place| place.anchor));
+                        place = Some(Resume { position: position.clone(), identity, anchor, gap: None });
+                    }
                     if self.stats.transactions() != before {
                         backoff = self::backoff();
                         unknown_errors = 0;
@@ -248,6 +377,9 @@ impl Source {
                 Err(error) => error,
             };
             match error {
+                SourceError::Gap { what, .. } if self.config.source.policies.on_gap == Policy::Flush => {
+                    return Err(SourceError::Anew { why: what, gap: true });
+                }
                 SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
                     warn!(%error, "source lost, reconnecting");
                 }
@@ -291,41 +423,145 @@ impl Source {
         }
     }
 
-    async fn open(
-        &self,
-        identity: Option<&str>,
-        from: Option<&Position>,
-    ) -> Result<(Preflight, start::Begin, EventStream), SourceError> {
+    /// `first`: nothing was read yet. Later another server, or a gap, is a reason to begin anew.
+    async fn open(&self, place: Option<&Resume>, first: bool) -> Result<Opened, SourceError> {
         let mut conn = self.connector.primary().await?;
         let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-        if let Some(identity) = identity
-            && identity != server.identity
-        {
-            return Err(Refusal::new(
-                "source.identity",
-                format!(
-                    "another server answers at {}: it is {}, the position was read from {identity}",
-                    self.connector.primary_address(),
-                    server.identity
-                ),
-                "following a failover isn't there yet: if this server has everything, remove the checkpoint and start at a GTID",
-            )
-            .into());
-        }
-        let begin = match from {
-            Some(position) => start::resume(&mut conn, &server, position).await?,
-            None => start::first_start(&mut conn, &server, &self.config.source.start).await?,
+        let Some(place) = place else {
+            let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
+            conn.disconnect().await.ok();
+            let stream = self.followed(&server, &begin.request).await?;
+            return Ok(Opened { server, begin, stream, change: None });
         };
-        let stream = EventStream::open(conn, server.flavor, server.server_id, &begin.request).await;
-        match stream {
-            Ok(stream) => Ok((server, begin, stream)),
-            Err(error) => Err(self.explain(error, &server).await),
+        let moved = place.identity != server.identity;
+        let (begin, change) = match self.go_on(&mut conn, &server, place, moved).await {
+            Ok(_) if moved && !first => {
+                let why =
+                    format!("another server answers: {}, before it was {}", server.identity, place.identity);
+                return Err(SourceError::Anew { why, gap: false });
+            }
+            Ok(begin) => (begin, moved.then_some(Change::Moved)),
+            // The position is taken before anything is removed: what changes meanwhile is read.
+            Err(SourceError::Gap { what, .. })
+                if first && self.config.source.policies.on_gap == Policy::Flush =>
+            {
+                (start::latest(&mut conn, &server).await?, Some(Change::Gap(what)))
+            }
+            Err(error) => return Err(error),
+        };
+        conn.disconnect().await.ok();
+        let stream = self.followed(&server, &begin.request).await?;
+        Ok(Opened { server, begin, stream, change })
+    }
+
+    /// Whether everything behind `place` is still there, and how it is asked for.
+    async fn go_on(
+        &self,
+        conn: &mut mysql_async::Conn,
+        server: &Preflight,
+        place: &Resume,
+        moved: bool,
+    ) -> Result<start::Begin, SourceError> {
+        if let Some(what) = &place.gap {
+            return Err(SourceError::gap(what.clone()));
+        }
+        let position = &place.position;
+        if moved {
+            // Its files are others.
+            let elsewhere = Position { gtids: position.gtids.clone(), at: start::nowhere() };
+            if position.gtids.is_empty() {
+                return Err(SourceError::gap(format!(
+                    "another server answers: {}, and without GTIDs nothing tells what it has",
+                    server.identity
+                )));
+            }
+            return start::resume(conn, server, &elsewhere).await;
+        }
+        let logs = start::binary_logs(conn).await?;
+        if let Some(request) = anchor::request(&logs, &position.at, place.anchor)?
+            && let Some(anchor) = place.anchor
+        {
+            anchor::compare(self.stream(server, &request).await?, &position.at, anchor).await?;
+        }
+        start::resume(conn, server, position).await
+    }
+
+    /// The stream that is followed, by the driver of the config.
+    async fn followed(
+        &self,
+        server: &Preflight,
+        request: &start::Request,
+    ) -> Result<EventStream, SourceError> {
+        #[cfg(feature = "mysql-cdc")]
+        if self.config.source.driver == Driver::MysqlCdc {
+            let account = self.connector.plain_account().await?;
+            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
+                Ok(stream) => Ok(stream),
+                Err(error) => Err(self.explain(error, server).await),
+            };
+        }
+        self.stream(server, request).await
+    }
+
+    /// Refuses settings that the driver of the config can't follow, and gives the columns that it can't decode.
+    #[cfg(feature = "mysql-cdc")]
+    async fn undecodable_columns(&self) -> Result<Vec<cdc::limits::UndecodableColumn>, SourceError> {
+        if self.config.source.driver != Driver::MysqlCdc {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.connector.primary().await?;
+        cdc::limits::refuse_settings(&mut conn).await?;
+        let columns = cdc::limits::undecodable_columns(&mut conn).await?;
+        conn.disconnect().await.ok();
+        Ok(columns)
+    }
+
+    async fn stream(&self, server: &Preflight, request: &start::Request) -> Result<EventStream, SourceError> {
+        match EventStream::open(self.connector.stream().await?, server, request).await {
+            Ok(stream) => Ok(stream),
+            Err(error) => Err(self.explain(error, server).await),
+        }
+    }
+
+    /// Tells the sink that reading goes on elsewhere than at `old`.
+    fn change<S: Sink>(
+        &self,
+        change: Change,
+        old: &Resume,
+        server: &Preflight,
+        position: &Position,
+        follower: &mut Follower,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        sink.started(&old.position);
+        match change {
+            Change::Moved => {
+                self.stats.server_change();
+                warn!(
+                    from = old.identity, to = server.identity, %position,
+                    "another server answers and has everything that was read: going on there. What the old one committed and sent to \
+                     nobody is taken for never seen by readers, as with a lossless failover"
+                );
+                follower.adopt(position.clone(), false)?;
+                sink.moved(position, &server.identity);
+                Ok(())
+            }
+            Change::Gap(what) => {
+                self.stats.gap();
+                self.stats.widen(policy::Cause::Gap);
+                tracing::error!(
+                    what, from = %old.position, to = %position, server = server.identity,
+                    "gap in the binlog: removing every key that the mappings could make"
+                );
+                follower.adopt(position.clone(), true)?;
+                sink.gap(position, &server.identity, &what).map_err(SourceError::from)
+            }
         }
     }
 
     /// The dump itself tells that the account may not (MariaDB with roles): say which GRANT is missing.
-    async fn explain(&self, error: stream::StreamError, server: &Preflight) -> SourceError {
-        if let stream::StreamError::Server { code: 1227 | 1045, .. } = error
+    async fn explain(&self, error: StreamError, server: &Preflight) -> SourceError {
+        if let StreamError::Server { code: 1227 | 1045, .. } = error
             && let Ok(mut conn) = self.connector.primary().await
             && let Ok(refusal) = preflight::grants_refusal(&mut conn, server.flavor).await
         {

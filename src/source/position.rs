@@ -5,7 +5,8 @@
 
 use std::{fmt, sync::Arc};
 
-use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, Tsid};
+use rowbust_binlog::{Gtid, GtidSet, GtidState, MariaGtidPos, RawEvent, Tsid};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A binlog file and a byte offset in it.
@@ -26,11 +27,54 @@ impl Coordinates {
         }
         self.position = other.position;
     }
+
+    /// Whether this place is behind the other one in the same server's log; `None`: their files aren't of one log.
+    pub fn is_behind(&self, other: &Self) -> Option<bool> {
+        if self.file == other.file {
+            return Some(self.position > other.position);
+        }
+        let parts = |file: &str| {
+            let (base, number) = file.rsplit_once('.')?;
+            Some((base.to_owned(), number.parse::<u64>().ok()?))
+        };
+        let (own, others) = (parts(&self.file)?, parts(&other.file)?);
+        (own.0 == others.0).then_some(own.1 > others.1)
+    }
 }
 
 impl fmt::Display for Coordinates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.position)
+    }
+}
+
+/// The last event of the newest transaction. Read again before a stream goes on behind it, it tells whether the log is still
+/// the one that was read: after RESET MASTER files, positions and GTIDs come again, with other events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Bytes of the event, which ends at the position.
+    pub size: u32,
+    /// Its type code.
+    pub event_type: u8,
+    /// Its time, in Unix seconds.
+    pub timestamp: u32,
+    /// The checksum behind it; without one, that of its body.
+    pub crc: u32,
+}
+
+impl Anchor {
+    /// The longest event that is worth being read again.
+    const LARGEST: u32 = 1 << 20;
+
+    /// Of an event that ends a transaction.
+    pub fn of(event: &RawEvent<'_>) -> Option<Self> {
+        let header = &event.header;
+        (header.event_size <= Self::LARGEST).then(|| Self {
+            size: header.event_size,
+            event_type: header.event_type,
+            timestamp: header.timestamp,
+            crc: event.crc.unwrap_or_else(|| crc32fast::hash(event.body)),
+        })
     }
 }
 
@@ -56,6 +100,9 @@ pub struct CommitSpan {
     /// End of the newest transaction's GTID event: the witness by position asks for a snapshot at or past it. Snapshots lie on
     /// transaction boundaries, so one that is past the beginning of a transaction is past its end.
     pub last: Coordinates,
+    /// One of them is an XA COMMIT on MariaDB, where no witness but a locking read tells when it is visible: after all others are, a
+    /// delay stands for it.
+    pub by_delay: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +120,13 @@ impl From<Gtid> for GtidRange {
     }
 }
 
+/// From here on ranges are joined before more memory is taken.
+const MANY_RANGES: usize = 64;
+
 impl CommitSpan {
     /// A span of one transaction. `at`: the end of its GTID event.
     pub fn new(gtid: Option<Gtid>, at: Coordinates) -> Self {
-        let mut span = Self { gtids: SmallVec::new(), last: at };
+        let mut span = Self { gtids: SmallVec::new(), last: at, by_delay: false };
         if let Some(gtid) = gtid {
             span.push(gtid.into());
         }
@@ -97,6 +147,7 @@ impl CommitSpan {
             self.push(*range);
         }
         self.last.move_to(&later.last);
+        self.by_delay |= later.by_delay;
     }
 
     /// Joins what follows the newest range without a hole.
@@ -110,8 +161,21 @@ impl CommitSpan {
             (GtidRange::MariaDb(new), Some(GtidRange::MariaDb(old))) if old.domain == new.domain => {
                 *old = new
             }
-            (range, _) => self.gtids.push(range),
+            (range, _) => {
+                if self.gtids.len() >= MANY_RANGES && self.gtids.len() == self.gtids.capacity() {
+                    self.compact();
+                }
+                self.gtids.push(range);
+            }
         }
+    }
+
+    /// Joins what follows each other somewhere: commits of several servers or domains in turn must not add up while something
+    /// holds the checkpoint.
+    fn compact(&mut self) {
+        let (set, pos) = (self.gtid_set(), self.maria_pos());
+        self.gtids.clear();
+        self.extend(&set, &pos);
     }
 
     /// Bytes that it takes on the heap.
@@ -150,6 +214,24 @@ impl CommitSpan {
         }
     }
 
+    /// Everything before a position.
+    pub fn of_position(position: &Position) -> Self {
+        let mut span = Self { gtids: SmallVec::new(), last: position.at.clone(), by_delay: false };
+        match &position.gtids {
+            GtidState::MySql(set) => span.extend(set, &MariaGtidPos::default()),
+            GtidState::MariaDb(pos) => span.extend(&GtidSet::default(), pos),
+        }
+        span
+    }
+
+    fn extend(&mut self, set: &GtidSet, pos: &MariaGtidPos) {
+        for (tsid, intervals) in set.iter() {
+            let ranges = intervals.iter();
+            self.gtids.extend(ranges.map(|i| GtidRange::MySql { tsid, first: i.start, last: i.end }));
+        }
+        self.gtids.extend(pos.iter().map(GtidRange::MariaDb));
+    }
+
     /// Whether no GTID is known (anonymous transactions).
     pub fn is_anonymous(&self) -> bool {
         self.gtids.is_empty()
@@ -170,22 +252,39 @@ impl CommitSpan {
 
     /// The inverse of [`CommitSpan::gtid_text`], for records that were stored. `None` when the text is neither form.
     pub fn parse(gtids: &str, last: Coordinates) -> Option<Self> {
-        let mut span = Self { gtids: SmallVec::new(), last };
+        let mut span = Self { gtids: SmallVec::new(), last, by_delay: false };
         if gtids.is_empty() {
             return Some(span);
         }
         if let Ok(set) = gtids.parse::<GtidSet>() {
-            for (tsid, intervals) in set.iter() {
-                span.gtids.extend(intervals.iter().map(|i| GtidRange::MySql {
-                    tsid,
-                    first: i.start,
-                    last: i.end,
-                }));
-            }
+            span.extend(&set, &MariaGtidPos::default());
             return Some(span);
         }
         let pos = gtids.parse::<MariaGtidPos>().ok()?;
-        span.gtids.extend(pos.iter().map(GtidRange::MariaDb));
+        span.extend(&GtidSet::default(), &pos);
         Some(span)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Commits of two servers in turn, as a replica's log has them.
+    #[test]
+    fn ranges_do_not_add_up() {
+        let uuids: [rowbust_binlog::Uuid; 2] =
+            ["3e11fa47-71ca-11e1-9e33-c80aa9429562", "4e11fa47-71ca-11e1-9e33-c80aa9429562"]
+                .map(|uuid| uuid.parse().unwrap());
+        let at = Coordinates { file: "b.000001".into(), position: 4 };
+        let mut span = CommitSpan::new(None, at.clone());
+        for gno in 1..=50_000 {
+            for uuid in uuids {
+                span.add(Some(Gtid::MySql { tsid: uuid.into(), gno }), &at);
+            }
+        }
+        assert_eq!(span.gtid_text(), format!("{}:1-50000,{}:1-50000", uuids[0], uuids[1]));
+        assert!(span.footprint() < 20_000, "{}", span.footprint());
     }
 }

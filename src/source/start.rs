@@ -3,7 +3,10 @@
 //! Guarantees: what is asked for reaches back to everything that isn't done, or the answer is a [`SourceError::Gap`].
 //! May depend on `preflight` and `position`.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mysql_async::{Conn, prelude::Queryable};
 use rowbust_binlog::{Flavor, GtidSet, GtidState, MariaGtidPos};
@@ -30,6 +33,13 @@ pub enum Request {
         file: Arc<str>,
         /// The first byte that counts.
         skip_to: u64,
+    },
+    /// A file from the event that begins there: to look at that one event.
+    At {
+        /// The file.
+        file: Arc<str>,
+        /// Where the event begins.
+        position: u32,
     },
 }
 
@@ -97,6 +107,7 @@ pub async fn resume(conn: &mut Conn, server: &Preflight, position: &Position) ->
             Ok(Begin::gtid(position.gtids.clone(), position.at.clone()))
         }
         (GtidState::MariaDb(done), Flavor::MariaDb) if !done.is_empty() => {
+            check_mariadb(conn, done).await?;
             Ok(Begin::gtid(position.gtids.clone(), position.at.clone()))
         }
         (GtidState::MariaDb(_), Flavor::MariaDb) => {
@@ -121,18 +132,53 @@ pub async fn resume(conn: &mut Conn, server: &Preflight, position: &Position) ->
     }
 }
 
+/// A commit is logged before the server counts it as executed, and a replica that was just made the primary may still apply
+/// what it had received: what is missing must be missing for so long.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// purged ⊆ done ⊆ executed, or something is lost.
 async fn check_mysql(conn: &mut Conn, done: &GtidSet) -> Result<(), SourceError> {
-    let (purged, executed) = mysql_sets(conn).await?;
-    if !purged.is_subset_of(done) {
-        return Err(SourceError::gap(format!("the server has purged {purged}, done is {done}")));
+    let done = quote(&done.to_string());
+    let began = Instant::now();
+    loop {
+        let row: Option<(String, String)> = conn
+            .query_first(format!(
+                "SELECT GTID_SUBTRACT(@@global.gtid_purged, {done}), GTID_SUBTRACT({done}, @@global.gtid_executed)"
+            ))
+            .await?;
+        let (purged, missing) = row.unwrap_or_default();
+        let (purged, missing) = (purged.replace('\n', ""), missing.replace('\n', ""));
+        if !purged.is_empty() {
+            return Err(SourceError::gap(format!("the server has purged {purged}, which was not read yet")));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() >= SETTLED {
+            return Err(SourceError::gap(format!(
+                "the server lacks {missing}, which was read: it has lost transactions, or is another one"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    if !done.is_subset_of(&executed) {
-        return Err(SourceError::gap(format!(
-            "done is {done}, but the server has only executed {executed}: it has lost transactions, or is another one"
-        )));
+}
+
+/// Each domain must have come as far as what was read. What lies behind, the server checks itself.
+async fn check_mariadb(conn: &mut Conn, done: &MariaGtidPos) -> Result<(), SourceError> {
+    let text: Option<String> = conn.query_first("SELECT @@global.gtid_binlog_pos").await?;
+    let Ok(now) = text.unwrap_or_default().parse::<MariaGtidPos>() else { return Ok(()) };
+    let missing: Vec<String> = done
+        .iter()
+        .filter(|read| now.get(read.domain).is_none_or(|last| last.seq < read.seq))
+        .map(|read| read.to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(SourceError::gap(format!(
+        "the server's binlog is at {now} and lacks {}, which was read: it has lost transactions, or is another one",
+        missing.join(",")
+    )))
 }
 
 async fn mysql_sets(conn: &mut Conn) -> Result<(GtidSet, GtidSet), SourceError> {
@@ -148,7 +194,7 @@ fn parse_set(text: &str) -> Result<GtidSet, SourceError> {
     })
 }
 
-async fn latest(conn: &mut Conn, server: &Preflight) -> Result<Begin, SourceError> {
+pub(super) async fn latest(conn: &mut Conn, server: &Preflight) -> Result<Begin, SourceError> {
     let row: Option<mysql_async::Row> =
         conn.query_first(latest_statement(server.flavor, &server.version)).await?;
     let (file, position) = row
@@ -226,7 +272,7 @@ async fn maria_at(conn: &mut Conn, at: Coordinates) -> Result<Begin, SourceError
     }
 }
 
-async fn binary_logs(conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
+pub(super) async fn binary_logs(conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
     let rows: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await?;
     Ok(rows
         .iter()

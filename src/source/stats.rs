@@ -1,7 +1,8 @@
 //! Counters of the follower, for metrics and status.
 //!
-//! Guarantees: one writer, so each is a plain store. May depend on nothing of ours.
+//! Guarantees: one writer, so each is a plain store. May depend on `policy`.
 
+use super::policy::Cause;
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -20,6 +21,13 @@ pub struct SourceStats {
     clashes: AtomicU64,
     decode_errors: AtomicU64,
     ignored_events: AtomicU64,
+    unknown_statements: AtomicU64,
+    schema_mismatches: AtomicU64,
+    gaps: AtomicU64,
+    server_changes: AtomicU64,
+    prepared: AtomicU64,
+    /// By cause.
+    widened: [AtomicU64; Cause::ALL.len()],
     last_timestamp: AtomicU64,
     last_event_micros: AtomicU64,
     connected: AtomicU64,
@@ -45,6 +53,12 @@ impl Default for SourceStats {
             clashes: AtomicU64::new(0),
             decode_errors: AtomicU64::new(0),
             ignored_events: AtomicU64::new(0),
+            unknown_statements: AtomicU64::new(0),
+            schema_mismatches: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            server_changes: AtomicU64::new(0),
+            prepared: AtomicU64::new(0),
+            widened: [const { AtomicU64::new(0) }; Cause::ALL.len()],
             last_timestamp: AtomicU64::new(0),
             last_event_micros: AtomicU64::new(0),
             connected: AtomicU64::new(0),
@@ -73,8 +87,23 @@ impl SourceStats {
         decode_errors;
         /// Events of unknown types that were passed over because they say themselves that they may be ignored.
         ignored_events;
+        /// Statements that weren't understood and passed over, as they stood outside of a transaction.
+        unknown_statements;
+        /// Versions of tables that don't fit the mappings, or whose columns aren't known.
+        schema_mismatches;
+        /// Times that the binlog behind the checkpoint was gone, or another one.
+        gaps;
+        /// Times that another server answered which has everything that was read.
+        server_changes;
+        /// XA transactions that are prepared now, and whose keys are kept.
+        prepared;
         /// Newest timestamp of a real event: seconds since 1970, by the server's clock. 0: none yet.
         last_timestamp;
+    }
+
+    /// Times that all keys of a scope were to be removed, for this cause.
+    pub fn widened(&self, cause: Cause) -> u64 {
+        self.widened.get(cause as usize).map_or(0, |count| count.load(Relaxed))
     }
 
     /// Time since anything was read, heartbeats included; `None` before the first event.
@@ -144,6 +173,32 @@ impl SourceStats {
 
     pub(super) fn ignored_event(&self) {
         Self::bump(&self.ignored_events, 1);
+    }
+
+    pub(super) fn unknown_statement(&self) {
+        Self::bump(&self.unknown_statements, 1);
+    }
+
+    pub(super) fn schema_mismatch(&self) {
+        Self::bump(&self.schema_mismatches, 1);
+    }
+
+    pub(super) fn gap(&self) {
+        Self::bump(&self.gaps, 1);
+    }
+
+    pub(super) fn server_change(&self) {
+        Self::bump(&self.server_changes, 1);
+    }
+
+    pub(super) fn widen(&self, cause: Cause) {
+        if let Some(count) = self.widened.get(cause as usize) {
+            Self::bump(count, 1);
+        }
+    }
+
+    pub(super) fn set_prepared(&self, now: u64) {
+        self.prepared.store(now, Relaxed);
     }
 
     pub(super) fn connected(&self, yes: bool) {

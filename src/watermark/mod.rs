@@ -211,8 +211,9 @@ impl Watermark {
         for server in &self.inner.servers {
             let since = match lock(&server.ring).since(span) {
                 Some(since) => since,
-                // A witness by GTID can't speak about transactions without one.
-                None if span.is_anonymous() && self.witness_of(server) != Witness::BinlogSnapshot => {
+                // A witness by GTID can't speak about transactions without one, nor one by coordinates about a position that was
+                // only given by its GTIDs.
+                None if self.cant_speak(server, span) => {
                     let since = lock(&self.inner.received).delayed(&span.last, DELAY)?;
                     server.delays.fetch_add(1, Relaxed);
                     since
@@ -221,7 +222,18 @@ impl Watermark {
             };
             latest = latest.max(Some(since));
         }
+        if span.by_delay {
+            let since = lock(&self.inner.received).delayed(&span.last, DELAY)?;
+            self.inner.servers.iter().for_each(|server| _ = server.delays.fetch_add(1, Relaxed));
+            latest = latest.max(Some(since));
+        }
         latest
+    }
+
+    fn cant_speak(&self, server: &Server, span: &CommitSpan) -> bool {
+        let by_gtid = matches!(self.witness_of(server), Witness::GtidExecuted | Witness::GtidWait);
+        (span.is_anonymous() && self.witness_of(server) != Witness::BinlogSnapshot)
+            || (span.last.file.is_empty() && !by_gtid)
     }
 
     /// Everything up to `last` ([`CommitSpan::last`]) has been received. To be called for each batch, in order: the

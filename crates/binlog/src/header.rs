@@ -211,7 +211,7 @@ pub struct RawEvent<'a> {
     /// What follows the header, without the checksum. Of an artificial Rotate the checksum may still be there:
     /// it is sent before the format description that would tell.
     pub body: &'a [u8],
-    /// The checksum behind the body, if there is one.
+    /// The checksum behind the body, if there is one that counts.
     pub crc: Option<u32>,
     /// Header and body in one piece, if the event was framed here.
     image: Option<&'a [u8]>,
@@ -219,6 +219,9 @@ pub struct RawEvent<'a> {
 
 /// Bytes of a CRC32 behind an event.
 const CRC_LEN: usize = 4;
+
+/// The algorithm in the last byte of a format description (`enum_binlog_checksum_alg` in the servers' sources).
+const CRC32: u8 = 1;
 
 impl<'a> RawEvent<'a> {
     /// Frames one whole event. `checksummed`: the last four bytes are a CRC32, which the format description
@@ -250,7 +253,11 @@ impl<'a> RawEvent<'a> {
             ));
         };
         let image = bytes.get(..Header::LEN + body.len());
-        Ok(Self { header, body, crc: Some(u32::from_le_bytes(*crc)), image })
+        // With `binlog_checksum=NONE` a format description still has a checksum. Where a stream begins in the middle of a file,
+        // the dump thread changes the event (it has no place there) and leaves the checksum as it was: it tells nothing.
+        let void = header.event_type == event_type::FORMAT_DESCRIPTION && body.last() != Some(&CRC32);
+        let crc = (!void).then(|| u32::from_le_bytes(*crc));
+        Ok(Self { header, body, crc, image })
     }
 
     /// Puts together an event whose parts a driver has already taken apart.

@@ -83,15 +83,15 @@ impl Inflater {
         }
         loop {
             let reason = {
+                // One byte more than is claimed, to see that there is none.
                 if filled == self.buffer.len() && filled <= end {
-                    // One byte more than is claimed, to see that there is none.
-                    let grown = (2 * filled).max(filled + STEP).min(end + 1);
-                    self.buffer.resize(grown, 0);
+                    self.buffer.resize((2 * filled).max(filled + STEP).min(end + 1), 0);
                 }
+                let room = filled..self.buffer.len().min(end + 1);
                 let (read, written) = (zlib.total_in(), zlib.total_out());
                 let status = zlib.decompress(
                     r.peek(),
-                    self.buffer.get_mut(filled..).unwrap_or_default(),
+                    self.buffer.get_mut(room).unwrap_or_default(),
                     FlushDecompress::None,
                 );
                 let (read, written) = (zlib.total_in() - read, zlib.total_out() - written);

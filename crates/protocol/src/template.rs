@@ -46,11 +46,13 @@
 mod escape;
 mod parse;
 pub mod path;
+mod pattern;
 
 use std::fmt;
 
 pub use escape::escape_into;
 pub use path::{JsonPath, PathLeg};
+pub use pattern::escape_glob;
 
 /// The longest key or field that a template makes, in bytes. A longer one is [`RenderError::TooLong`]: Redis would
 /// take up to 512 MB, but keys wait in bounded memory, and a key that nobody could have built by hand is a mistake

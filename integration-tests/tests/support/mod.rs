@@ -13,11 +13,11 @@ use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
 use rowbust::{
     config::{self, Config, Password, Start, Tls, TlsMode},
     source::{
-        Preflight, Refusal, Resume, Scope, Sink, Source, SourceError, SourceStats, Transaction,
-        position::{Coordinates, Position},
+        Preflight, Prepared, Refusal, Resume, Scope, Sink, Source, SourceError, SourceStats, Transaction,
+        position::{Anchor, Coordinates, Position},
     },
 };
-use rowbust_binlog::{Gtid, Header, RowKind, Rows, TableMap};
+use rowbust_binlog::{Gtid, RowKind, Rows, TableMap, XidBuf};
 use rowbust_servers::{MariaDb, MySql, Need, StartOptions, require};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ impl Db {
         }
         let server = match need {
             Need::MariaDb => Server::Maria(MariaDb::start(options).unwrap()),
+            Need::MariaDb118 => Server::Maria(MariaDb::start_11_8(options).unwrap()),
             _ => Server::MySql(MySql::start(options).unwrap()),
         };
         Some(Self { server, _dir: dir })
@@ -63,6 +64,10 @@ impl Db {
 
     pub fn port(&self) -> u16 {
         each!(self, s => s.port())
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        each!(self, s => s.data_dir())
     }
 
     pub fn restart(&self) {
@@ -126,10 +131,12 @@ pub fn config(port: u16) -> Config {
             user: "root".into(),
             password: Password::Empty,
             replicas: Vec::new(),
-            tls: Tls { mode: TlsMode::Disabled, ca_file: None },
+            tls: Tls::new(TlsMode::Disabled),
             server_id: Some(7001),
             start: Start::Latest,
             heartbeat: None,
+            policies: config::Policies::default(),
+            driver: config::Driver::Native,
         },
         redis: Vec::new(),
         retry: config::Retry::Disk {
@@ -138,7 +145,7 @@ pub fn config(port: u16) -> Config {
         },
         checkpoint: config::Checkpoint { path: PathBuf::new() },
         admin: config::Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: config::Limits { memory: 48 << 20 },
+        limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 },
         mappings: Vec::new(),
         fingerprint: 42,
     }
@@ -164,6 +171,14 @@ pub struct Log {
     pub flushed: usize,
     /// Column names by table, as last given.
     pub columns: HashMap<String, Vec<String>>,
+    /// Scopes that were widened, and why.
+    pub widened: Vec<(Scope, String)>,
+    /// Where reading went on elsewhere.
+    pub moved: Vec<Position>,
+    /// The last event of the newest transaction.
+    pub anchor: Option<Anchor>,
+    /// XIDs.
+    pub prepared: Vec<Vec<u8>>,
     open: Option<Seen>,
 }
 
@@ -198,7 +213,7 @@ impl Sink for Recorder {
         Ok(())
     }
 
-    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, _: &Header, end: u64) -> Result<(), Refusal> {
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal> {
         let mut log = self.0.lock().unwrap();
         let open = log.open.as_mut().unwrap();
         assert!(end > open.at.position);
@@ -207,15 +222,45 @@ impl Sink for Recorder {
     }
 
     fn widen(&mut self, scope: &Scope, cause: &str) -> Result<(), Refusal> {
-        Err(Refusal::new("test.widen", format!("{cause}: {scope:?}"), "not expected in this test"))
+        self.0.lock().unwrap().widened.push((scope.clone(), cause.to_owned()));
+        Ok(())
     }
 
-    fn commit(&mut self, end: &Coordinates) {
+    fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         let mut log = self.0.lock().unwrap();
         let mut seen = log.open.take().unwrap();
         assert!(end.file == seen.at.file && end.position >= seen.at.position, "{end} after {}", seen.at);
         seen.end = end.clone();
+        log.anchor = anchor;
         log.seen.push(seen);
+    }
+
+    fn xa_started(&mut self) {}
+
+    fn xa_prepared(&mut self, xid: &XidBuf) {
+        self.0.lock().unwrap().prepared.push(xid.key());
+    }
+
+    fn xa_finished(&mut self, xid: &XidBuf, _: bool) -> Prepared {
+        let mut log = self.0.lock().unwrap();
+        let before = log.prepared.len();
+        log.prepared.retain(|known| *known != xid.key());
+        if log.prepared.len() < before { Prepared::Known } else { Prepared::Unknown }
+    }
+
+    fn xa_count(&self) -> u64 {
+        self.0.lock().unwrap().prepared.len() as u64
+    }
+
+    fn moved(&mut self, position: &Position, _: &str) {
+        self.0.lock().unwrap().moved.push(position.clone());
+    }
+
+    fn gap(&mut self, position: &Position, _: &str, cause: &str) -> Result<(), Refusal> {
+        let mut log = self.0.lock().unwrap();
+        log.moved.push(position.clone());
+        log.widened.push((Scope::All, cause.to_owned()));
+        Ok(())
     }
 
     fn abandon(&mut self) {
@@ -264,6 +309,16 @@ impl Follow {
         let follow = Self::start(config, None);
         until("the stream is open", || !follow.log.lock().unwrap().started.is_empty()).await;
         follow
+    }
+
+    /// Starts one and waits until its stream is open, or for why it isn't.
+    pub async fn try_ready(config: Config) -> Result<Self, SourceError> {
+        let follow = Self::start(config, None);
+        until("the stream is open", || {
+            follow.task.is_finished() || !follow.log.lock().unwrap().started.is_empty()
+        })
+        .await;
+        if follow.task.is_finished() { Err(follow.ended().await) } else { Ok(follow) }
     }
 
     /// Ends it; what it ended with.

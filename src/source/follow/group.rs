@@ -2,17 +2,18 @@
 //!
 //! Guarantees: as [`super`]; the position moves in `end_at` alone.
 
-use rowbust_binlog::{Gtid, GtidEvent, Header, Query};
+use rowbust_binlog::{Gtid, GtidEvent, GtidState, Header, Query, XaPhase};
 use tracing::warn;
 
 use super::{
-    Follower, Open, Then,
-    halts::{BUG, FORMAT_HELP, METADATA_HELP, PASS_HELP, WIPE_HELP, XA_HELP, excerpt},
+    Follower, Open, Slot, Then,
+    halts::{BUG, METADATA_HELP},
     header_micros,
 };
 use crate::source::{
     Sink, Transaction,
     error::{Refusal, SourceError},
+    schema::Undefined,
     statement::{Statement, classify},
 };
 
@@ -23,16 +24,14 @@ impl Follower {
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
-        if gtid.xa.is_some() && self.skip.is_none() {
-            let mut halt =
-                self.halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP);
-            halt.gtid = Some(gtid.gtid);
-            return Err(halt.into());
-        }
         // MySQL's GTID event doesn't tell what follows, its BEGIN does.
         let block = matches!(gtid.gtid, Gtid::MariaDb(_)) && !gtid.standalone;
         let commit_micros = gtid.commit_micros.unwrap_or_else(|| header_micros(header));
-        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)
+        self.begin(Some(gtid.gtid), block, commit_micros, header, sink)?;
+        if gtid.xa == Some(XaPhase::Prepared) && self.skip.is_none() {
+            sink.xa_started();
+        }
+        Ok(())
     }
 
     pub(super) fn begin<S: Sink>(
@@ -59,7 +58,7 @@ impl Follower {
                 self.skipped(begins_at, sink);
             }
         }
-        self.open = Some(Open { gtid, block, rows: false });
+        self.open = Some(Open { gtid, block, rows: false, widened: Vec::new() });
         if self.skip.is_none() {
             sink.begin(Transaction { gtid, at: &self.here, commit_micros });
         }
@@ -73,7 +72,7 @@ impl Follower {
         sink: &mut S,
     ) -> Result<(), SourceError> {
         // The usual one, without looking at its words.
-        let statement = if query.sql == b"BEGIN" { Statement::Begin } else { classify(query.sql) };
+        let statement = if query.sql == b"BEGIN" { Statement::Begin } else { classify(query) };
         match statement {
             Statement::Begin => {
                 match &mut self.open {
@@ -84,38 +83,17 @@ impl Follower {
             }
             Statement::Commit | Statement::Rollback => return self.end(sink),
             Statement::Savepoint | Statement::Comment => return Ok(()),
-            _ if self.skip.is_some() => {}
-            Statement::Xa => {
-                return Err(self
-                    .halt(header, "source.xa", "an XA transaction, which can't be followed yet", XA_HELP)
-                    .into());
-            }
-            Statement::Dml => {
-                let what = format!("a change logged as a statement: {}", excerpt(query.sql));
-                return Err(self.halt(header, "source.statement_format", &what, FORMAT_HELP).into());
-            }
-            Statement::Unknown => {
-                let what = format!("a statement that isn't understood: {}", excerpt(query.sql));
-                return Err(self.halt(header, "source.unknown_statement", &what, PASS_HELP).into());
-            }
-            Statement::Wipe(targets) => {
-                self.schema.forget();
-                if targets.touch(query.schema, |s, t| sink.is_mapped(s, t), |s| sink.is_schema_mapped(s)) {
-                    let what = format!("a table that a mapping names loses its rows: {}", excerpt(query.sql));
-                    return Err(self.halt(header, "source.wipe", &what, WIPE_HELP).into());
-                }
-            }
-            Statement::Ddl => self.schema.forget(),
+            Statement::Xa(verb) => return self.xa(verb, query, header, sink),
+            _ => {}
         }
-        match &self.open {
-            Some(open) if open.block => Ok(()),
-            Some(_) => self.end(sink),
+        if self.open.is_none() {
             // No GTID event before it: files from before GTIDs.
-            None => {
-                self.begin(None, false, header_micros(header), header, sink)?;
-                self.end(sink)
-            }
+            self.begin(None, false, header_micros(header), header, sink)?;
         }
+        if self.skip.is_none() {
+            self.effect(statement, query, header, sink)?;
+        }
+        if self.open.as_ref().is_some_and(|open| open.block) { Ok(()) } else { self.end(sink) }
     }
 
     pub(super) fn table_map<S: Sink>(
@@ -131,23 +109,31 @@ impl Follower {
         if !fresh {
             return Ok(Then::Nothing);
         }
-        if self.mapped.len() <= slot {
-            self.mapped.resize(slot + 1, false);
-        }
         let table = self.decoder.table(slot);
         let mapped = sink.is_mapped(&table.schema, &table.table);
-        if let Some(m) = self.mapped.get_mut(slot) {
-            *m = mapped;
+        let complete = table.columns.iter().all(|column| column.is_complete());
+        self.set_slot(slot, if mapped { Slot::Mapped } else { Slot::Unmapped });
+        match (mapped, complete) {
+            (false, _) => Ok(Then::Nothing),
+            (true, false) => Ok(Then::Complete(slot)),
+            (true, true) => self.plan(slot, header, sink).map(|()| Then::Nothing),
         }
-        if !mapped {
-            return Ok(Then::Nothing);
+    }
+
+    pub(super) fn set_slot(&mut self, slot: usize, kind: Slot) {
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, Slot::Unmapped);
         }
-        if table.columns.iter().any(|column| !column.is_complete()) {
-            return Ok(Then::Complete(slot));
+        if let Some(known) = self.slots.get_mut(slot) {
+            *known = kind;
         }
-        sink.table(slot, self.decoder.table(slot))
-            .map_err(|refusal| self.refused(header, refusal).into())
-            .map(|()| Then::Nothing)
+    }
+
+    fn plan<S: Sink>(&mut self, slot: usize, header: &Header, sink: &mut S) -> Result<(), SourceError> {
+        match sink.table(slot, self.decoder.table(slot)) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.unfit(slot, refusal, header, sink),
+        }
     }
 
     /// Adds to a table map what the binlog leaves out.
@@ -157,20 +143,15 @@ impl Follower {
         header: Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
-        let table = self.decoder.table_mut(slot);
-        let columns = self.schema.columns(&table.schema, &table.table).await?;
-        let name = format!("{}.{}", table.schema, table.table);
-        if columns.is_empty() {
-            let what = format!(
-                "the columns of {name} aren't known: the table is gone, or the account may not see it"
-            );
-            let help = format!("GRANT SELECT ON {name} to the account, or {METADATA_HELP}");
-            return Err(self.halt(&header, "source.schema", &what, &help).into());
+        let none = GtidState::empty(rowbust_binlog::Flavor::MySql);
+        let done = self.position.as_ref().map_or(&none, |position| &position.gtids);
+        match self.schema.complete(self.decoder.table_mut(slot), done).await? {
+            Ok(()) => self.plan(slot, &header, sink),
+            Err(Undefined(why)) => {
+                let help = format!("grant SELECT on the table to the account, or {METADATA_HELP}");
+                self.unfit(slot, Refusal::new("source.schema", why, help), &header, sink)
+            }
         }
-        if let Err(mismatch) = table.complete(columns) {
-            return Err(self.halt(&header, "source.schema", &mismatch.to_string(), METADATA_HELP).into());
-        }
-        sink.table(slot, self.decoder.table(slot)).map_err(|refusal| self.refused(&header, refusal).into())
     }
 
     pub(super) fn end<S: Sink>(&mut self, sink: &mut S) -> Result<(), SourceError> {
@@ -206,7 +187,8 @@ impl Follower {
                 position.at.file = self.here.file.clone();
             }
             position.at.position = end;
-            sink.commit(&position.at);
+            self.anchor = self.last;
+            sink.commit(&position.at, self.last);
         }
         Ok(())
     }

@@ -10,12 +10,15 @@ use crate::source::{
 
 pub(in crate::source) const BUG: &str =
     "this shouldn't happen: please report it with the output of SHOW BINLOG EVENTS around it";
-pub(super) const XA_HELP: &str =
-    "pass it by hand: remove the keys that it changed, then start behind it with `start: {gtid: …}`";
-pub(super) const FORMAT_HELP: &str = "use binlog_format=ROW in every session; then remove the keys that it changed, and start behind it \
-                           with `start: {gtid: …}`";
-pub(super) const WIPE_HELP: &str = "flushing a table's keys isn't there yet: remove them by hand, and start behind it with `start: {gtid: …}`";
-pub(super) const PASS_HELP: &str = "if it changes no mapped table, start behind it with `start: {gtid: …}`";
+pub(super) const FORMAT_HELP: &str = "use binlog_format=ROW in every session; `on_statement: flush` removes every key of every mapping instead, \
+                           or remove the keys by hand and start behind it with `start: {gtid: …}`";
+pub(super) const UNDECODABLE_HELP: &str = "`on_undecodable: flush` removes every key that may be concerned instead; or remove the keys by hand and \
+                                start behind it with `start: {gtid: …}`";
+pub(super) const DDL_HELP: &str =
+    "by `on_ddl: halt`: remove the table's keys, and start behind it with `start: {gtid: …}`";
+pub(super) const SCHEMA_HELP: &str = "adapt the mapping; or `on_schema: flush` removes every key of the table at each transaction that changes it";
+pub(super) const BEHIND_HELP: &str = "`on_schema: flush` removes every key of the table here instead; SET GLOBAL binlog_row_metadata=FULL keeps it \
+                           from happening";
 pub(super) const METADATA_HELP: &str =
     "SET GLOBAL binlog_row_metadata=FULL, so that the binlog itself describes its tables";
 
@@ -35,22 +38,6 @@ impl Follower {
     #[cold]
     pub(super) fn refused(&self, header: &Header, refusal: Refusal) -> Halt {
         self.halt(header, refusal.code, &refusal.what, &refusal.help)
-    }
-
-    #[cold]
-    pub(super) fn unsupported(&self, header: &Header, event_type: u8, name: &str) -> Halt {
-        use rowbust_binlog::event_type as t;
-        let help = match event_type {
-            t::XA_PREPARE => XA_HELP,
-            t::INCIDENT => "the server lost events: flush the mapped keys and start at the newest position",
-            _ => PASS_HELP,
-        };
-        self.halt(
-            header,
-            "source.unsupported_event",
-            &format!("an event that can't be read yet, {name} (type {event_type}),"),
-            help,
-        )
     }
 }
 

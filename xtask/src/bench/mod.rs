@@ -15,6 +15,7 @@ mod live;
 mod memory;
 mod redis_wire;
 mod replica;
+mod stream;
 
 use std::fs;
 
@@ -50,6 +51,8 @@ pub(crate) struct Args {
 enum What {
     /// Processor time of decoding.
     Decode,
+    /// Processor time of the stream, from the socket on.
+    Stream,
     /// Processor time of decoding beside other libraries; not part of `all`, as they must be built first.
     Compare,
     /// Rate of draining a backlog.
@@ -143,8 +146,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bench = Bench::new(args.mysql, args.quick, args.fresh)?;
     let wants = |what| args.what == What::All && what != What::Compare || args.what == what;
     let mut sections: Vec<Section> = Vec::new();
-    let measurements: [(What, Measurement); 6] = [
+    let measurements: [(What, Measurement); 7] = [
         (What::Decode, decode::run),
+        (What::Stream, stream::run),
         (What::Compare, compare::run),
         (What::Drain, drain::run),
         (What::Live, live::run),

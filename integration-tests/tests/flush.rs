@@ -1,0 +1,561 @@
+//! Flushing a keyspace, and pacing. First part by part on a real Redis: the assembler, the workers and the flush task as the daemon
+//! has them; then TRUNCATE with the daemon.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use mysql_async::prelude::Queryable as _;
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use rowbust::config::{self, Config};
+use rowbust::flush::FlushStats;
+use rowbust::invalidate::flush::Flusher;
+use rowbust::invalidate::target::Target;
+use rowbust::invalidate::worker;
+use rowbust::pipeline::batch::{Removal, RowPlace};
+use rowbust::pipeline::frontier::Frontier;
+use rowbust::pipeline::pace::Pace;
+use rowbust::pipeline::{Assembler, Budget, Done, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue};
+use rowbust::retry::Queue;
+use rowbust::source::position::{Coordinates, Position};
+use rowbust::source::{Preflight, Transaction};
+use rowbust::telemetry;
+use rowbust::telemetry::Metrics;
+use rowbust::watermark::Watermark;
+use rowbust_binlog::{Flavor, GtidState};
+use rowbust_integration_tests::db;
+use rowbust_integration_tests::monitor::{Monitor, Removals};
+use rowbust_integration_tests::on_both;
+use rowbust_integration_tests::shop;
+use rowbust_integration_tests::stage::Stage;
+use rowbust_integration_tests::wait::{Seen, until};
+use rowbust_servers::{Need, Redis, StartOptions, require};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// From the binlog's reader to Redis, without the reader.
+struct Rig {
+    redis: Redis,
+    cache: MultiplexedConnection,
+    assembler: Assembler,
+    frontier: Frontier<Done>,
+    budget: Budget,
+    stats: Arc<FlushStats>,
+    position: u64,
+    tasks: JoinSet<()>,
+    _dir: TempDir,
+}
+
+impl Rig {
+    /// `None` where Redis can't be had. `limits` and `mappings` as in the config; of `mappings` the indented rest.
+    async fn new(limits: &str, mappings: &str) -> Result<Option<Self>> {
+        if require(&[Need::Redis]).is_none() {
+            return Ok(None);
+        }
+        let dir = tempfile::Builder::new().prefix("rowbust-test-").tempdir()?;
+        let options = StartOptions::new(dir.path().join("redis"));
+        let redis = tokio::task::spawn_blocking(|| Redis::start(options)).await??;
+        let text = format!(
+            "source: {{ url: \"mysql://u@127.0.0.1:1\" }}\nredis: {{ main: {{ url: \"redis://127.0.0.1:{}\" }} }}\n\
+             limits: {{ {limits} }}\nmappings:{mappings}",
+            redis.port()
+        );
+        let config = config::parse(&text, &dir.path().join("rowbust.yaml"), &|_| None)
+            .map_err(|report| anyhow::anyhow!("{report:?}"))?;
+        let (queues, stats, tasks) = start(&config, dir.path()).await?;
+        let (frontier, budget) = (Frontier::default(), Budget::new(config.limits.memory));
+        let paced = config.limits.keys_per_second > 0;
+        let assembler =
+            Assembler::new(Lanes::new(&config), vec![queues], frontier.clone(), budget.clone(), paced);
+        let cache = shop::redis(redis.port()).await?;
+        let mut rig =
+            Self { redis, cache, assembler, frontier, budget, stats, position: 4, tasks, _dir: dir };
+        let at = rig.at();
+        rig.assembler.started(&Position { gtids: GtidState::empty(Flavor::MariaDb), at });
+        Ok(Some(rig))
+    }
+
+    fn at(&self) -> Coordinates {
+        Coordinates { file: "b.000001".into(), position: self.position }
+    }
+
+    fn begin(&mut self) {
+        self.position += 100;
+        let at = self.at();
+        self.assembler.begin(Transaction { gtid: None, at: &at, commit_micros: 0 });
+    }
+
+    fn push(&mut self, key: &str) {
+        let removal = Removal { key: key.as_bytes(), field: None };
+        self.assembler.push(0, removal, RowPlace { position: self.position, row: 0 });
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.position += 100;
+        let at = self.at();
+        self.assembler.commit(&at, None);
+        Ok(self.assembler.flush().await?)
+    }
+
+    /// A transaction that makes the keyspace of mapping 0 wrong.
+    async fn widen(&mut self, cause: &str) -> Result<()> {
+        self.begin();
+        self.assembler.widen([0], cause);
+        self.commit().await
+    }
+
+    /// A transaction of one key.
+    async fn change(&mut self, key: &str) -> Result<()> {
+        self.begin();
+        self.push(key);
+        self.commit().await
+    }
+
+    async fn fill(&mut self, keys: impl IntoIterator<Item = String>) -> Result<()> {
+        let keys: Vec<String> = keys.into_iter().collect();
+        for chunk in keys.chunks(1000) {
+            let mut all = redis::pipe();
+            for key in chunk {
+                all.set(key, "old").ignore();
+            }
+            all.query_async::<()>(&mut self.cache).await?;
+        }
+        Ok(())
+    }
+
+    async fn exists(&mut self, key: &str) -> Result<bool> {
+        Ok(self.cache.exists(key).await?)
+    }
+
+    async fn gone(&self, key: &str) -> Result<Duration> {
+        let (cache, begun) = (self.cache.clone(), Instant::now());
+        until(&format!("{key} is gone"), WITHIN, async || {
+            let there: bool = cache.clone().exists(key).await?;
+            Ok(Seen::check(!there, || "there".into()))
+        })
+        .await?;
+        Ok(begun.elapsed())
+    }
+
+    /// Everything is settled: the checkpoint would go on.
+    async fn settled(&self) -> Result<Done> {
+        until("all is settled", WITHIN, async || {
+            let open = self.frontier.stats().open;
+            Ok(Seen::check(open == 0, || format!("{open} open, {:?}", self.stats.snapshot())))
+        })
+        .await?;
+        self.frontier.drain_done().context("nothing is done")
+    }
+
+    async fn removed(&self, least: u64) -> Result<()> {
+        until("keys are removed", WITHIN, async || {
+            let (removed, scanned) = self.stats.counts();
+            Ok(Seen::check(removed >= least, || format!("{removed}, {scanned} looked at")))
+        })
+        .await
+    }
+
+    /// The pass that runs, or the next, has ended.
+    async fn between_passes(&self) -> Result<()> {
+        until("the first pass is done", WITHIN, async || {
+            let now = self.stats.snapshot();
+            Ok(Seen::check(now.running.is_none() && now.waiting > 0, || format!("{now:?}")))
+        })
+        .await
+    }
+
+    async fn calls(&mut self, command: &str) -> Result<u64> {
+        let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut self.cache).await?;
+        let line = info.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        let Some(line) = line else { return Ok(0) };
+        Ok(line.split(',').next().context("no number")?.parse()?)
+    }
+}
+
+/// The tasks of one target.
+async fn start(config: &Config, dir: &Path) -> Result<(TargetQueues, Arc<FlushStats>, JoinSet<()>)> {
+    let server = Preflight {
+        flavor: Flavor::MariaDb,
+        version: String::new(),
+        identity: "1".into(),
+        tls: false,
+        server_id: 1,
+        order_commits: true,
+        warnings: Vec::new(),
+    };
+    let watermark = Watermark::new(config, &server);
+    let target = Target::new(config.redis[0].clone());
+    target.connect().await?;
+    let retry = config::Retry::Disk {
+        path: dir.join("retry"),
+        policy: config::RetryPolicy { delay: Duration::from_secs(1), attempts: 5 },
+    };
+    let shared = Arc::new(worker::Shared {
+        queue: Arc::new(Queue::open(&retry).await?),
+        watermark: watermark.clone(),
+        metrics: Arc::new(Metrics::default()),
+        source: "1".into(),
+        epoch: 1,
+    });
+    let mut tasks = JoinSet::new();
+    let pace = Arc::new(Pace::new(config.limits.keys_per_second));
+    let (batches, small) = mpsc::channel(WORKER_QUEUE);
+    let (bulk_sender, bulk) = mpsc::unbounded_channel();
+    tasks.spawn(worker::run(Arc::clone(&target), shared, worker::Feed { batches: small, bulk, pace }));
+    let (flush, requests) = mpsc::unbounded_channel();
+    let stats = Arc::new(FlushStats::default());
+    let flusher = Flusher::new(
+        Arc::clone(&target),
+        config.mappings.clone(),
+        watermark,
+        config.limits.flush_keys_per_second,
+        Arc::clone(&stats),
+    );
+    tasks.spawn(flusher.run(requests));
+    tasks.spawn(async move { target.heal(CancellationToken::new()).await });
+    let queues = TargetQueues { workers: vec![WorkerQueue { batches, bulk: bulk_sender }], flush };
+    Ok((queues, stats, tasks))
+}
+
+const SHOP: &str = r#"
+  - table: shop.products
+    second_removal: { after: 500ms }
+    keys:
+      - "product:{id}"
+      - "product:sku:{sku|upper}"
+      - "user:{id}:[cart]"
+      - "list*all"
+      - { key: "category:{id}:products", op: hdel, field: "p{id}" }
+      - { key: "names", op: hdel, field: "{name}" }
+  - table: shop.orders
+    keys: ["order:{id}"]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_mapped_keyspace() -> Result<()> {
+    let Some(mut rig) = Rig::new("flush_keys_per_second: 0", SHOP).await? else { return Ok(()) };
+    let mapped = |n: u32| {
+        [
+            format!("product:{n}"),
+            format!("product:a%3Ab{n}"),
+            format!("product:sku:S{n}"),
+            format!("user:{n}:[cart]"),
+        ]
+    };
+    rig.fill((0..2000).flat_map(mapped).chain(["list*all".into(), "product:".into()])).await?;
+    let foreign = [
+        "product:1:lock",
+        "product:sku:s1",
+        "product:sku:A:1",
+        "product:%C3%A9",
+        "product:a b",
+        "product:%3a",
+        "user:1:c",
+        "user:1:[cart]:2",
+        "user:a:b:[cart]",
+        "listXall",
+        "list*all2",
+        "products:1",
+        "order:1",
+        "xproduct:1",
+        "category:x:y:products",
+        "unrelated",
+    ];
+    rig.fill(foreign.map(String::from)).await?;
+    for n in 0..300 {
+        let _: () = rig.cache.hset("category:7:products", format!("p{n}"), "old").await?;
+        let _: () = rig.cache.hset("names", format!("name{n}"), "old").await?;
+    }
+    for (key, field) in [("category:7:products", "total"), ("category:7:products", "p1:x"), ("names", "a:b")]
+    {
+        let _: () = rig.cache.hset(key, field, "foreign").await?;
+    }
+    // A key of another type than the mapping says: there are no fields.
+    rig.fill(["category:8:products".to_owned()]).await?;
+
+    rig.widen("test of all kinds").await?;
+    rig.between_passes().await?;
+    ensure!(rig.frontier.stats().open == 1 && rig.frontier.drain_done().is_none(), "done after one pass");
+    // What a reader puts back with an old value, after the first pass.
+    rig.fill(["product:1".to_owned(), "user:5:[cart]".to_owned()]).await?;
+    let done = rig.settled().await?;
+    let at = done.commits.context("no commit")?.span.last;
+    ensure!(at.position == rig.position, "{at:?}");
+
+    let mut left: Vec<String> = rig.cache.keys("*").await?;
+    left.sort_unstable();
+    let mut expected: Vec<String> = foreign
+        .iter()
+        .chain(&["category:7:products", "category:8:products", "names"])
+        .map(|k| (*k).to_owned())
+        .collect();
+    expected.sort_unstable();
+    ensure!(left == expected, "left: {left:?}");
+    let mut fields: Vec<String> = rig.cache.hkeys("category:7:products").await?;
+    fields.sort_unstable();
+    ensure!(fields == ["p1:x", "total"], "{fields:?}");
+    let fields: Vec<String> = rig.cache.hkeys("names").await?;
+    ensure!(fields == ["a:b"], "{fields:?}");
+    let totals = rig.stats.snapshot().totals;
+    ensure!(totals.get("test") == Some(&(1, 1)), "{totals:?}");
+    Ok(())
+}
+
+const PRODUCTS: &str = r#"
+  - table: shop.products
+    second_removal: { after: 200ms }
+    keys: ["product:{id}"]
+"#;
+
+fn products(n: u32) -> impl Iterator<Item = String> {
+    (0..n).map(|id| format!("product:{id}"))
+}
+
+/// Exact keys pass while a flush is paced, and the checkpoint waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn paced_and_exact_keys_pass() -> Result<()> {
+    let (keys, rate) = (4000_u32, 1000_u32);
+    let Some(mut rig) = Rig::new(&format!("flush_keys_per_second: {rate}"), PRODUCTS).await? else {
+        return Ok(());
+    };
+    rig.fill(products(keys)).await?;
+    let begun = Instant::now();
+    rig.widen("pace").await?;
+    rig.removed(1).await?;
+    let mut exact = 0;
+    while rig.stats.counts().0 < u64::from(keys) * 3 / 4 {
+        rig.fill(["exact".to_owned()]).await?;
+        rig.change("exact").await?;
+        ensure!(rig.gone("exact").await? < Duration::from_secs(2), "an exact key waited for the flush");
+        exact += 1;
+    }
+    ensure!(exact > 10, "void: {exact} exact keys meanwhile");
+    ensure!(rig.frontier.drain_done().is_none(), "the checkpoint passed a flush that runs");
+    // Settled behind it: not one slot each.
+    until("exact keys are settled", WITHIN, async || {
+        let open = rig.frontier.stats().open;
+        Ok(Seen::check(open <= 2, || open.to_string()))
+    })
+    .await?;
+    rig.removed(u64::from(keys)).await?;
+    // Keys that are only looked at count too; the burst is a tenth of a second, and the last batch isn't waited for.
+    let least = Duration::from_secs_f64(f64::from(keys) / f64::from(rate) * 0.7);
+    ensure!(begun.elapsed() >= least, "{keys} keys in {:?}", begun.elapsed());
+    rig.settled().await?;
+    ensure!(begun.elapsed() < least * 6, "{:?}", begun.elapsed());
+    Ok(())
+}
+
+/// What is owed before a pass begins is served by it; what comes while it runs by one more.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_served_together() -> Result<()> {
+    let mappings = PRODUCTS.replace("{ after: 200ms }", "never");
+    let Some(mut rig) = Rig::new("flush_keys_per_second: 500", &mappings).await? else { return Ok(()) };
+    rig.fill(products(500)).await?;
+    rig.widen("first").await?;
+    rig.removed(1).await?;
+    for _ in 0..50 {
+        rig.widen("storm").await?;
+    }
+    ensure!(rig.stats.snapshot().running.is_some(), "void: the first pass is over already");
+    rig.settled().await?;
+    let totals = rig.stats.snapshot().totals;
+    ensure!(totals["first"] == (1, 1) && totals["storm"] == (50, 50), "{totals:?}");
+    // Two passes over one or two pages, not 51.
+    let scans = rig.calls("scan").await?;
+    ensure!((2..=8).contains(&scans), "{scans} SCANs");
+    Ok(())
+}
+
+/// Redis goes in the middle of a pass: it is held, begun anew, and nothing is passed over. A daemon that dies meanwhile has its
+/// checkpoint before the flush.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_stopped_in_the_middle() -> Result<()> {
+    let Some(mut rig) = Rig::new("flush_keys_per_second: 2000", PRODUCTS).await? else { return Ok(()) };
+    rig.fill(products(4000).chain(["foreign:1".to_owned()])).await?;
+    rig.widen("outage").await?;
+    rig.removed(500).await?;
+    tokio::task::block_in_place(|| rig.redis.shutdown_save())?;
+    until("it is held", WITHIN, async || {
+        let running = rig.stats.snapshot().running.context("no pass runs")?;
+        Ok(Seen::check(running.held_by.is_some(), || format!("{running:?}")))
+    })
+    .await?;
+    ensure!(rig.frontier.stats().open == 1 && rig.frontier.drain_done().is_none());
+    tokio::task::block_in_place(|| rig.redis.start_again())?;
+    rig.cache = shop::redis(rig.redis.port()).await?;
+    rig.settled().await?;
+    let left: Vec<String> = rig.cache.keys("*").await?;
+    ensure!(left == ["foreign:1"], "{left:?}");
+
+    // Cut off in the middle of a pass: the ticket is lost, never settled.
+    rig.fill(products(4000)).await?;
+    rig.widen("crash").await?;
+    let before = rig.stats.counts().0;
+    rig.removed(before + 100).await?;
+    rig.tasks.shutdown().await;
+    let stats = rig.frontier.stats();
+    ensure!(stats.open == 1 && stats.lost == 1 && rig.frontier.drain_done().is_none(), "{stats:?}");
+    Ok(())
+}
+
+/// Keys of small transactions pass a bulk one, which keeps to its pace and to its half of the memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_transactions_pass_bulk() -> Result<()> {
+    let mappings = PRODUCTS.replace("{ after: 200ms }", "never");
+    let (keys, rate) = (16_000_u32, 2_000_u32);
+    let Some(mut rig) = Rig::new(&format!("keys_per_second: {rate}, memory: 4MiB"), &mappings).await? else {
+        return Ok(());
+    };
+    rig.fill(products(keys)).await?;
+    let begun = Instant::now();
+    rig.begin();
+    for key in products(keys) {
+        rig.push(&key);
+        if rig.assembler.wants_flush() {
+            rig.assembler.flush().await?;
+        }
+    }
+    rig.commit().await?;
+    ensure!(begun.elapsed() < Duration::from_secs(2), "reading waited: {:?}", begun.elapsed());
+    ensure!(rig.budget.used() <= rig.budget.total() / 2 + (64 << 10), "bulk took more than its half");
+    let mut small = 0;
+    while rig.exists(&format!("product:{}", keys - 1)).await? {
+        rig.fill(["small".to_owned()]).await?;
+        rig.change("small").await?;
+        ensure!(rig.gone("small").await? < Duration::from_secs(1), "a small transaction waited for bulk");
+        small += 1;
+    }
+    ensure!(small > 10, "void: {small} small transactions meanwhile");
+    rig.settled().await?;
+    // The first 10,000 keys are not bulk.
+    let least = Duration::from_secs_f64(f64::from(keys - 10_000) / f64::from(rate) * 0.6);
+    ensure!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    let left: u64 = redis::cmd("DBSIZE").query_async(&mut rig.cache).await?;
+    ensure!(left == 0, "{left} keys are left");
+    Ok(())
+}
+
+/// One list key in every row of a large transaction costs a few removals, whatever else its rows name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_every_row_is_removed_a_few_times() -> Result<()> {
+    const ROWS: u32 = 300_000;
+    let mappings = PRODUCTS.replace("200ms", "50ms");
+    let Some(mut rig) = Rig::new("memory: 8MiB", &mappings).await? else { return Ok(()) };
+    let removals = Arc::new(Removals::default());
+    let monitor = Monitor::start(rig.redis.port(), Arc::clone(&removals))?;
+    // Only the list: whenever the reader pauses, what has gathered is handed on.
+    rig.begin();
+    for row in 0..ROWS {
+        rig.push("list:only");
+        if row % 1000 == 0 {
+            rig.assembler.flush().await?;
+        }
+    }
+    rig.commit().await?;
+    rig.settled().await?;
+    // Beside a key of its own for each row.
+    rig.begin();
+    for key in products(ROWS) {
+        rig.push("list:all");
+        rig.push(&key);
+        if rig.assembler.wants_flush() {
+            rig.assembler.flush().await?;
+        }
+    }
+    rig.commit().await?;
+    rig.settled().await?;
+    // The next transaction owes it again: nothing is remembered over a commit.
+    rig.change("list:all").await?;
+    rig.settled().await?;
+    tokio::task::block_in_place(|| monitor.fence())?;
+    let count = |key: &str| removals.of(key).len();
+    ensure!(count("list:only") == 2, "list:only: {}", count("list:only"));
+    ensure!((4..=8).contains(&count("list:all")), "list:all: {}", count("list:all"));
+    ensure!(count("product:299999") == 2, "product:299999: {}", count("product:299999"));
+    Ok(())
+}
+
+/// A segment that ends before a transaction has keys in it says nothing about that transaction's.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_the_transaction_before_are_owed_again() -> Result<()> {
+    let mappings = PRODUCTS.replace("200ms", "50ms");
+    let Some(mut rig) = Rig::new("memory: 8MiB", &mappings).await? else { return Ok(()) };
+    let removals = Arc::new(Removals::default());
+    let monitor = Monitor::start(rig.redis.port(), Arc::clone(&removals))?;
+    rig.begin();
+    rig.push("list:all");
+    rig.position += 100;
+    let at = rig.at();
+    rig.assembler.commit(&at, None);
+    // The reader pauses when the next has just begun.
+    rig.begin();
+    rig.assembler.flush().await?;
+    rig.settled().await?;
+    rig.push("list:all");
+    rig.commit().await?;
+    rig.settled().await?;
+    tokio::task::block_in_place(|| monitor.fence())?;
+    ensure!(removals.of("list:all").len() == 4, "{}", removals.of("list:all").len());
+    Ok(())
+}
+
+on_both!(truncate_and_die);
+
+/// TRUNCATE of a mapped table; the daemon dies in the middle of the flush, twice, and the next one does it all.
+async fn truncate_and_die(flavor: db::Flavor) -> Result<()> {
+    const COUNT: u64 = 1500;
+    let Some(mut stage) = Stage::new(flavor, "flush").await? else { return Ok(()) };
+    stage.settings.limits = Some("{ flush_keys_per_second: 1000 }".into());
+    stage.open_shop(COUNT).await?;
+    let mut cache = shop::redis(stage.redis.port()).await?;
+    let foreign = ["product:1:lock", "product:sku:a b", "products:sku", "category:1:products:x", "order:1"];
+    for key in foreign {
+        let _: () = cache.set(key, "foreign").await?;
+    }
+    let _: () = cache.hset("category:1:products", "not:a:field", "foreign").await?;
+    let mut daemon = stage.start().await?;
+    let mut conn = stage.db.connect().await?;
+    conn.query_drop(format!("TRUNCATE TABLE {}.products", stage.schema)).await?;
+    let truncated = stage.db.newest(&mut conn).await?;
+    for death in 1..=2 {
+        daemon.metric_at_least(telemetry::FLUSH_REMOVED, 300.0, WITHIN).await?;
+        ensure!(daemon.metric(telemetry::FLUSH_RUNNING).await? > 0.0, "void: no flush runs at death {death}");
+        ensure!(daemon.metric(telemetry::FLUSH_STARTED).await? > 0.0, "no cause is counted");
+        let status = daemon.status().await?;
+        let causes = &status["flush"][0]["running"]["causes"];
+        ensure!(causes[0].as_str().is_some_and(|cause| cause.starts_with("truncate: ")), "{status}");
+        ensure!(daemon.kill9()?);
+        let saved = stage.checkpoint()?;
+        ensure!(
+            (saved.file.clone(), saved.position) < truncated,
+            "the checkpoint passed the flush: {saved:?}"
+        );
+        daemon = stage.start().await?;
+    }
+    // Put back by a reader that saw the rows before the TRUNCATE: within the grace of the second pass.
+    daemon.metric_at_least(telemetry::FLUSH_REMOVED, 1.0, WITHIN).await?;
+    let _: () = cache.set("product:1", "stale").await?;
+    let _: () = cache.set("product:sku:s1", "stale").await?;
+    stage.quiet(&daemon).await?;
+    let mut left: Vec<String> = cache.keys("*").await?;
+    left.retain(|key| !key.starts_with("control:"));
+    left.sort_unstable();
+    let mut expected: Vec<&str> = foreign.into_iter().chain(["category:1:products"]).collect();
+    expected.sort_unstable();
+    ensure!(left == expected, "left: {left:?}\n{}", daemon.log_tail());
+    let controls: Vec<String> = cache.keys("control:*").await?;
+    ensure!(controls.len() as u64 == COUNT, "control keys are gone: {}", controls.len());
+    let fields: Vec<String> = cache.hkeys("category:1:products").await?;
+    ensure!(fields == ["not:a:field"], "{fields:?}");
+    ensure!(daemon.metric(telemetry::FLUSH_FINISHED).await? > 0.0);
+    let saved = stage.checkpoint()?;
+    ensure!((saved.file.clone(), saved.position) >= truncated, "{saved:?}");
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! Flushing a target: the mapped keyspaces are removed, twice, at a pace.
+//!
+//! Guarantees: a request's ticket is settled only when every key of its keyspace that was there when its last pass began is removed,
+//! and that pass began after its commits were visible everywhere and the fill grace had passed; whatever Redis does meanwhile, the
+//! pass is repeated until it worked. Only what a template can make is removed ([`crate::flush`]). Memory is that of one page. May
+//! depend on `pipeline`, `watermark`, `flush`, `config` and the rest of `invalidate`.
+//!
+//! A pass is complete because `SCAN` returns every element that is there from the beginning of the iteration to its end
+//! (<https://redis.io/docs/latest/commands/scan/>, "Scan guarantees"): of a key that is filled anew meanwhile, with an old value, the
+//! second pass takes care, as with exact keys. A cursor means something only to the process that gave it, so an iteration
+//! whose connection breaks begins anew.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::mpsc;
+
+use super::{
+    classify::{Class, Failure},
+    second::{Due, due, one_is_enough},
+    target::{Session, Target},
+};
+use crate::{
+    config::Mapping,
+    flush::{Fields, FlushStats, Owed, Plan, Running, Scan},
+    pipeline::{BATCH_KEYS, Flush, batch::Removal, pace::Pace},
+    watermark::Watermark,
+};
+
+/// Buckets that one SCAN looks at: a tenth of a millisecond of Redis' time, in which nobody else is served.
+const SCAN_COUNT: usize = 500;
+/// And of an HSCAN, whose reply has the values in it.
+const HSCAN_COUNT: usize = 100;
+/// A key that is only looked at costs Redis a fraction of a removal.
+const LOOKS_PER_REMOVAL: usize = 10;
+/// Time between two lines of progress in the log.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+async fn wait_for(watermark: &mut Watermark, due: Due) {
+    match due {
+        Due::Never => std::future::pending().await,
+        Due::At(at) => tokio::time::sleep_until(at.into()).await,
+        Due::WithSample => {
+            watermark.demand();
+            watermark.changed().await;
+        }
+    }
+}
+
+/// Flushes one target. While it has nothing to do it costs nothing.
+#[derive(Debug)]
+pub struct Flusher {
+    target: Arc<Target>,
+    mappings: Vec<Mapping>,
+    watermark: Watermark,
+    pace: Pace,
+    stats: Arc<FlushStats>,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+struct Waiting {
+    flush: Flush,
+    /// When its first pass was done.
+    first_done: Option<Instant>,
+    /// When its second may begin; kept, for the watermark's answer may only get later.
+    due: Option<Instant>,
+}
+
+impl Waiting {
+    fn is_due(&mut self, watermark: &Watermark, now: Instant) -> Due {
+        let Some(first_done) = self.first_done else { return Due::At(now) };
+        due(&mut self.due, &self.flush.lane, &self.flush.segment, first_done, watermark)
+    }
+}
+
+impl Flusher {
+    /// `mappings`: all of the config. `per_second`: [`crate::config::Limits::flush_keys_per_second`].
+    pub fn new(
+        target: Arc<Target>,
+        mappings: Vec<Mapping>,
+        watermark: Watermark,
+        per_second: u64,
+        stats: Arc<FlushStats>,
+    ) -> Self {
+        Self { target, mappings, watermark, pace: Pace::new(per_second), stats }
+    }
+
+    /// Does what `requests` bring until it is closed and everything is settled. What waits when a pass begins is done by it
+    /// together; what comes while it runs waits for one of its own, for keys that it has passed may be filled again.
+    pub async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Flush>) {
+        let mut waiting: Vec<Waiting> = Vec::new();
+        loop {
+            while let Ok(flush) = requests.try_recv() {
+                self.accept(&mut waiting, flush);
+            }
+            self.stats.waiting(waiting.len());
+            let begun = Instant::now();
+            let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting)
+                .into_iter()
+                .map(|mut one| (one.is_due(&self.watermark, begun), one))
+                .partition(|(due, _)| matches!(due, Due::At(at) if *at <= begun));
+            let next = later.iter().fold(Due::Never, |next, (due, _)| next.sooner(*due));
+            waiting = later.into_iter().map(|(_, one)| one).collect();
+            if !ready.is_empty() {
+                let ready = ready.into_iter().map(|(_, one)| one).collect();
+                waiting.extend(self.pass(ready, begun).await);
+                continue;
+            }
+            tokio::select! {
+                flush = requests.recv() => match flush {
+                    Some(flush) => self.accept(&mut waiting, flush),
+                    None if waiting.is_empty() => return,
+                    // Closed: from now on only time passes.
+                    None => wait_for(&mut self.watermark, next).await,
+                },
+                () = wait_for(&mut self.watermark, next) => {}
+            }
+        }
+    }
+
+    fn accept(&self, waiting: &mut Vec<Waiting>, flush: Flush) {
+        self.stats.started(&flush.causes);
+        waiting.push(Waiting { flush, first_done: None, due: None });
+    }
+
+    /// One pass over the keyspaces of all of these. Returns those that owe another.
+    async fn pass(&self, ready: Vec<Waiting>, begun: Instant) -> Vec<Waiting> {
+        let is_last = |one: &Waiting| {
+            one.first_done.is_some()
+                || one_is_enough(&one.flush.lane, &one.flush.segment, &self.watermark, begun)
+        };
+        let last: Vec<bool> = ready.iter().map(is_last).collect();
+        let mut mappings: Vec<usize> =
+            ready.iter().flat_map(|one| one.flush.mappings.iter().copied()).collect();
+        mappings.sort_unstable();
+        mappings.dedup();
+        let mappings: Vec<&Mapping> = mappings.iter().filter_map(|at| self.mappings.get(*at)).collect();
+        let mut causes: Vec<String> = ready.iter().flat_map(|one| one.flush.causes.iter().cloned()).collect();
+        causes.sort_unstable();
+        causes.dedup();
+        causes.truncate(8);
+        let tables = mappings.iter().map(|mapping| mapping.table.clone()).collect();
+        self.keyspaces(&Plan::new(mappings.iter().copied()), tables, causes).await;
+        let done = Instant::now();
+        let mut owed = Vec::new();
+        for (one, last) in ready.into_iter().zip(last) {
+            if last {
+                self.stats.finished(&one.flush.causes);
+                one.flush.settle();
+            } else {
+                owed.push(Waiting { first_done: Some(done), ..one });
+            }
+        }
+        owed
+    }
+
+    async fn keyspaces(&self, plan: &Plan, tables: Vec<String>, causes: Vec<String>) {
+        let since = Instant::now();
+        let (removed_before, scanned_before) = self.stats.counts();
+        let size = match plan.scans.len() {
+            0 => None,
+            scans => self.target.size().await.map(|size| size.saturating_mul(scans as u64)),
+        };
+        tracing::info!(target = self.target.name(), ?causes, ?tables, keys = size, "flush begins");
+        self.stats.running(Some(Running {
+            tables,
+            causes,
+            since,
+            removed_before,
+            scanned_before,
+            to_scan: size,
+            held_by: None,
+        }));
+        let removals = plan.keys.iter().map(|key| Owing::Key(key));
+        let fields = plan.hashes.iter().map(|(key, fields)| Owing::Fields(key, fields));
+        let scans = plan.scans.iter().map(Owing::Scan);
+        let mut progress = Instant::now();
+        for owing in removals.chain(fields).chain(scans) {
+            self.until_done(&owing, &mut progress).await;
+        }
+        self.stats.running(None);
+        let (removed, scanned) = self.stats.counts();
+        tracing::info!(
+            target = self.target.name(),
+            removed = removed - removed_before,
+            scanned = scanned - scanned_before,
+            ms = since.elapsed().as_millis(),
+            "flush done"
+        );
+    }
+
+    /// Tries until it works.
+    async fn until_done(&self, owing: &Owing<'_>, progress: &mut Instant) {
+        let mut backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(5))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            let done = match owing {
+                Owing::Key(key) => self.remove(&[Removal { key, field: None }]).await,
+                Owing::Fields(key, fields) => match self.target.session() {
+                    Ok(mut session) => self.fields(&mut session, key, fields).await,
+                    Err(failure) => Err(failure),
+                },
+                Owing::Scan(scan) => self.scan(scan, progress).await,
+            };
+            let Err(failure) = done else { return self.stats.held_by(None) };
+            // An open breaker says so itself, once.
+            if !self.target.breaker.is_open() {
+                tracing::warn!(target = self.target.name(), %failure, "flush fails, trying again");
+            }
+            self.stats.held_by(Some(failure.to_string()));
+            tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(5))).await;
+            self.target.breaker.closed().await;
+        }
+    }
+
+    /// One iteration over all keys.
+    async fn scan(&self, scan: &Scan, progress: &mut Instant) -> Result<(), Failure> {
+        let mut session = self.target.session()?;
+        let mut cursor = 0;
+        loop {
+            self.pace.take(SCAN_COUNT / LOOKS_PER_REMOVAL).await;
+            let (next, keys) = session.scan(cursor, &scan.glob, SCAN_COUNT).await?;
+            self.stats.held_by(None);
+            self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
+            let mut whole = Vec::new();
+            for key in &keys {
+                match scan.owed(key) {
+                    Owed::Nothing => {}
+                    Owed::Key => whole.push(Removal { key, field: None }),
+                    Owed::Fields(fields) => self.fields(&mut session, key, &fields).await?,
+                }
+            }
+            self.remove(&whole).await?;
+            self.tell(progress);
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The fields of one hash. A key of another type has none.
+    async fn fields(&self, session: &mut Session<'_>, key: &[u8], fields: &Fields) -> Result<(), Failure> {
+        if let Some(field) = fields.only() {
+            return self.remove(&[Removal { key, field: Some(field) }]).await;
+        }
+        let glob = fields.glob();
+        let mut cursor = 0;
+        loop {
+            self.pace.take(HSCAN_COUNT / LOOKS_PER_REMOVAL).await;
+            let (next, found) = match session.hscan(key, cursor, &glob, HSCAN_COUNT).await {
+                Err(failure) if failure.code == WRONG_TYPE => return Ok(()),
+                found => found?,
+            };
+            self.stats.scanned.fetch_add(found.len() as u64, Relaxed);
+            let taken = found.iter().filter(|field| fields.takes(field));
+            let removals: Vec<_> = taken.map(|field| Removal { key, field: Some(field) }).collect();
+            self.remove(&removals).await?;
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn remove(&self, removals: &[Removal<'_>]) -> Result<(), Failure> {
+        for chunk in removals.chunks(BATCH_KEYS) {
+            self.pace.take(chunk.len()).await;
+            if chunk.iter().any(|removal| removal.field.is_some()) {
+                for result in self.target.remove_each(chunk).await? {
+                    match result {
+                        // Of another type by now: the field is gone.
+                        Err(failure) if failure.code != WRONG_TYPE => return Err(failure),
+                        _ => {}
+                    }
+                }
+            } else {
+                self.target.unlink(chunk.iter().map(|removal| removal.key)).await?;
+            }
+            self.stats.removed.fetch_add(chunk.len() as u64, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, progress: &mut Instant) {
+        if progress.elapsed() < PROGRESS {
+            return;
+        }
+        *progress = Instant::now();
+        if let Some(running) = self.stats.snapshot().running {
+            let (removed, scanned) = self.stats.counts();
+            tracing::info!(
+                target = self.target.name(),
+                removed = removed - running.removed_before,
+                scanned = scanned - running.scanned_before,
+                keys = running.to_scan,
+                "flush runs"
+            );
+        }
+    }
+}
+
+const WRONG_TYPE: &str = "WRONGTYPE";
+
+/// A part of a pass, repeated as a whole.
+enum Owing<'a> {
+    Key(&'a [u8]),
+    Fields(&'a [u8], &'a Fields),
+    Scan(&'a Scan),
+}
+
+impl Session<'_> {
+    async fn scan(&mut self, cursor: u64, glob: &[u8], count: usize) -> Result<(u64, Vec<Vec<u8>>), Failure> {
+        let mut command = redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(count);
+        self.ask(&command).await
+    }
+
+    /// Names of fields, without their values.
+    async fn hscan(
+        &mut self,
+        key: &[u8],
+        cursor: u64,
+        glob: &[u8],
+        count: usize,
+    ) -> Result<(u64, Vec<Vec<u8>>), Failure> {
+        let mut command = redis::cmd("HSCAN");
+        command.arg(key).arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(count);
+        let (next, flat): (u64, Vec<Vec<u8>>) = self.ask(&command).await?;
+        Ok((next, flat.into_iter().step_by(2).collect()))
+    }
+}
+
+impl Target {
+    /// `DBSIZE`; `None` where it can't be had: it is for the progress only.
+    async fn size(&self) -> Option<u64> {
+        self.session().ok()?.peek(&redis::cmd("DBSIZE")).await.ok()
+    }
+}
+
+/// Whether an error of a flush's own commands shows that the target fails for removals too. A right to SCAN that is missing doesn't.
+pub(super) fn is_outage(failure: &Failure) -> bool {
+    failure.class == Class::Target && failure.code != "NOPERM"
+}
