@@ -16,7 +16,7 @@ use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Need, require};
 
-on_both!(purged, a_log_that_begins_anew, under_a_running_daemon, failover, a_lost_tail);
+on_both!(purged, a_log_that_begins_anew, under_a_running_daemon, failover, a_lost_tail, a_crash);
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -213,6 +213,7 @@ async fn failover(flavor: Flavor) -> Result<()> {
     let mut replica = replicate(&stage.db, &second).await?;
     let mut proxy = Proxy::start(stage.db.port()).await?;
     stage.settings.port = Some(proxy.port());
+    stage.settings.source = "lossless: true".into();
     let mut daemon = stage.start().await?;
     run(&mut conn, &["UPDATE products SET ver=4000 WHERE id=2"]).await?;
     stage.quiet(&daemon).await?;
@@ -252,7 +253,32 @@ async fn failover(flavor: Flavor) -> Result<()> {
     ensure!(daemon.metric("rowbust_source_changes_total").await? == 1.0);
     let stale = stage.stale().await?;
     ensure!(stale.is_empty(), "{stale:?}\n{}", daemon.log_tail());
+    // What nobody has said to be lossless is a gap.
+    ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
+    let mut replica = replicate(&stage.db, &second).await?;
+    replicated(&stage.db, &second).await?;
+    stop_replica(&mut replica, flavor).await?;
+    stage.db = second;
+    stage.settings.source = String::new();
+    halts_then_flushes(&mut stage, "another server answers").await?;
     Ok(())
+}
+
+/// A server that isn't durable crashes, while the daemon is down and while it reads: what it lost may be cached.
+async fn a_crash(flavor: Flavor) -> Result<()> {
+    let Some((mut stage, conn)) = stopped(flavor, "crash").await? else { return Ok(()) };
+    drop(conn);
+    stage.db.kill9()?;
+    stage.db.start_again()?;
+    let daemon = halts_then_flushes(&mut stage, "crashed at").await?;
+    let epoch = stage.checkpoint()?.epoch;
+    let mut conn = stage.sql().await?;
+    run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=5"]).await?;
+    stage.quiet(&daemon).await?;
+    drop(conn);
+    stage.db.kill9()?;
+    stage.db.start_again()?;
+    flushed(&stage, &daemon, epoch + 1).await
 }
 
 /// The other server lacks a transaction that was read.
