@@ -248,7 +248,7 @@ async fn failover(flavor: Flavor) -> Result<()> {
     stage.settings.port = None;
     let mut conn = stage.sql().await?;
     run(&mut conn, &["UPDATE products SET ver=4003 WHERE id=6"]).await?;
-    let daemon = stage.start().await?;
+    let mut daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     ensure!(daemon.metric("rowbust_source_changes_total").await? == 1.0);
     let stale = stage.stale().await?;
