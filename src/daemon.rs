@@ -285,6 +285,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
         // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
         supervisor.abort("redis worker");
+        supervisor.abort("flush");
         shutdown.reading.cancel();
         shutdown.all.cancel();
         let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
@@ -318,19 +319,34 @@ fn drain_deadline(config: &Config) -> Duration {
     DRAIN + longest.max().unwrap_or_default().min(DRAIN_GRACE)
 }
 
-/// The first task that ends before it was asked to.
+/// A task that fails takes others along, whose ends may be noticed before its own: so long its error is waited for.
+const CAUSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The first task that fails, or ends before it was asked to.
 async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
-    match supervisor.next().await {
-        Some(Err(failure)) => {
-            tracing::error!(
-                task = failure.task,
-                error = format!("{:#}", failure.error),
-                "task failed, ending"
-            );
-            failure.error
+    let mut ended = None;
+    loop {
+        let next = match ended {
+            None => supervisor.next().await,
+            Some(_) => tokio::time::timeout(CAUSE_WITHIN, supervisor.next()).await.unwrap_or(None),
+        };
+        match next {
+            Some(Err(failure)) => {
+                if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+                    return failure.error;
+                }
+                tracing::error!(
+                    task = failure.task,
+                    error = format!("{:#}", failure.error),
+                    "task failed, ending"
+                );
+                return failure.error;
+            }
+            Some(Ok(task)) => _ = ended.get_or_insert(task),
+            None => {
+                return anyhow::anyhow!("{} ended without being asked to", ended.unwrap_or("every task"));
+            }
         }
-        Some(Ok(task)) => anyhow::anyhow!("{task} ended without being asked to"),
-        None => anyhow::anyhow!("no task is left"),
     }
 }
 
@@ -406,4 +422,23 @@ async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> 
 /// Heals without anybody's doing, unlike a wrong password.
 fn is_outage(code: &str) -> bool {
     !matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "PROTOCOL")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_cause_is_named_and_not_what_it_took_along() {
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("worker", async { Ok(()) });
+        supervisor.spawn("source", async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            anyhow::bail!("refused")
+        });
+        assert_eq!(first_failure(&mut supervisor).await.to_string(), "refused");
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("worker", async { Ok(()) });
+        assert_eq!(first_failure(&mut supervisor).await.to_string(), "worker ended without being asked to");
+    }
 }

@@ -52,7 +52,7 @@ fn every_mistake_has_a_snapshot() {
         } else {
             name != "not_in_this_build" && text.contains("kafka")
         };
-        if other_build {
+        if other_build || (!cfg!(feature = "mysql-cdc") && text.contains("mysql_cdc")) {
             continue;
         }
         let report = config::parse(&text, Path::new(&format!("{name}.yaml")), &env)

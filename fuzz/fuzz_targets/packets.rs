@@ -8,7 +8,7 @@ fn run(mut rest: &[u8], piece: usize) -> (Vec<Vec<u8>>, Option<PacketError>) {
     let (mut packets, mut payloads) = (Packets::new(), Vec::new());
     loop {
         loop {
-            match packets.next() {
+            match packets.pop() {
                 Ok(Some(payload)) => payloads.push(packets.bytes(&payload).to_vec()),
                 Ok(None) => break,
                 Err(e) => return (payloads, Some(e)),

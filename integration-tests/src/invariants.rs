@@ -226,6 +226,7 @@ mod tests {
             gtids: format!("0-1-{gtid}"),
             file: "f".into(),
             position,
+            anchor: None,
             commit_time: 0,
             saved_at: 0,
         };

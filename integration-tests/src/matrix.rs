@@ -110,7 +110,7 @@ pub async fn run(stage: &Stage, server: Server, cases: &[Case], columns: &[Colum
 pub async fn prepare(stage: &Stage) -> Result<Conn> {
     let mut conn = stage.db.connect().await?;
     for sql in [
-        format!("CREATE DATABASE {}", stage.schema),
+        format!("CREATE DATABASE {} CHARACTER SET utf8mb4", stage.schema),
         format!("USE {}", stage.schema),
         // Where the binlog doesn't tell all about a column.
         format!("GRANT SELECT ON {}.* TO '{USER}'@'127.0.0.1'", stage.schema),

@@ -102,17 +102,24 @@ fn parse(line: &str) -> Option<(u64, Vec<String>)> {
         return None;
     }
     let mut words = Vec::new();
-    let mut word: Option<String> = None;
+    let mut word: Option<Vec<u8>> = None;
     let mut chars = quoted.chars();
     while let Some(c) = chars.next() {
         match (c, &mut word) {
-            ('"', None) => word = Some(String::new()),
+            ('"', None) => word = Some(Vec::new()),
             ('"', Some(w)) => {
-                words.push(std::mem::take(w));
+                words.push(String::from_utf8_lossy(w).into_owned());
                 word = None;
             }
-            ('\\', Some(w)) => w.push(chars.next()?),
-            (c, Some(w)) => w.push(c),
+            // `sdscatrepr`: what isn't printable ASCII comes as `\xff`.
+            ('\\', Some(w)) => match chars.next()? {
+                'x' => {
+                    let (high, low) = (chars.next()?.to_digit(16)?, chars.next()?.to_digit(16)?);
+                    w.push(u8::try_from(high << 4 | low).ok()?);
+                }
+                c => w.push(u8::try_from(c).ok()?),
+            },
+            (c, Some(w)) => w.extend(c.encode_utf8(&mut [0; 4]).bytes()),
             (_, None) => {}
         }
     }

@@ -36,6 +36,11 @@ impl Proxy {
         self.port
     }
 
+    /// Forwards to another port once it is opened again.
+    pub fn aim(&mut self, to: u16) {
+        self.to = to;
+    }
+
     /// Listens again. Open already: nothing to do.
     ///
     /// # Errors

@@ -34,24 +34,33 @@ pub const QUIET_WITHIN: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// `source.start`.
     pub start: String,
+    /// `source.tls`.
+    pub tls: String,
+    /// More fields of `source`, a line.
+    pub source: String,
     /// `redis.main`; `None`: the stage's Redis by way of its proxy.
     pub redis: Option<String>,
     /// `retry`; `None`: on disk, 5 attempts 1 s apart.
     pub retry: Option<String>,
     /// `mappings`, indented; `None`: the shop's.
     pub mappings: Option<String>,
-    /// `limits`.
-    pub limits: String,
+    /// `limits`; `None`: the defaults.
+    pub limits: Option<String>,
+    /// The port at which the daemon finds the server; `None`: its own.
+    pub port: Option<u16>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             start: "latest".into(),
+            tls: "disabled".into(),
+            source: String::new(),
             redis: None,
             retry: None,
             mappings: None,
-            limits: "{ memory: 48MiB }".into(),
+            limits: None,
+            port: None,
         }
     }
 }
@@ -134,19 +143,20 @@ impl Stage {
     /// When it can't be written.
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
-        let Settings { start, redis, retry, mappings, limits } = &self.settings;
+        let Settings { start, tls, source, redis, retry, mappings, limits, port } = &self.settings;
         let redis =
             redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =
             retry.clone().unwrap_or(format!("{{ disk: {{ path: {dir}/retry }}, delay: 1s, attempts: 5 }}"));
         let mappings = mappings.clone().unwrap_or_else(|| shop::mappings(&self.schema, ""));
         let text = format!(
-            "version: 1\nsource:\n  url: mysql://{USER}@127.0.0.1:{}\n  password_file: {dir}/password\n  tls: disabled\n  \
-             start: {start}\nredis:\n  main: {redis}\nretry: {retry}\ncheckpoint: {{ path: {} }}\n\
-             admin: {{ listen: \"127.0.0.1:{}\" }}\nlimits: {limits}\nmappings:{mappings}",
-            self.db.port(),
+            "version: 1\nsource:\n  url: mysql://{USER}@127.0.0.1:{}\n  password_file: {dir}/password\n  tls: {tls}\n  \
+             start: {start}\n  {source}\nredis:\n  main: {redis}\nretry: {retry}\ncheckpoint: {{ path: {} }}\n\
+             admin: {{ listen: \"127.0.0.1:{}\" }}\nlimits: {}\nmappings:{mappings}",
+            port.unwrap_or(self.db.port()),
             self.checkpoint_path().display(),
-            self.admin
+            self.admin,
+            limits.as_deref().unwrap_or("{ memory: 48MiB }"),
         );
         let path = self.dir().join("rowbust.yaml");
         fs::write(&path, text)?;
@@ -209,6 +219,15 @@ impl Stage {
     pub fn fence(&self) -> Result<()> {
         let monitor = self.monitor.as_ref().context("redis is down")?;
         tokio::task::block_in_place(|| monitor.fence())
+    }
+
+    /// A number of the status' part `source`.
+    ///
+    /// # Errors
+    /// When the daemon doesn't answer.
+    pub async fn status_number(&self, daemon: &Daemon, name: &str) -> Result<u64> {
+        let status = daemon.status().await?;
+        status["source"][name].as_u64().with_context(|| format!("no {name} in {status}"))
     }
 
     /// The checkpoint on disk.

@@ -186,6 +186,7 @@ async fn start(config: &Config, dir: &Path) -> Result<(TargetQueues, Arc<FlushSt
         tls: false,
         server_id: 1,
         order_commits: true,
+        durable: true,
         warnings: Vec::new(),
     };
     let watermark = Watermark::new(config, &server);
@@ -513,7 +514,7 @@ on_both!(truncate_and_die);
 async fn truncate_and_die(flavor: db::Flavor) -> Result<()> {
     const COUNT: u64 = 1500;
     let Some(mut stage) = Stage::new(flavor, "flush").await? else { return Ok(()) };
-    stage.settings.limits = "{ flush_keys_per_second: 1000 }".into();
+    stage.settings.limits = Some("{ flush_keys_per_second: 1000 }".into());
     stage.open_shop(COUNT).await?;
     let mut cache = shop::redis(stage.redis.port()).await?;
     let foreign = ["product:1:lock", "product:sku:a b", "products:sku", "category:1:products:x", "order:1"];

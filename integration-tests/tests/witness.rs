@@ -20,11 +20,11 @@ use rowbust::{
     config::Config,
     source::{
         Refusal, Scope, Sink, Source, Transaction,
-        position::{CommitSpan, Coordinates, Position},
+        position::{Anchor, CommitSpan, Coordinates, Position},
     },
     watermark::{Watermark, Witness},
 };
-use rowbust_binlog::{Header, Projection, RowSlots, Rows, TableMap, Value};
+use rowbust_binlog::{Projection, RowSlots, Rows, TableMap, Value};
 use rowbust_servers::Need;
 use support::{Db, until};
 use tokio::sync::mpsc;
@@ -95,7 +95,7 @@ impl Sink for Racer {
         Ok(())
     }
 
-    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, _: &Header, _: u64) -> Result<(), Refusal> {
+    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, _: u64) -> Result<(), Refusal> {
         let mut slots = RowSlots::new();
         let mut cursor = rows.cursor(table, self.projection.as_ref().unwrap()).unwrap();
         while cursor.next(&mut slots).unwrap() {
@@ -113,7 +113,13 @@ impl Sink for Racer {
         Err(Refusal::new("test.widen", format!("{cause}: {scope:?}"), "not expected in this test"))
     }
 
-    fn commit(&mut self, _: &Coordinates) {
+    fn moved(&mut self, _: &Position, _: &str) {}
+
+    fn gap(&mut self, _: &Position, _: &str, cause: &str) -> Result<(), Refusal> {
+        Err(Refusal::new("test.gap", cause, "not expected in this test"))
+    }
+
+    fn commit(&mut self, _: &Coordinates, _: Option<Anchor>) {
         self.open = None;
     }
 

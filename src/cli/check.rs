@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Exit, Global, load, out};
 use crate::config::{
-    Config, DdlPolicy, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisTarget, Retry,
+    Config, DdlPolicy, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisTarget, Retry,
     SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
 };
 
@@ -56,6 +56,10 @@ fn text(config: &Config) -> String {
             policy(policies.on_statement)
         ),
     ));
+    if source.driver == Driver::MysqlCdc {
+        rows.push(row("driver", "mysql_cdc, which has limits:".into()));
+        rows.extend(driver_limits().iter().map(|limit| row("", (*limit).into())));
+    }
     for target in &config.redis {
         let tls = target.tls.as_ref().map_or(String::new(), |t| format!(", tls {}", tls(t)));
         let auth = format!(", password {}", password(&target.password));
@@ -133,6 +137,7 @@ fn to_json(file: &str, config: &Config) -> Value {
             "on_gap": policy(source.policies.on_gap),
             "on_undecodable": policy(source.policies.on_undecodable),
             "on_statement": policy(source.policies.on_statement),
+            "driver": driver(source.driver), "driver_limits": if source.driver == Driver::MysqlCdc { driver_limits() } else { &[] },
             "heartbeat": source.heartbeat.as_ref().map(|(s, t)| format!("{s}.{t}")),
         },
         "redis": redis,
@@ -176,6 +181,21 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         },
         "on_schema": policy(mapping.on_schema),
     })
+}
+
+fn driver(driver: Driver) -> &'static str {
+    match driver {
+        Driver::Native => "native",
+        Driver::MysqlCdc => "mysql_cdc",
+    }
+}
+
+/// What `mysql_cdc` can't do.
+fn driver_limits() -> &'static [&'static str] {
+    #[cfg(feature = "mysql-cdc")]
+    return crate::source::CDC_LIMITS;
+    #[cfg(not(feature = "mysql-cdc"))]
+    &[]
 }
 
 fn target_name<'c>(config: &'c Config, mapping: &Mapping) -> &'c str {

@@ -5,7 +5,7 @@ use std::{ops::Range, path::PathBuf};
 use secrecy::SecretString;
 
 use super::{
-    ClientCertificate, Password, Policies, Policy, RedisTarget, Source, Start, Tls, TlsMode,
+    ClientCertificate, Driver, Password, Policies, Policy, RedisTarget, Source, Start, Tls, TlsMode,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -35,15 +35,20 @@ impl Walk<'_> {
             }
             None => Some(None),
         };
-        if let Some(node) = object.get("driver") {
-            let native = Choice::Built(());
-            let later =
-                Choice::Later("write `native`, the default: it decodes by itself and needs no other crate");
-            self.choice(node, "driver", vec![("native", native), ("mysql_cdc", later)]);
-        }
+        let driver = match object.get("driver") {
+            Some(node) => self.driver(node, tls.as_ref()),
+            None => Some(Driver::Native),
+        };
         let on_gap = self.policy(&object, "on_gap");
         let on_undecodable = self.policy(&object, "on_undecodable");
         let on_statement = self.policy(&object, "on_statement");
+        let lossless = match object.get("lossless") {
+            Some(node) => {
+                let words = vec![("true", Choice::Built(true)), ("false", Choice::Built(false))];
+                self.choice(node, "lossless", words)
+            }
+            None => Some(false),
+        };
         let start = match object.get("start") {
             Some(node) => self.start(node, object.key_span("start")),
             None => Some(Start::Latest),
@@ -67,7 +72,9 @@ impl Walk<'_> {
                 on_gap: on_gap?,
                 on_undecodable: on_undecodable?,
                 on_statement: on_statement?,
+                lossless: lossless?,
             },
+            driver: driver?,
         })
     }
 
@@ -76,6 +83,31 @@ impl Walk<'_> {
         let Some(node) = object.get(name) else { return Some(Policy::default()) };
         let words = vec![("halt", Choice::Built(Policy::Halt)), ("flush", Choice::Built(Policy::Flush))];
         self.choice(node, name, words)
+    }
+
+    /// Without TLS only: the crate has none.
+    fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
+        let names =
+            vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];
+        let driver = self.choice(node, "driver", names)?;
+        if driver == Driver::MysqlCdc && !cfg!(feature = "mysql-cdc") {
+            let help =
+                "build with `cargo build --release --features mysql-cdc`, or write `native`, the default";
+            self.report(
+                Code::NotInThisBuild,
+                node.span.clone(),
+                "this binary was built without mysql_cdc",
+                help,
+            );
+            return None;
+        }
+        if driver == Driver::MysqlCdc && tls.is_some_and(|tls| tls.mode != TlsMode::Disabled) {
+            let help =
+                "write `driver: native`, the default, or `tls: disabled` if the way to the server is safe";
+            self.report(Code::Conflict, node.span.clone(), "the driver `mysql_cdc` has no TLS", help);
+            return None;
+        }
+        Some(driver)
     }
 
     fn mysql_url(&mut self, node: &Node) -> Option<(String, u16, String)> {

@@ -130,7 +130,12 @@ pub(super) static SOURCE: Section = Section {
             "derived from host name and config path",
             "The replica's id; unique among the server's replicas.",
         ),
-        field("driver", "`native`, `mysql_cdc` (not yet)", "`native`", "What reads and decodes the binlog."),
+        field(
+            "driver",
+            "`native`, `mysql_cdc`",
+            "`native`",
+            "What reads and decodes the binlog. `mysql_cdc`, the crate of that name, needs `tls: disabled` and can't read everything: `rowbust check` lists what; where rows would be missed the daemon doesn't start, or stops.",
+        ),
         field(
             "start",
             "`latest`, `earliest`, or a mapping",
@@ -148,6 +153,12 @@ pub(super) static SOURCE: Section = Section {
             "`halt`, `flush`",
             "`halt`",
             "What to do when the binlog behind the checkpoint is gone, or is another one. `flush`: take the newest position, remove every key that the mappings could make, go on from there.",
+        ),
+        field(
+            "lossless",
+            "`true`, `false`",
+            "`false`",
+            "Whether failovers and crashes of the server never lose a commit that readers saw (semi-synchronous replication with AFTER_SYNC and without a timeout, storage that loses nothing). `false`: another server behind the address, or a crash of one with sync_binlog or innodb_flush_log_at_trx_commit other than 1, is a gap: readers may have cached what is lost.",
         ),
         field(
             "on_undecodable",

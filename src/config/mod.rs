@@ -84,6 +84,18 @@ pub struct Source {
     pub heartbeat: Option<(String, String)>,
     /// What isn't exact in the binlog itself.
     pub policies: Policies,
+    /// What reads and decodes the binlog.
+    pub driver: Driver,
+}
+
+/// `source.driver`: what reads and decodes the binlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// Rowbust itself (default).
+    #[default]
+    Native,
+    /// The crate mysql_cdc; only in a build with the feature `mysql-cdc`.
+    MysqlCdc,
 }
 
 /// `source.on_…`: what to do where the binlog doesn't tell which keys a change makes wrong. Default: halt everywhere.
@@ -95,6 +107,8 @@ pub struct Policies {
     pub on_undecodable: Policy,
     /// A change that was logged as a statement.
     pub on_statement: Policy,
+    /// `source.lossless`: no commit that readers saw is ever lost by a failover or a crash. Default: false.
+    pub lossless: bool,
 }
 
 /// What is done where the keys that a change makes wrong aren't known.

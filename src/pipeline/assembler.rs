@@ -75,6 +75,28 @@ pub struct Assembler {
 struct OpenBatch {
     keys: KeyBatch,
     seen: HashTable<u32>,
+    /// What was full before a flush could come.
+    before: Vec<KeyBatch>,
+}
+
+impl OpenBatch {
+    fn len(&self) -> usize {
+        self.before.len() + usize::from(!self.keys.is_empty())
+    }
+
+    fn footprint(&self) -> usize {
+        self.keys.footprint() + self.before.iter().map(KeyBatch::footprint).sum::<usize>()
+    }
+
+    /// Everything, batch by batch.
+    fn take(&mut self) -> Vec<KeyBatch> {
+        self.seen.clear();
+        let mut all = std::mem::take(&mut self.before);
+        if !self.keys.is_empty() {
+            all.push(std::mem::take(&mut self.keys));
+        }
+        all
+    }
 }
 
 /// What a lane is to flush.
@@ -193,7 +215,12 @@ impl Assembler {
         let open = &mut self.open[lane];
         // The upper bits choose the worker, as the table takes the lower ones.
         let worker = usize::try_from(hash >> 32).unwrap_or(0) % open.len();
-        let OpenBatch { keys, seen } = &mut open[worker];
+        let OpenBatch { keys, seen, before } = &mut open[worker];
+        // One event, or one XA COMMIT, may bring far more than a command should take.
+        if keys.len() >= 2 * BATCH_KEYS {
+            before.push(std::mem::take(keys));
+            seen.clear();
+        }
         if keys.push(seen, hash, removal, place) {
             self.full |= keys.len() >= BATCH_KEYS || keys.footprint() >= BATCH_BYTES;
             if let Some(transaction) = &mut self.transaction {
@@ -313,7 +340,7 @@ impl Assembler {
         self.full = false;
         self.commits = 0;
         let bulk = std::mem::take(&mut self.bulk);
-        let batches: usize = self.open.iter().flatten().map(|open| usize::from(!open.keys.is_empty())).sum();
+        let batches: usize = self.open.iter().flatten().map(OpenBatch::len).sum();
         let flushes: usize = self.widened.iter().map(|lane| usize::from(!lane.mappings.is_empty())).sum();
         let done = std::mem::take(&mut self.done);
         let joined = std::mem::take(&mut self.transaction_in_segment);
@@ -333,7 +360,7 @@ impl Assembler {
         if joined && self.transaction.is_some() {
             self.remember();
         }
-        let keys: usize = self.open.iter().flatten().map(|open| open.keys.footprint()).sum();
+        let keys: usize = self.open.iter().flatten().map(OpenBatch::footprint).sum();
         let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
         // A flush may last: it mustn't keep the bytes of keys that are long done.
@@ -350,17 +377,16 @@ impl Assembler {
         let mut tickets = tickets.into_iter();
         for (lane, open) in self.open.iter_mut().enumerate() {
             let lane = &self.lanes.lanes[lane];
-            for (worker, open) in open.iter_mut().enumerate().filter(|(_, open)| !open.keys.is_empty()) {
-                let Some(ticket) = tickets.next() else { return Err(Closed) };
-                let keys = std::mem::take(&mut open.keys);
-                open.seen.clear();
-                let riders = riders.clone();
-                let batch =
-                    Batch { keys, lane: Arc::clone(lane), segment: Arc::clone(&segment), ticket, riders };
+            for (worker, open) in open.iter_mut().enumerate() {
                 let queue = &self.queues[lane.target].workers[worker];
-                match bulk {
-                    true => queue.bulk.send(batch).map_err(|_| Closed)?,
-                    false => queue.batches.send(batch).await.map_err(|_| Closed)?,
+                for keys in open.take() {
+                    let Some(ticket) = tickets.next() else { return Err(Closed) };
+                    let (lane, segment, riders) = (Arc::clone(lane), Arc::clone(&segment), riders.clone());
+                    let batch = Batch { keys, lane, segment, ticket, riders };
+                    match bulk {
+                        true => queue.bulk.send(batch).map_err(|_| Closed)?,
+                        false => queue.batches.send(batch).await.map_err(|_| Closed)?,
+                    }
                 }
             }
         }

@@ -48,6 +48,8 @@ struct State<D> {
     tickets_settled: u64,
     tickets_released: u64,
     tickets_lost: u64,
+    /// Tickets that hold the frontier for good, each the only one of its segment.
+    kept: usize,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,7 @@ struct Slot<D> {
 /// How full the frontier is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrontierStats {
-    /// Segments that aren't settled.
+    /// Segments that aren't settled, but for those that are kept.
     pub open: usize,
     /// Tickets that were dropped unsettled since the start.
     pub lost: u64,
@@ -84,6 +86,7 @@ impl<D> Default for Frontier<D> {
             tickets_settled: 0,
             tickets_released: 0,
             tickets_lost: 0,
+            kept: 0,
         };
         Self {
             shared: Arc::new(Shared {
@@ -234,7 +237,11 @@ impl<D: Append> Frontier<D> {
     /// How full it is.
     pub fn stats(&self) -> FrontierStats {
         let state = self.shared.lock();
-        FrontierStats { open: state.open, lost: state.tickets_lost, undrained: state.done.is_some() }
+        FrontierStats {
+            open: state.open - state.kept,
+            lost: state.tickets_lost,
+            undrained: state.done.is_some(),
+        }
     }
 }
 
@@ -248,6 +255,14 @@ pub struct Ticket<D> {
 }
 
 impl<D: Append> Ticket<D> {
+    /// Holds the frontier before this segment for good, as meant: the next start begins there. Only for the one ticket of a
+    /// segment.
+    pub fn keep(mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.lock().kept += 1;
+        }
+    }
+
     /// Says that this part is acknowledged, by Redis or by the queue.
     pub fn settle(mut self) {
         let Some(shared) = self.shared.take() else { return };

@@ -73,6 +73,15 @@ impl Kept {
     }
 }
 
+/// The next start begins before what is prepared now.
+impl Drop for PreparedKeys {
+    fn drop(&mut self) {
+        for held in std::mem::take(&mut self.by_xid).into_values() {
+            held.tickets.into_iter().for_each(Ticket::keep);
+        }
+    }
+}
+
 impl PreparedKeys {
     /// `limit`: bytes of the keys of all.
     pub fn new(limit: usize) -> Self {
@@ -252,6 +261,14 @@ mod tests {
             riders.settle_one();
         }
         assert!(frontier.drain_done().is_some());
+        // Still prepared at the end: nothing is lost, and nothing else is waited for.
+        let mut prepared = PreparedKeys::new(1 << 20);
+        prepared.start();
+        prepared.prepared(&xid("XA PREPARE X'61'"), frontier.open(1, Done::default()).pop());
+        assert_eq!(frontier.stats().open, 1);
+        drop(prepared);
+        let stats = frontier.stats();
+        assert_eq!((stats.open, stats.lost), (0, 0));
         // Dropped before the last one: never done.
         let held = frontier.open(1, Done::default()).pop().unwrap();
         let riders = Riders::new(vec![held], 2);

@@ -55,6 +55,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             start: Start::Latest,
             heartbeat: None,
             policies: crate::config::Policies::default(),
+            driver: crate::config::Driver::Native,
         },
         redis: vec![RedisTarget {
             name: "main".into(),

@@ -147,6 +147,17 @@ impl Connector {
         }
     }
 
+    /// For a driver that connects by itself, without TLS.
+    #[cfg(feature = "mysql-cdc")]
+    pub(super) async fn plain_account(&self) -> Result<super::cdc::Account, ConnectError> {
+        Ok(super::cdc::Account {
+            host: self.primary.0.clone(),
+            port: self.primary.1,
+            user: self.user.clone(),
+            password: self.secret().await?.unwrap_or_default(),
+        })
+    }
+
     async fn secret(&self) -> Result<Option<String>, ConnectError> {
         Ok(match &self.password {
             Password::Empty => None,

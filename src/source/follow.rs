@@ -7,15 +7,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use rowbust_binlog::{
-    DecodeError, DecodeErrorKind, Decoder, Event, Gtid, GtidState, Header, Inflater, Payload, PayloadReader,
-    RawEvent, event_name, event_type,
+    Decoder, Event, Gtid, GtidState, Header, Inflater, PayloadReader, event_name, event_type,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 mod effects;
+mod events;
 mod group;
 mod halts;
+#[cfg(test)]
+mod replay_tests;
+mod tail;
 mod xa;
 
 use super::{
@@ -27,8 +30,10 @@ use super::{
     start::{Begin, Request},
     stream::{EventStream, Patience, StreamError},
 };
-use crate::{config::Policy, kill_point};
+use crate::kill_point;
 pub(super) use halts::BUG;
+
+pub(super) use tail::lost;
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -102,6 +107,7 @@ pub struct Follower {
     /// The event that ended the newest transaction.
     anchor: Option<Anchor>,
     patience: Patience,
+    tail: tail::Tail,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
 }
@@ -135,6 +141,7 @@ impl Follower {
             last: None,
             anchor: None,
             patience: Patience::default(),
+            tail: tail::Tail::default(),
             ignored_types: BTreeSet::new(),
         }
     }
@@ -163,6 +170,12 @@ impl Follower {
     /// This server answers now.
     pub fn connected(&mut self, server: &super::Preflight) {
         self.schema.connected(server);
+        self.tail.connected(server.durable || self.policies.source().lossless);
+    }
+
+    /// What was lost before `time` (Unix seconds) concerns nobody: nothing was followed then.
+    pub fn covers_from(&mut self, time: u32) {
+        self.tail.covers_from(time);
     }
 
     /// Reads a stream to its end.
@@ -175,6 +188,7 @@ impl Follower {
     ) -> Ended {
         self.decoder.reset();
         self.slots.clear();
+        self.tail.begins();
         self.here = begin.position.at.clone();
         self.skip = match &begin.request {
             Request::Gtid(_) | Request::At { .. } => None,
@@ -263,142 +277,6 @@ impl Follower {
         }
     }
 
-    /// One event of the stream.
-    fn event<S: Sink>(&mut self, raw: &RawEvent<'_>, sink: &mut S) -> Result<Then, SourceError> {
-        let header = raw.header;
-        self.stats.event(header.event_size, header.timestamp);
-        let begins_at = self.here.position;
-        if self.skips(raw, begins_at) {
-            self.here.position = end_of(begins_at, &header);
-            return Ok(Then::Nothing);
-        }
-        if may_end(header.event_type) {
-            self.last = Anchor::of(raw);
-        }
-        if raw.is_compressed() {
-            let mut inflater = std::mem::take(&mut self.inflater);
-            let done = match inflater.inflate(raw, &self.decoder) {
-                Ok(plain) => self.plain(&plain, &header, raw.crc.is_some(), sink),
-                Err(e) => {
-                    self.here.position = end_of(begins_at, &header);
-                    self.malformed(&e, raw.crc.is_some(), &header, sink)
-                }
-            };
-            self.inflater = inflater;
-            return done;
-        }
-        self.plain(raw, &header, raw.crc.is_some(), sink)
-    }
-
-    /// Rows before the place to begin at aren't looked at, and their maps must be fresh to whoever sees them first.
-    fn skips(&self, raw: &RawEvent<'_>, begins_at: u64) -> bool {
-        self.skip.as_ref().is_some_and(|skip| begins_at < skip.to) && is_about_rows(raw.header.event_type)
-    }
-
-    /// One event of the stream, inflated if it was compressed. `header`: as it came; `checked`: it has a checksum.
-    fn plain<S: Sink>(
-        &mut self,
-        raw: &RawEvent<'_>,
-        header: &Header,
-        checked: bool,
-        sink: &mut S,
-    ) -> Result<Then, SourceError> {
-        let begins_at = self.here.position;
-        let decoded = self.decoder.decode(raw);
-        self.here.position = end_of(begins_at, header);
-        if let Some(skip) = &self.skip
-            && skip.head
-            && self.open.is_none()
-            && begins_at >= skip.to
-            && !header.is_artificial()
-        {
-            self.skipped(begins_at, sink);
-        }
-        match decoded {
-            Ok(event) => self.handle(event, header, sink),
-            Err(e) => self.malformed(&e, checked, header, sink),
-        }
-    }
-
-    /// The events of a transaction that came in one event. Their place is that of the event around them.
-    async fn unpack<S: Sink>(&mut self, stream: &mut EventStream, sink: &mut S) -> Result<(), SourceError> {
-        let mut reader = std::mem::take(&mut self.payload);
-        reader.open();
-        let done = loop {
-            let outer = stream.current();
-            let then = match Payload::of(&outer).and_then(|payload| reader.next(&payload)) {
-                Ok(None) => break Ok(()),
-                Ok(Some(raw)) => self.inner(&raw, &outer, sink),
-                Err(e) => match self.malformed(&e, outer.crc.is_some(), &outer.header, sink) {
-                    // Its end is among what can't be read.
-                    Ok(_) => break self.end(sink),
-                    Err(e) => Err(e),
-                },
-            };
-            let header = outer.header;
-            let done = match then {
-                Ok(Then::Nothing) => Ok(()),
-                Ok(Then::Complete(slot)) => self.complete(slot, header, sink).await,
-                Ok(Then::Unpack) => Err(SourceError::Decode {
-                    at: self.begins(&header),
-                    reason: "a transaction within a transaction".into(),
-                }),
-                Err(e) => Err(e),
-            };
-            if let Err(e) = done {
-                break Err(e);
-            }
-            if sink.wants_flush() {
-                self.stats.alive();
-                if let Err(e) = sink.flush().await {
-                    break Err(SourceError::Sink(Box::new(e)));
-                }
-            }
-        };
-        self.payload = reader;
-        done
-    }
-
-    /// One event within another, which ends `here`.
-    fn inner<S: Sink>(
-        &mut self,
-        raw: &RawEvent<'_>,
-        outer: &RawEvent<'_>,
-        sink: &mut S,
-    ) -> Result<Then, SourceError> {
-        let begins_at = self.begins(&outer.header).position;
-        if self.skips(raw, begins_at) {
-            return Ok(Then::Nothing);
-        }
-        match self.decoder.decode(raw) {
-            Ok(event) => self.handle(event, &outer.header, sink),
-            Err(e) => self.malformed(&e, outer.crc.is_some(), &outer.header, sink),
-        }
-    }
-
-    /// The event at hand, whose end is `here`, can't be decoded. With a good checksum it is what the server wrote, and only
-    /// reading it again would change nothing: the policy decides.
-    #[cold]
-    fn malformed<S: Sink>(
-        &mut self,
-        error: &DecodeError,
-        checked: bool,
-        header: &Header,
-        sink: &mut S,
-    ) -> Result<Then, SourceError> {
-        let written = checked && !matches!(error.kind, DecodeErrorKind::Checksum { .. });
-        let rows = is_about_rows(error.event_type) || is_about_rows(header.event_type);
-        let carries_rows = rows || header.event_type == event_type::TRANSACTION_PAYLOAD;
-        if written && carries_rows && self.policies.source().on_undecodable == Policy::Flush {
-            if self.skip.is_none() {
-                let what = error.to_string();
-                self.undecodable(Cause::Undecodable, "source.undecodable", &what, header, sink)?;
-            }
-            return Ok(Then::Nothing);
-        }
-        Err(SourceError::Decode { at: self.begins(header), reason: error.to_string() })
-    }
-
     /// What an event means. `header`: of the event of the stream in which it came.
     fn handle<S: Sink>(
         &mut self,
@@ -412,6 +290,7 @@ impl Follower {
                 // The server crashed in the middle of a transaction: what it logged of it is rolled back.
                 if fd.created != 0 {
                     self.cut_off(sink);
+                    self.tail.server_started(fd.created)?;
                 }
             }
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
@@ -441,6 +320,7 @@ impl Follower {
                     _ => {}
                 }
             }
+            Event::Stop => self.tail.closed(),
             Event::Heartbeat { .. } => {
                 self.stats.heartbeat();
                 self.patience.heartbeat();
@@ -463,11 +343,7 @@ impl Follower {
             Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
                 self.unsupported(event_type, name, header, sink)?;
             }
-            Event::PreviousGtids(_)
-            | Event::GtidList(_)
-            | Event::RowsQuery(_)
-            | Event::Stop
-            | Event::Ignored(_) => {}
+            Event::PreviousGtids(_) | Event::GtidList(_) | Event::RowsQuery(_) | Event::Ignored(_) => {}
             Event::Unsupported { event_type, may_carry_rows, .. } => {
                 // Otherwise it lies before the place to begin at.
                 if !may_carry_rows {
@@ -496,6 +372,11 @@ impl Follower {
         let name = String::from_utf8_lossy(file);
         // MariaDB sends the name with four bytes of checksum behind it before the stream has told that it has checksums.
         let name = name.as_ref();
+        match artificial {
+            true if *self.here.file != *name => self.tail.left(&self.here),
+            true => {}
+            false => self.tail.closed(),
+        }
         if !artificial && self.open.is_some() {
             self.cut_off(sink);
         }
@@ -582,51 +463,4 @@ fn is_about_rows(event_type: u8) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header(event_type: u8, size: u32, log_pos: u32, flags: u16) -> Header {
-        Header { timestamp: 0, event_type, server_id: 1, event_size: size, log_pos, flags }
-    }
-
-    #[test]
-    fn ignored_events_are_counted_and_named_once() {
-        let source = crate::config::Source {
-            host: "127.0.0.1".into(),
-            port: 1,
-            user: "root".into(),
-            password: crate::config::Password::Empty,
-            replicas: Vec::new(),
-            tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
-            server_id: None,
-            start: crate::config::Start::Latest,
-            heartbeat: None,
-            policies: crate::config::Policies::default(),
-        };
-        let connector = crate::source::connect::Connector::new(&source);
-        let schema = SchemaCache::new(connector, crate::source::schema::History::default());
-        let mut follower = Follower::new(schema, PolicyTable::default(), Arc::default());
-        for event_type in [200, 201, 200] {
-            follower.ignored(event_type, &header(event_type, 50, 150, 0x80));
-        }
-        assert_eq!(follower.stats.ignored_events(), 3);
-        assert_eq!(follower.ignored_types, BTreeSet::from([200, 201]));
-    }
-
-    #[test]
-    fn positions_have_64_bits() {
-        let rows = event_type::WRITE_ROWS_V2;
-        assert_eq!(end_of(100, &header(rows, 50, 150, 0)), 150);
-        assert_eq!(end_of(100, &header(rows, 50, 0, 0)), 150);
-        // A gap of what the server skipped.
-        assert_eq!(end_of(100, &header(rows, 50, 9_000, 0)), 9_000);
-        // Wrapped at 4 GiB, and beyond.
-        assert_eq!(end_of(u64::from(u32::MAX) - 9, &header(rows, 50, 40, 0)), (1 << 32) + 40);
-        assert_eq!(end_of((1 << 32) + 40, &header(rows, 50, 90, 0)), (1 << 32) + 90);
-        // Not in the file.
-        assert_eq!(end_of(100, &header(rows, 50, 150, rowbust_binlog::header::FLAG_ARTIFICIAL)), 100);
-        assert_eq!(end_of(100, &header(event_type::HEARTBEAT, 50, 150, 0)), 100);
-        assert_eq!(end_of(900, &header(event_type::FORMAT_DESCRIPTION, 120, 0, 0)), 900);
-        assert_eq!(end_of(4, &header(event_type::FORMAT_DESCRIPTION, 120, 124, 0)), 124);
-    }
-}
+mod tests;

@@ -7,9 +7,11 @@
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
 //! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters).
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
 
 mod anchor;
+#[cfg(feature = "mysql-cdc")]
+mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
@@ -17,6 +19,7 @@ pub mod policy;
 pub mod position;
 pub mod preflight;
 pub mod schema;
+mod seam;
 pub mod start;
 pub mod statement;
 pub mod stats;
@@ -25,170 +28,31 @@ pub mod wire;
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use rowbust_binlog::{Gtid, Rows, TableMap, XidBuf};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// What the driver `mysql_cdc` can't do, in words.
+#[cfg(feature = "mysql-cdc")]
+pub use cdc::limits::LIMITS as CDC_LIMITS;
 pub use error::{Halt, Refusal, SourceError};
 pub use preflight::Preflight;
+pub use seam::{Prepared, Scope, Sink, Transaction};
 pub use stats::SourceStats;
 
+#[cfg(feature = "mysql-cdc")]
+use crate::config::Driver;
 use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
 use policy::PolicyTable;
-use position::{Anchor, Coordinates, Position};
+use position::{Anchor, Position};
 use schema::{History, SchemaCache};
 use stream::{EventStream, StreamError};
-
-/// A transaction that begins.
-#[derive(Debug, Clone, Copy)]
-pub struct Transaction<'a> {
-    /// Its GTID; `None` where the server has none (MariaDB and MySQL files from before GTIDs).
-    pub gtid: Option<Gtid>,
-    /// The end of its GTID event: see [`position::CommitSpan::last`].
-    pub at: &'a Coordinates,
-    /// Microseconds since 1970, by the server's clock, of the commit; where it only logs seconds, when the first statement
-    /// began.
-    pub commit_micros: u64,
-}
-
-/// What a change may have touched that no row image tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Every table that a mapping names.
-    All,
-    /// Every such table of a schema.
-    Schema(String),
-    /// One table.
-    Table {
-        /// Its schema.
-        schema: String,
-        /// Its name.
-        table: String,
-    },
-}
-
-impl Scope {
-    /// Whether every table of `other` is one of this scope's.
-    pub fn includes(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::All, _) => true,
-            (Self::Schema(own), Self::Schema(schema) | Self::Table { schema, .. }) => own == schema,
-            _ => self == other,
-        }
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("every mapped table"),
-            Self::Schema(schema) => write!(f, "{schema}.*"),
-            Self::Table { schema, table } => write!(f, "{schema}.{table}"),
-        }
-    }
-}
-
-/// What is known of a transaction that was prepared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Prepared {
-    /// All of its keys.
-    Known,
-    /// These tables or more, besides the keys that were kept.
-    Wide(Vec<Scope>),
-    /// Nothing: its begin wasn't read.
-    Unknown,
-}
-
-/// What row changes are handed to.
-///
-/// The order of calls: `started` once, then per transaction `begin`, any number of `table` and `rows`, and `commit` or
-/// `abandon`. `flush` comes in between at any event, also within a transaction (it may be larger than memory).
-pub trait Sink: Send {
-    /// Why nothing more can be handed on.
-    type Error: std::error::Error + Send + Sync + 'static;
-
-    /// Where the stream begins: everything before is done, or not asked for.
-    fn started(&mut self, position: &Position);
-
-    /// A transaction begins.
-    fn begin(&mut self, transaction: Transaction<'_>);
-
-    /// Whether a mapping names this table. Asked once per new table map, and for statements that wipe tables.
-    fn is_mapped(&self, schema: &str, table: &str) -> bool;
-
-    /// Whether a mapping may name a table of this schema.
-    fn is_schema_mapped(&self, schema: &str) -> bool;
-
-    /// The table in `slot` is a new one, or another version; only for mapped tables. What was kept for the slot is void.
-    ///
-    /// # Errors
-    /// The table doesn't fit the mappings: the daemon stops at the event.
-    fn table(&mut self, slot: usize, table: &TableMap) -> Result<(), Refusal>;
-
-    /// A mapped table's row event. `end`: the event's end in the file of the transaction.
-    ///
-    /// # Errors
-    /// A row can't be turned into keys: the daemon stops at the event.
-    fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal>;
-
-    /// Something changed that no row image tells (TRUNCATE, an event that can't be decoded): the keyspace of every mapping of
-    /// `scope` is owed a removal, like the keys of a row. Within a transaction its commit gates the second removal; outside one the
-    /// newest position that was read does. `cause` goes to the log and the status, its first word to the metrics.
-    ///
-    /// # Errors
-    /// It can't be done: the daemon stops at the event.
-    fn widen(&mut self, scope: &Scope, cause: &str) -> Result<(), Refusal>;
-
-    /// The transaction is read to its end, which is a place to resume from. Rollbacks of what engines can't roll back, DDL
-    /// and empty transactions come here too. `anchor`: its last event, which ends there.
-    fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>);
-
-    /// The running transaction may be prepared: its keys are to be kept, and what is widened in it.
-    fn xa_started(&mut self);
-
-    /// It is, under this id: what was kept is owed again when it is committed. Until then no place behind its begin is done. `commit`
-    /// follows.
-    fn xa_prepared(&mut self, xid: &XidBuf);
-
-    /// What was prepared under this id is committed by the running transaction, or rolled back. What was kept is handed on again, as
-    /// rows of the running transaction. Once that is done, places behind its begin may be. `commit` follows.
-    fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared;
-
-    /// Transactions that are prepared and not finished.
-    fn xa_count(&self) -> u64;
-
-    /// Reading goes on at `position` of another server, `identity`, that has everything which was read before. Comes between
-    /// `started` and the first transaction, if at all.
-    fn moved(&mut self, position: &Position, identity: &str);
-
-    /// What lies between the place of `started` and `position`, where reading goes on, is lost: every key that a mapping could
-    /// make is owed a removal, whose second one everything before `position` gates. Only then is `position` done, in a new epoch.
-    /// Comes between `started` and the first transaction, if at all.
-    ///
-    /// # Errors
-    /// It can't be done.
-    fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal>;
-
-    /// The transaction was cut off: it comes again in full. Keys that were already handed on may stay (a removal too many).
-    fn abandon(&mut self);
-
-    /// Whether so much has gathered that `flush` should run before more is read.
-    fn wants_flush(&self) -> bool;
-
-    /// Hands on what has gathered. Also called whenever nothing is ready to be read. May wait: then reading waits too.
-    ///
-    /// # Errors
-    /// Ends the following.
-    fn flush(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
-}
 
 /// Where to go on after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -298,6 +162,9 @@ impl Source {
         })?;
         let schema = SchemaCache::new(self.connector.clone(), history);
         let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
+        if place.is_none() {
+            follower.covers_from(now());
+        }
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
@@ -308,6 +175,14 @@ impl Source {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+            };
+            #[cfg(feature = "mysql-cdc")]
+            let opened = match opened {
+                Ok(opened) => in_time(self.undecodable_columns()).await.and_then(|columns| {
+                    cdc::limits::refuse(columns, |schema, table| sink.is_mapped(schema, table))?;
+                    Ok(opened)
+                }),
+                error => error,
             };
             let error = match opened {
                 Ok(Opened { server, begin, stream, change }) => {
@@ -407,7 +282,7 @@ impl Source {
         let Some(place) = place else {
             let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
             conn.disconnect().await.ok();
-            let stream = self.stream(&server, &begin.request).await?;
+            let stream = self.followed(&server, &begin.request).await?;
             return Ok(Opened { server, begin, stream, change: None });
         };
         let moved = place.identity != server.identity;
@@ -427,7 +302,7 @@ impl Source {
             Err(error) => return Err(error),
         };
         conn.disconnect().await.ok();
-        let stream = self.stream(&server, &begin.request).await?;
+        let stream = self.followed(&server, &begin.request).await?;
         Ok(Opened { server, begin, stream, change })
     }
 
@@ -452,15 +327,58 @@ impl Source {
                     server.identity
                 )));
             }
-            return start::resume(conn, server, &elsewhere).await;
+            let begin = start::resume(conn, server, &elsewhere).await?;
+            if !self.config.source.policies.lossless {
+                return Err(SourceError::gap(format!(
+                    "another server answers: {}, before it was {}. It has everything that was read, but the old one may have lost \
+                     commits that readers saw (`source.lossless: true` says that it can't)",
+                    server.identity, place.identity
+                )));
+            }
+            return Ok(begin);
         }
         let logs = start::binary_logs(conn).await?;
         if let Some(request) = anchor::request(&logs, &position.at, place.anchor)?
             && let Some(anchor) = place.anchor
         {
-            anchor::compare(self.stream(server, &request).await?, &position.at, anchor).await?;
+            let closed = logs.last().is_some_and(|(name, _)| **name != *position.at.file);
+            let crashed =
+                anchor::compare(self.stream(server, &request).await?, &position.at, anchor, closed).await?;
+            if crashed && !server.durable && !self.config.source.policies.lossless {
+                return Err(follow::lost(&position.at));
+            }
         }
         start::resume(conn, server, position).await
+    }
+
+    /// The stream that is followed, by the driver of the config.
+    async fn followed(
+        &self,
+        server: &Preflight,
+        request: &start::Request,
+    ) -> Result<EventStream, SourceError> {
+        #[cfg(feature = "mysql-cdc")]
+        if self.config.source.driver == Driver::MysqlCdc {
+            let account = self.connector.plain_account().await?;
+            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
+                Ok(stream) => Ok(stream),
+                Err(error) => Err(self.explain(error, server).await),
+            };
+        }
+        self.stream(server, request).await
+    }
+
+    /// Refuses settings that the driver of the config can't follow, and gives the columns that it can't decode.
+    #[cfg(feature = "mysql-cdc")]
+    async fn undecodable_columns(&self) -> Result<Vec<cdc::limits::UndecodableColumn>, SourceError> {
+        if self.config.source.driver != Driver::MysqlCdc {
+            return Ok(Vec::new());
+        }
+        let mut conn = self.connector.primary().await?;
+        cdc::limits::refuse_settings(&mut conn).await?;
+        let columns = cdc::limits::undecodable_columns(&mut conn).await?;
+        conn.disconnect().await.ok();
+        Ok(columns)
     }
 
     async fn stream(&self, server: &Preflight, request: &start::Request) -> Result<EventStream, SourceError> {
@@ -527,6 +445,12 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, SourceError>>) -> Res
     tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or_else(|_| {
         Err(SourceError::Lost(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())))
     })
+}
+
+/// Unix seconds, as the server's clock should show them too.
+fn now() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// The longest pause between two attempts to connect.

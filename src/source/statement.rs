@@ -259,28 +259,23 @@ impl Ddl {
 
     /// The names that hold another table afterwards, or none any more.
     pub fn moved(&self) -> Vec<Moved> {
-        // By name: where its table was before. A name that isn't here holds its own.
-        let mut now: Vec<(Name, Option<Name>)> = Vec::new();
-        fn slot<'a>(
-            now: &'a mut Vec<(Name, Option<Name>)>,
-            name: &Name,
-            own: Option<Name>,
-        ) -> &'a mut Option<Name> {
-            let at = now.iter().position(|(n, _)| n == name).unwrap_or_else(|| {
-                now.push((name.clone(), own));
-                now.len() - 1
-            });
-            &mut now[at].1
-        }
+        // By name: the table that it held before, and the one that it holds now, each by its name before.
+        let mut now: Vec<(&Name, Option<&Name>, Option<&Name>)> = Vec::new();
         for (from, to) in &self.renames {
-            let table = slot(&mut now, from, Some(from.clone())).take();
-            *slot(&mut now, to, None) = table;
+            let mut at = |name, own| {
+                now.iter().position(|known| known.0 == name).unwrap_or_else(|| {
+                    now.push((name, own, own));
+                    now.len() - 1
+                })
+            };
+            let (from, to) = (at(from, Some(from)), at(to, None));
+            let table = now[from].2.take();
+            now[to].2 = table;
         }
-        let went =
-            |name: &Name| now.iter().find(|(_, from)| from.as_ref() == Some(name)).map(|(n, _)| n.clone());
+        let went = |name: &Name| now.iter().find(|known| known.2 == Some(name)).map(|known| known.0.clone());
         now.iter()
-            .filter(|(name, came)| came.as_ref() != Some(name))
-            .map(|(name, came)| Moved { name: name.clone(), went: went(name), came: came.clone() })
+            .filter(|(_, before, after)| before != after)
+            .map(|(name, _, came)| Moved { name: (*name).clone(), went: went(name), came: came.cloned() })
             .collect()
     }
 }

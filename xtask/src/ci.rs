@@ -87,10 +87,14 @@ fn summarise(times: &[(String, Duration)], total: Duration) {
     eprintln!("{:>6.0} s  in all", total.as_secs_f64());
 }
 
-/// Servers, and what librdkafka's build needs.
+/// Servers, and what the builds of librdkafka and openssl-sys need.
 fn prepare(quick: bool) -> Result<()> {
     if ["gcc", "g++", "make"].iter().any(|p| find_program(p).is_none()) {
         apt_install(&["build-essential"])?;
+    }
+    // For the driver mysql_cdc.
+    if find_program("pkg-config").is_none() || !pkg_config("openssl") {
+        apt_install(&["libssl-dev", "pkg-config"])?;
     }
     if !quick {
         install::ensure(&Need::SERVERS)?;
@@ -102,6 +106,11 @@ fn prepare(quick: bool) -> Result<()> {
 fn deny(root: &Path) -> Result<()> {
     let program = tool("cargo-deny", CARGO_DENY)?;
     call(Command::new(program).args(["deny", "check", "bans", "licenses", "sources"]).current_dir(root))
+}
+
+/// Whether a library can be linked.
+fn pkg_config(library: &str) -> bool {
+    Command::new("pkg-config").args(["--exists", library]).status().is_ok_and(|status| status.success())
 }
 
 /// A cargo command of this version, built first if it is not in the cache.

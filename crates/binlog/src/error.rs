@@ -95,9 +95,6 @@ pub enum DecodeErrorKind {
         /// The limit.
         limit: usize,
     },
-    /// The event needs a feature that isn't there yet.
-    #[error("{0} not supported yet")]
-    Unsupported(&'static str),
     /// The event came before any format description event.
     #[error("no format description event yet")]
     NoFormatDescription,

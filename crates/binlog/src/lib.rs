@@ -2,7 +2,8 @@
 //!
 //! Guarantees: no I/O, no panic on any input, and no allocation whose size the input dictates (lengths are
 //! checked against the bytes at hand first; what is inflated grows a buffer by what was really there, up to
-//! [`MAX_EVENT`]). Whatever can't be decoded exactly is an error with its offset, or
+//! [`MAX_EVENT`]). What is kept between events: [`decoder::MAX_TABLES`] table maps of at most 16 MiB, and one event's
+//! buffers in [`PayloadReader`] and [`Inflater`] each, which are let go when they are larger than 16 MiB. Whatever can't be decoded exactly is an error with its offset, or
 //! an [`Event::Unsupported`]; nothing is skipped in silence. Depends on nothing else of this project.
 //!
 //! The parts, in the order in which an event passes them:

@@ -18,6 +18,9 @@ const PRIMARY_KEY_WITH_PREFIX: u8 = 9;
 const ENUM_AND_SET_DEFAULT_CHARSET: u8 = 10;
 const ENUM_AND_SET_COLUMN_CHARSET: u8 = 11;
 
+/// Most labels of an ENUM (the manual's "The ENUM Type").
+const MAX_LABELS: u64 = 65_535;
+
 type Labels<'a> = Vec<Vec<&'a [u8]>>;
 
 /// Reads all fields into `columns`. Unknown fields are passed over: they describe, they don't change the rows.
@@ -156,7 +159,11 @@ fn labels<'a>(v: &mut Reader<'a>) -> Result<Labels<'a>, DecodeError> {
     let mut all = Labels::new();
     while !v.is_empty() {
         let mut column = Vec::new();
-        for _ in 0..v.lenenc("number of labels")? {
+        let count = v.lenenc("number of labels")?;
+        if count > MAX_LABELS {
+            return Err(v.error(DecodeErrorKind::Invalid { what: "number of labels", got: count }));
+        }
+        for _ in 0..count {
             column.push(v.lenenc_bytes("label")?);
         }
         all.push(column);

@@ -138,6 +138,10 @@ impl TableMap {
     /// Reads the body of a TABLE_MAP event, whose table id has `id_len` bytes.
     pub(crate) fn parse(body: &[u8], event_type: u8, id_len: usize) -> Result<Self, DecodeError> {
         let mut r = Reader::body(body, event_type);
+        if body.len() > MAX_BODY {
+            let kind = DecodeErrorKind::Invalid { what: "table map's size", got: body.len() as u64 };
+            return Err(r.error(kind));
+        }
         let table_id = r.table_id(id_len)?;
         r.u16("table map flags")?;
         let schema = name(&mut r, "schema name")?;
@@ -232,6 +236,9 @@ impl Column {
 
 /// Most columns that a table can have on either server (`MAX_FIELDS` in `sql/unireg.h`).
 const MAX_COLUMNS: usize = 4096;
+
+/// No server's table map comes near: parsed, it may take some forty times its size (labels of no letters).
+const MAX_BODY: usize = 16 << 20;
 
 fn same_name(a: &str, b: &str) -> bool {
     a == b || a.to_lowercase() == b.to_lowercase()

@@ -1,13 +1,13 @@
 //! Events as the decoder gives them, where real files hold no example or only one.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod common;
 
 use rowbust_binlog::decoder::MAX_TABLES;
 use rowbust_binlog::{
-    DecodeErrorKind, Decoder, Event, FileEvents, Flavor, Gtid, Header, RawEvent, Rows, event_name,
-    event_type as t,
+    DecodeErrorKind, Decoder, Event, FileEvents, Flavor, Gtid, GtidSet, Header, Projection, RawEvent,
+    RowKind, RowSlots, Rows, Value, XaPhase, event_name, event_type as t,
 };
 
 fn decoder() -> Decoder {
@@ -167,6 +167,17 @@ fn heartbeats_of_all_forms() {
     let v2 = [b"\x01\x08b.000001\x02\x09\xfe".to_vec(), 5_000_000_000_u64.to_le_bytes().to_vec(), vec![0]]
         .concat();
     assert_eq!(heartbeat(Flavor::MySql, t::HEARTBEAT_V2, 0, &v2), ("b.000001".into(), 5_000_000_000));
+    // As MySQL 9.7 sends it to who asks by flag 2 of COM_BINLOG_DUMP; others get the first form.
+    let sent = [
+        &[0, 0, 0, 0, t::HEARTBEAT_V2, 7, 0, 0, 0, 0x2c, 0, 0, 0, 0x83, 1, 0, 0, 0, 0, 1, 13][..],
+        b"binlog.000003",
+        &[2, 3, 252, 0x83, 1, 0, 0x80, 0x3c, 0x85, 0xfe],
+    ]
+    .concat();
+    assert!(matches!(
+        decode(&mut decoder(), &sent).unwrap(),
+        Event::Heartbeat { file: b"binlog.000003", position: 387 }
+    ));
 }
 
 #[test]
@@ -216,5 +227,303 @@ fn real_files_hold_transactions_in_order() {
             }
         }
         assert!(ddl > 70 && commits > 70 && savepoints > 0, "{ddl} {commits} {savepoints}");
+    }
+}
+
+/// The format description of a server of long ago, without a checksum: only these servers still write the forms below.
+fn old_server(version: &str, lengths: &[u8], checksum: Option<u8>) -> Vec<u8> {
+    let mut body = vec![4, 0];
+    body.extend(version.as_bytes());
+    body.resize(52, 0);
+    body.extend([0; 4]);
+    body.push(19);
+    body.extend(lengths);
+    body.extend(checksum);
+    // A server that knows checksums keeps their place in this event even where it writes none.
+    body.extend(checksum.map_or(&[][..], |_| &[0; 4]));
+    let header = Header {
+        timestamp: 0,
+        event_type: t::FORMAT_DESCRIPTION,
+        server_id: 1,
+        event_size: (Header::LEN + body.len()) as u32,
+        log_pos: 0,
+        flags: 0,
+    };
+    [&header.encode()[..], &body].concat()
+}
+
+/// MySQL 5.7 with `log_bin_use_v1_row_events`: 38 types, rows of version 1, GTIDs without commit times.
+#[test]
+fn mysql_5_7_of_the_documented_layout() {
+    // `Format_description_event` of 5.7: the post-header's length of each type from 1 on.
+    let lengths = [
+        56, 13, 0, 8, 0, 18, 0, 4, 4, 4, 4, 18, 0, 0, 95, 0, 4, 26, 8, 0, 0, 0, 8, 8, 8, 2, 0, 0, 0, 10, 10,
+        10, 42, 42, 0, 18, 52, 0,
+    ];
+    let fde = old_server("5.7.44-log", &lengths, Some(0));
+    let mut decoder = Decoder::new();
+    // The checksum of the description itself isn't one: the algorithm is "none".
+    let raw = RawEvent::parse(&fde, false).unwrap();
+    let raw = RawEvent::from_parts(raw.header, raw.body, None);
+    let Event::FormatDescription(described) = decoder.decode(&raw).unwrap() else { panic!() };
+    assert!(described.flavor == Flavor::MySql && !described.checksum && !decoder.checksummed());
+    let event = |event_type: u8, body: &[u8]| {
+        let mut bytes = common::event(event_type, body);
+        bytes.truncate(bytes.len() - 4);
+        let size = bytes.len() as u32;
+        bytes[9..13].copy_from_slice(&size.to_le_bytes());
+        bytes
+    };
+    // Flags, UUID, number; since 5.7.6 the logical clock behind it.
+    let mut gtid = vec![1];
+    gtid.extend([0x3e; 16]);
+    gtid.extend(77_u64.to_le_bytes());
+    let with_clock = [&gtid[..], &[2], &5_u64.to_le_bytes(), &6_u64.to_le_bytes()].concat();
+    for body in [gtid, with_clock] {
+        let bytes = event(t::GTID, &body);
+        let Event::Gtid(gtid) = decode(&mut decoder, &bytes).unwrap() else { panic!() };
+        assert!(matches!(gtid.gtid, Gtid::MySql { tsid, gno: 77 } if tsid.tag.is_none()));
+        assert_eq!((gtid.commit_micros, gtid.transaction_length, gtid.flags), (None, None, 1));
+    }
+    let map = common::table_map(7);
+    decode(&mut decoder, &event(t::TABLE_MAP, &map[19..map.len() - 4])).unwrap();
+    for (v1, v2, kind) in [
+        (t::WRITE_ROWS_V1, t::WRITE_ROWS_V2, RowKind::Write),
+        (t::UPDATE_ROWS_V1, t::UPDATE_ROWS_V2, RowKind::Update),
+        (t::DELETE_ROWS_V1, t::DELETE_ROWS_V2, RowKind::Delete),
+    ] {
+        // As version 2 without the extra data, whose length is the two bytes behind the flags.
+        let rows = common::rows(v2, 7, 40, 3);
+        let body = [&rows[19..27], &rows[29..rows.len() - 4]].concat();
+        let bytes = event(v1, &body);
+        let Event::Rows(rows) = decode(&mut decoder, &bytes).unwrap() else { panic!() };
+        assert_eq!((rows.kind, rows.column_count), (kind, 10));
+        let map = decoder.table(rows.slot);
+        let projection = Projection::new(map, &[0, 1]).unwrap();
+        let mut cursor = rows.cursor(map, &projection).unwrap();
+        let mut slots = RowSlots::new();
+        for id in 40..43 {
+            assert!(cursor.next(&mut slots).unwrap());
+            let values = if kind == RowKind::Delete { &slots.before } else { &slots.after };
+            assert_eq!(values[..], [Value::Int(id), Value::Str(b"a product of twenty!")]);
+        }
+        assert!(!cursor.next(&mut slots).unwrap());
+    }
+}
+
+/// Before 5.6.1 there are no checksums, and table ids may have four bytes.
+#[test]
+fn descriptions_without_checksums_and_with_short_table_ids() {
+    let mut lengths = [0_u8; 27];
+    for (event_type, len) in [(t::QUERY, 13), (t::TABLE_MAP, 6), (t::WRITE_ROWS_V1, 6)] {
+        lengths[usize::from(event_type) - 1] = len;
+    }
+    let fde = old_server("5.1.73-log", &lengths, None);
+    let mut decoder = Decoder::new();
+    assert!(matches!(decode(&mut decoder, &fde).unwrap(), Event::FormatDescription(f) if !f.checksum));
+    let map = common::table_map(7);
+    // The ids' two high bytes are missing.
+    let map = [&map[19..23], &map[25..map.len() - 4]].concat();
+    let rows = common::rows(t::WRITE_ROWS_V2, 7, 1, 1);
+    let rows = [&rows[19..23], &rows[25..27], &rows[29..rows.len() - 4]].concat();
+    for (event_type, body) in [(t::TABLE_MAP, map), (t::WRITE_ROWS_V1, rows)] {
+        let header = Header { timestamp: 0, event_type, server_id: 1, event_size: 0, log_pos: 0, flags: 0 };
+        match decoder.decode(&RawEvent::from_parts(header, &body, None)).unwrap() {
+            Event::TableMap { slot, .. } => assert_eq!(decoder.table(slot).table_id, 7),
+            Event::Rows(rows) => assert_eq!((rows.table_id, rows.column_count), (7, 10)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn table_maps_are_bounded() {
+    let map = common::table_map(7);
+    let body = &map[19..map.len() - 4];
+    // Metadata of an unknown kind, 16 MiB of it.
+    let long = [body, &[99, 254], &(16_u64 << 20).to_le_bytes(), &vec![0; 16 << 20]].concat();
+    let error = decode(&mut decoder(), &common::event(t::TABLE_MAP, &long)).unwrap_err();
+    assert!(error.to_string().contains("table map's size can't be"), "{error}");
+    // One ENUM of 65536 labels without letters.
+    let labels = [&[253, 0, 0, 1][..], &vec![0; 65_536]].concat();
+    let metadata = [&[6, 253, 4, 0, 1][..], &labels].concat();
+    let body =
+        [&[7, 0, 0, 0, 0, 0, 1, 0, 1, b's', 0, 1, b't', 0, 1, 254, 2, 247, 2, 0][..], &metadata].concat();
+    let error = decode(&mut decoder(), &common::event(t::TABLE_MAP, &body)).unwrap_err();
+    assert_eq!(error.kind, DecodeErrorKind::Invalid { what: "number of labels", got: 65_536 });
+}
+
+#[test]
+fn incidents_and_prepared_transactions() {
+    let mut decoder = decoder();
+    let incident = common::event(t::INCIDENT, b"\x01\x00\x09lost them");
+    assert!(matches!(
+        decode(&mut decoder, &incident).unwrap(),
+        Event::Incident { number: 1, message: b"lost them" }
+    ));
+    assert!(decode(&mut decoder, &common::event(t::INCIDENT, b"\x01\x00\x0alost them")).is_err());
+    let xid = |gtrid: u32, bqual: u32, data: &[u8]| {
+        let head = [&[1][..], &(-1_i32).to_le_bytes(), &gtrid.to_le_bytes(), &bqual.to_le_bytes()].concat();
+        common::event(t::XA_PREPARE, &[&head, data].concat())
+    };
+    let most = xid(64, 64, &[7; 128]);
+    let Event::XaPrepare(prepare) = decode(&mut decoder, &most).unwrap() else { panic!() };
+    assert!(prepare.one_phase && prepare.xid.format_id == -1 && prepare.xid.bqual == [7; 64]);
+    for wrong in [xid(65, 1, &[7; 128]), xid(1, 65, &[7; 128]), xid(u32::MAX, 0, b""), xid(3, 1, b"abc")] {
+        assert!(decode(&mut decoder, &wrong).is_err());
+    }
+    // Both halves at once are none.
+    let body = [&9_u64.to_le_bytes()[..], &0_u32.to_le_bytes(), &[64 | 128], &[0; 12]].concat();
+    assert!(decode(&mut decoder, &common::event(t::MARIA_GTID, &body)).is_err());
+    // Behind the id of a group commit.
+    let body =
+        [&9_u64.to_le_bytes()[..], &5_u32.to_le_bytes(), &[64 | 2], &[9; 8], &[7, 0, 0, 0, 1, 2], b"abb"]
+            .concat();
+    let event = common::event(t::MARIA_GTID, &body);
+    let Event::Gtid(gtid) = decode(&mut decoder, &event).unwrap() else { panic!() };
+    assert_eq!(gtid.xa, Some(XaPhase::Prepared));
+    assert_eq!(gtid.xid.unwrap().to_string(), "X'61',X'6262',7");
+}
+
+#[test]
+fn tagged_gtids_of_no_server() {
+    // Of MySQL 9.7: version, size, field that must be known; flags, UUID, number, tag.
+    let event = |body: &[u8]| {
+        let mut bytes = vec![2, 0];
+        bytes.extend(body);
+        bytes[1] = (bytes.len() as u8) << 1;
+        common::event(t::GTID_TAGGED, &bytes)
+    };
+    let uuid = [2_u8; 16];
+    let good = [&[0, 0, 0, 2][..], &uuid, &[4, 4 * 5, 6, 2 * 2, b'a', b'1']].concat();
+    let gtid = |body: &[u8]| match decode(&mut decoder(), &event(body)) {
+        Ok(Event::Gtid(gtid)) => Ok((gtid.gtid.to_string(), gtid.commit_micros)),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.kind.to_string()),
+    };
+    let text = "01010101-0101-0101-0101-010101010101:a1:5".to_owned();
+    assert_eq!(gtid(&good), Ok((text.clone(), None)));
+    // Fields of a newer server, which need not be known; and such as need.
+    assert_eq!(gtid(&[&good[..], &[2 * 63, 1, 2, 3]].concat()), Ok((text, None)));
+    let mut needs = good.clone();
+    needs[0] = 2 * 12;
+    assert_eq!(gtid(&needs).unwrap_err(), "field that can't be ignored can't be 12");
+    for (wrong, why) in [
+        (good[..19].to_vec(), "server UUID needs 1 bytes, 0 left"),
+        (good[..20].to_vec(), "GTID needs 1 bytes, 0 left"),
+        ([&good[..20], &[4, 0]].concat(), "transaction number can't be 0"),
+        ([&good[..20], &[4, 2]].concat(), "transaction number can't be 18446744073709551615"),
+        ([&good[..22], &[6, 2, b'A']].concat(), "tag with letters that no tag has"),
+        ([&good[..22], &[6, 2 * 33], &[b'a'; 33]].concat(), "tag with letters that no tag has"),
+        ([&good[..22], &[4, 4]].concat(), "field number can't be 2"),
+        ([&[0, 0, 0, 2][..], &[1, 4], &uuid].concat(), "byte of the server UUID can't be 256"),
+    ] {
+        assert_eq!(gtid(&wrong).unwrap_err(), why);
+    }
+    let mut sized = event(&good);
+    sized[20] += 2;
+    let raw = RawEvent::parse(&sized, true).unwrap();
+    let raw = RawEvent::from_parts(raw.header, raw.body, None);
+    assert!(decoder().decode(&raw).unwrap_err().to_string().contains("message size"));
+}
+
+#[test]
+fn sets_of_no_server() {
+    let set = |head: u64, rest: &[&[u8]]| [&head.to_le_bytes()[..], &rest.concat()].concat();
+    let intervals = |list: &[(u64, u64)]| {
+        let mut out = (list.len() as u64).to_le_bytes().to_vec();
+        for (start, end) in list {
+            out.extend([start.to_le_bytes(), end.to_le_bytes()].concat());
+        }
+        out
+    };
+    let decode = |body: &[u8]| GtidSet::decode(body, t::PREVIOUS_GTIDS).map(|set| set.to_string());
+    let uuid = [1; 16];
+    let name = "01010101-0101-0101-0101-010101010101";
+    assert_eq!(
+        decode(&set(1, &[&uuid, &intervals(&[(1, 3), (3, 4), (9, 10)])])),
+        Ok(format!("{name}:1-3:9"))
+    );
+    let tagged = 1 << 56 | 2 << 8 | 1;
+    let two = set(tagged, &[&uuid, &[0], &intervals(&[(1, 2)]), &uuid, &[2], b"t", &intervals(&[(5, 7)])]);
+    assert_eq!(decode(&two), Ok(format!("{name}:1:t:5-6")));
+    for wrong in [
+        set(1, &[&uuid, &intervals(&[(0, 3)])]),
+        set(1, &[&uuid, &intervals(&[(3, 3)])]),
+        set(1, &[&uuid, &intervals(&[(1, 1 << 63)])]),
+        set(1, &[&uuid, &intervals(&[(5, 6), (1, 3)])]),
+        set(1, &[&uuid, &intervals(&[(1, 4), (3, 5)])]),
+        set(1, &[&uuid, &intervals(&[(1, 2)]), b"behind"]),
+        set(2, &[&uuid, &intervals(&[(1, 2)])]),
+        set(tagged, &[&uuid, &[2], b"T", &intervals(&[(1, 2)]), &uuid, &[0], &intervals(&[])]),
+        set(tagged, &[&uuid, &[66], &[b't'; 33], &intervals(&[(1, 2)]), &uuid, &[0], &intervals(&[])]),
+        set(u64::MAX >> 8, &[]),
+    ] {
+        assert!(decode(&wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn encrypted_files_are_refused_with_their_place() {
+    let mysql = FileEvents::new(b"\xfdbin\x01\x01rest").unwrap_err();
+    assert_eq!(mysql.kind, DecodeErrorKind::Encrypted { position: 0 });
+    let mut file = b"\xfebin".to_vec();
+    file.extend(common::format_description());
+    file.extend(common::event(t::MARIA_START_ENCRYPTION, &[1; 17]));
+    let position = file.len() as u64;
+    file.extend([0xa5; 200]);
+    let events: Vec<_> = FileEvents::new(&file).unwrap().collect();
+    assert_eq!(events.len(), 2);
+    let error = events[1].as_ref().unwrap_err();
+    assert_eq!(error.kind, DecodeErrorKind::Encrypted { position });
+    assert!(error.to_string().contains("the file is encrypted from byte"), "{error}");
+    // In a stream it says nothing: the server has decrypted what follows.
+    let event = common::event(t::MARIA_START_ENCRYPTION, &[1; 17]);
+    assert!(matches!(decode(&mut decoder(), &event).unwrap(), Event::Ignored(164)));
+}
+
+#[test]
+fn partial_updates_of_no_server() {
+    let mut decoder = decoder();
+    // Two JSON columns around an INT.
+    let map = [&[9, 0, 0, 0, 0, 0, 1, 0, 1, b's', 0, 1, b't', 0, 3, 245, 3, 245, 2, 4, 4, 7][..]].concat();
+    decode(&mut decoder, &common::event(t::TABLE_MAP, &map)).unwrap();
+    let before = [0, 1, 0, 0, 0, 4, 5, 0, 0, 0, 1, 0, 0, 0, 4];
+    let mut read = |after: &[u8]| {
+        let body = [&[9, 0, 0, 0, 0, 0, 1, 0, 2, 0, 3, 7, 7][..], &before, after].concat();
+        let bytes = common::event(t::PARTIAL_UPDATE_ROWS, &body);
+        let Event::Rows(rows) = decode(&mut decoder, &bytes).unwrap() else { panic!() };
+        let map = decoder.table(rows.slot);
+        let projection = Projection::new(map, &[0, 1, 2]).unwrap();
+        let mut cursor = rows.cursor(map, &projection).unwrap();
+        let mut slots = RowSlots::new();
+        match cursor.next(&mut slots) {
+            Ok(more) => {
+                assert!(more && !cursor.next(&mut RowSlots::new()).unwrap());
+                Ok(slots.after.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(" "))
+            }
+            Err(error) => {
+                assert!(error.offset <= bytes.len() && cursor.next(&mut RowSlots::new()) == Ok(false));
+                Err(error.kind.to_string())
+            }
+        }
+    };
+    // No options: all values are whole.
+    assert_eq!(read(&[0, 2, 1, 0, 0, 0, 4, 1, 0, 0, 0, 4]).unwrap(), "Json([4]) Null Json([4])");
+    // One difference, before and behind.
+    assert_eq!(
+        read(&[1, 1, 0, 2, 0, 0, 0, 8, 9, 5, 0, 0, 0, 1, 0, 0, 0, 4]).unwrap(),
+        "JsonDiff([8, 9]) Int(5) Json([4])"
+    );
+    assert_eq!(read(&[1, 2, 3, 0, 0, 0, 0]).unwrap(), "Null Null JsonDiff([])");
+    for (wrong, why) in [
+        (&[][..], "value options needs 1 bytes, 0 left"),
+        (&[2, 0], "value options can't be 2"),
+        (&[252, 1, 1], "value options can't be 257"),
+        (&[1], "bitmap of differences needs 1 bytes, 0 left"),
+        (&[1, 1], "bitmap of NULLs needs 1 bytes, 0 left"),
+        (&[1, 1, 0, 9, 0, 0, 0, 1], "column needs 9 bytes, 1 left"),
+    ] {
+        assert_eq!(read(wrong).unwrap_err(), why);
     }
 }

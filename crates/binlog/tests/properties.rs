@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rowbust_binlog::{
-    Decoder, Event, FileEvents, GtidSet, Header, MariaGtid, MariaGtidPos, Projection, RawEvent, RowSlots,
-    Tag, Tsid, Uuid, Value, event_type,
+    Decoder, Event, FileEvents, GtidSet, Header, Inflater, MariaGtid, MariaGtidPos, Projection, RawEvent,
+    RowSlots, Tag, Tsid, Uuid, Value, event_type,
 };
 
 type Model = BTreeSet<(u8, u64)>;
@@ -102,7 +102,17 @@ proptest! {
     fn any_bytes_are_an_event_or_an_error(event_type in any::<u8>(), body in vec(any::<u8>(), 0..200), flags in any::<u16>()) {
         let mut decoder = decoder();
         let header = Header { timestamp: 0, event_type, server_id: 1, event_size: 0, log_pos: 0, flags };
-        walk(&mut decoder, &RawEvent::from_parts(header, &body, None));
+        let raw = RawEvent::from_parts(header, &body, None);
+        walk(&mut decoder, &raw);
+        // An error tells a place within the event.
+        if let Err(error) = decoder.decode(&raw) {
+            prop_assert!(error.offset <= Header::LEN + body.len(), "{error}");
+        }
+        if raw.is_compressed()
+            && let Err(error) = Inflater::new().inflate(&raw, &decoder)
+        {
+            prop_assert!(error.offset <= Header::LEN + body.len(), "{error}");
+        }
         let _ = RawEvent::parse(&body, true);
         let _ = FileEvents::new(&body).map(|events| events.count());
         let _ = GtidSet::decode(&body, event_type);

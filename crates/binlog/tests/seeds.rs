@@ -10,12 +10,18 @@ mod targets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use rowbust_binlog::{
     Decoder, Event, FileEvents, GtidSet, Inflater, PayloadReader, RawEvent, event_type as t,
 };
 
-const TARGETS: [(&str, fn(&[u8])); 5] = [
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 5] = [
     ("stream", targets::stream),
     ("payload", targets::payload),
     ("table_map", targets::table_map),
@@ -58,6 +64,43 @@ fn every_seed_passes() {
         assert!(seen > 3 || name == "stream", "{name}: {seen} seeds");
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Bytes changed, cut out, doubled: what a fuzzer does, for a second.
+    #[test]
+    fn mutated_seeds_pass(
+        which in any::<Index>(), from in any::<Index>(), len in 0_usize..20, how in 0_u8..4,
+        changes in vec((any::<Index>(), any::<u8>()), 0..4),
+    ) {
+        let (target, seed) = &SEEDS[which.index(SEEDS.len())];
+        let mut data = seed.clone();
+        for (at, byte) in changes.iter().filter(|_| !seed.is_empty()) {
+            data[at.index(seed.len())] = *byte;
+        }
+        let from = from.index(data.len() + 1);
+        let to = (from + len).min(data.len());
+        match how {
+            0 => drop(data.drain(from..to)),
+            1 => data.truncate(from),
+            2 => data.extend_from_within(from..to),
+            _ => {}
+        }
+        target(&data);
+    }
+}
+
+/// Of all targets.
+static SEEDS: LazyLock<Vec<(Target, Vec<u8>)>> = LazyLock::new(|| {
+    let mut seeds = Vec::new();
+    for (name, target) in TARGETS {
+        for entry in fs::read_dir(folder(name)).into_iter().flatten() {
+            seeds.push((target, fs::read(entry.unwrap().path()).unwrap()));
+        }
+    }
+    seeds
+});
 
 fn update() {
     let mut seeds = Seeds::default();

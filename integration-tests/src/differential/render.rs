@@ -81,7 +81,7 @@ fn print(value: &Value<'_>, column: &Column, flavor: Flavor) -> Result<Vec<u8>> 
         Value::Json(_) => {
             let mut text = Vec::new();
             value.write_text(column, &mut text)?;
-            quote(&text, flavor, &mut out);
+            quote(&unquoted(text), flavor, &mut out);
         }
         Value::JsonDiff(diffs) => differences(diffs, column, &mut out)?,
         Value::Vector(bytes) => {
@@ -114,18 +114,17 @@ fn differences(mut diffs: &[u8], column: &Column, out: &mut Vec<u8>) -> Result<(
             diffs = rest;
             let mut text = Vec::new();
             Value::Json(value).write_text(column, &mut text)?;
-            // A string is printed without its quotes, and nothing in it is escaped.
-            let text = match text.as_slice() {
-                [b'"', inner @ .., b'"'] => {
-                    String::from_utf8_lossy(inner).replace("\\\"", "\"").replace("\\\\", "\\").into_bytes()
-                }
-                _ => text,
-            };
+            let text = unquoted(text);
             parts.push(text);
         }
     }
     out.extend(parts.join(&0));
     Ok(())
+}
+
+/// A document that is one string is printed without its quotes, and nothing in it is escaped.
+fn unquoted(text: Vec<u8>) -> Vec<u8> {
+    serde_json::from_slice::<String>(&text).map_or(text, String::into_bytes)
 }
 
 /// Bytes behind their length (up to 65535), and the rest.

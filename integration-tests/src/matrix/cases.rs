@@ -144,6 +144,34 @@ pub const CASES: &[Case] = &[
     .before(&[r#"INSERT INTO partial_json_global VALUES (1,'{"a":1}','{}'),(2,'{"a":1,"b":[1,2]}',NULL)"#])
     .keys(&["1", "2"]),
     case(
+        "partial_json_path",
+        MYSQL,
+        &[
+            "SET SESSION binlog_row_value_options=PARTIAL_JSON",
+            "UPDATE partial_json_path SET v=JSON_SET(v,'$.a',2) WHERE id=1",
+            "SET SESSION binlog_row_value_options=''",
+        ],
+    )
+    .table(JSON)
+    .key("{id}:{v->>$.a}")
+    .before(&[r#"INSERT INTO partial_json_path VALUES (1,'{"a":1,"b":[1,2]}','{}'),(2,'{"a":1}','{}')"#])
+    .keys(&["1:1", "1:2"]),
+    case(
+        "json_path",
+        ALL,
+        &[
+            r#"UPDATE json_path SET v='{"a":{"b":"new"},"c":[1]}' WHERE id=1"#,
+            "DELETE FROM json_path WHERE id=2",
+            "UPDATE json_path SET v=NULL WHERE id=3",
+        ],
+    )
+    .table("id INT PRIMARY KEY, v JSON")
+    .key("{id}:{v->>$.a.b}")
+    .before(&[
+        r#"INSERT INTO json_path VALUES (1,'{"c":[],"a":{"b":"old"}}'),(2,'{"a":{"b":7}}'),(3,'{"a":{"b":true}}'),(4,'{}')"#,
+    ])
+    .keys(&["1:old", "1:new", "2:7", "3:true"]),
+    case(
         "image_minimal",
         ALL,
         &[

@@ -136,6 +136,7 @@ pub fn config(port: u16) -> Config {
             start: Start::Latest,
             heartbeat: None,
             policies: config::Policies::default(),
+            driver: config::Driver::Native,
         },
         redis: Vec::new(),
         retry: config::Retry::Disk {

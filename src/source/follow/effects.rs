@@ -197,7 +197,8 @@ impl Follower {
         let scope = self.scope_of(slot);
         let what = format!("rows of {scope}, which doesn't fit its mappings");
         let inexact = Inexact { cause: Cause::Schema, code: "source.schema", what: &what, help: SCHEMA_HELP };
-        self.inexact(Policy::Flush, &inexact, scope, header, sink)
+        // Said once, when the table was met.
+        self.widen(&inexact, scope, header, sink)
     }
 
     /// A row of the table in `slot` from which no key can be made.
@@ -283,6 +284,23 @@ impl Follower {
         if policy == Policy::Halt {
             return Err(self.halt(header, inexact.code, inexact.what, inexact.help).into());
         }
+        if self.open.as_ref().is_some_and(|open| open.widened.iter().any(|known| known.includes(&scope))) {
+            return Ok(());
+        }
+        warn!(
+            at = %self.begins(header), cause = inexact.cause.as_str(), %scope, what = inexact.what,
+            "removing every key that may be concerned"
+        );
+        self.widen(inexact, scope, header, sink)
+    }
+
+    fn widen<S: Sink>(
+        &mut self,
+        inexact: &Inexact<'_>,
+        scope: Scope,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
         if let Some(open) = &mut self.open {
             if open.widened.iter().any(|known| known.includes(&scope)) {
                 return Ok(());
@@ -290,10 +308,6 @@ impl Follower {
             open.widened.push(scope.clone());
         }
         self.stats.widen(inexact.cause);
-        warn!(
-            at = %self.begins(header), cause = inexact.cause.as_str(), %scope, what = inexact.what,
-            "removing every key that may be concerned"
-        );
         let cause = format!("{}: {}", inexact.cause.as_str(), inexact.what);
         sink.widen(&scope, &cause).map_err(|refusal| self.refused(header, refusal).into())
     }

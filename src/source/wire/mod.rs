@@ -82,7 +82,10 @@ pub(super) struct Target<'a> {
 enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// Between the two.
+    /// Another driver's thread.
+    #[cfg(feature = "mysql-cdc")]
+    Local(tokio::net::UnixStream),
+    /// Between the first two.
     Closed,
 }
 
@@ -115,12 +118,20 @@ impl Wire {
         Self { socket: Socket::Plain(stream), packets: Packets::new() }
     }
 
+    /// Packets that another driver's thread writes.
+    #[cfg(feature = "mysql-cdc")]
+    pub(super) fn local(stream: tokio::net::UnixStream) -> Self {
+        Self { socket: Socket::Local(stream), packets: Packets::new() }
+    }
+
     /// Waits until something was received. `Err` at the end of the connection.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = ReadBuf::new(self.packets.space());
         match &mut self.socket {
             Socket::Plain(stream) => ready!(Pin::new(stream).poll_read(cx, &mut space))?,
             Socket::Tls(stream) => ready!(Pin::new(stream.as_mut()).poll_read(cx, &mut space))?,
+            #[cfg(feature = "mysql-cdc")]
+            Socket::Local(stream) => ready!(Pin::new(stream).poll_read(cx, &mut space))?,
             Socket::Closed => {}
         }
         let n = space.filled().len();
@@ -134,11 +145,11 @@ impl Wire {
 
     /// The next payload, if all of it was received.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<Range<usize>>, PacketError> {
-        self.packets.next()
+    pub(super) fn pop(&mut self) -> Result<Option<Range<usize>>, PacketError> {
+        self.packets.pop()
     }
 
-    /// What [`Wire::next`] gave, until more is received.
+    /// What [`Wire::pop`] gave, until more is received.
     #[inline]
     pub(super) fn bytes(&self, payload: &Range<usize>) -> &[u8] {
         self.packets.bytes(payload)
@@ -152,7 +163,7 @@ impl Wire {
     /// Waits for a payload that is no event; an error that the server sends is one here.
     async fn read(&mut self) -> Result<Vec<u8>, WireError> {
         let payload = loop {
-            if let Some(payload) = self.packets.next()? {
+            if let Some(payload) = self.packets.pop()? {
                 break self.packets.bytes(&payload).to_vec();
             }
             if self.footprint() > ANSWER {
@@ -181,6 +192,9 @@ impl Wire {
                 stream.write_all(&packets).await?;
                 stream.flush().await?;
             }
+            // Nothing is asked of the thread.
+            #[cfg(feature = "mysql-cdc")]
+            Socket::Local(_) => {}
             Socket::Closed => {}
         }
         Ok(())

@@ -138,7 +138,7 @@ impl Packets {
     /// # Errors
     /// [`PacketError`]: what was received is no packet. The connection can't be used any more.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<Range<usize>>, PacketError> {
+    pub fn pop(&mut self) -> Result<Option<Range<usize>>, PacketError> {
         loop {
             match self.part {
                 None => {
@@ -179,7 +179,7 @@ impl Packets {
         }
     }
 
-    /// What [`Packets::next`] gave.
+    /// What [`Packets::pop`] gave.
     #[inline]
     pub fn bytes(&self, payload: &Range<usize>) -> &[u8] {
         self.buffer.get(payload.clone()).unwrap_or_default()

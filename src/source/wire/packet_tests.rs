@@ -15,7 +15,7 @@ fn run(bytes: &[u8], pieces: &[usize]) -> (Vec<Vec<u8>>, Result<(), PacketError>
         packets.received(n);
         rest = &rest[n..];
         loop {
-            match packets.next() {
+            match packets.pop() {
                 Ok(Some(payload)) => payloads.push(packets.bytes(&payload).to_vec()),
                 Ok(None) => break,
                 Err(e) => return (payloads, Err(e), packets),
@@ -91,7 +91,7 @@ fn the_buffer_grows_with_what_comes_and_shrinks_again() {
     for piece in rest.chunks(1 << 16) {
         packets.space()[..piece.len()].copy_from_slice(piece);
         packets.received(piece.len());
-        packets.next().unwrap();
+        packets.pop().unwrap();
     }
     assert!(packets.is_empty());
     packets.space();
@@ -124,7 +124,7 @@ fn a_payload_has_a_bound() {
     packets.buffer.resize(MAX_PAYLOAD - 10 + 4, 0);
     packets.end = packets.buffer.len();
     packets.buffer[MAX_PAYLOAD - 10..].copy_from_slice(&[11, 0, 0, 3]);
-    assert_eq!(packets.next(), Err(PacketError::TooLong(MAX_PAYLOAD + 1)));
+    assert_eq!(packets.pop(), Err(PacketError::TooLong(MAX_PAYLOAD + 1)));
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 //! All on one machine: database, Redis and daemon share its cores, so runs that are compared take turns, medians and
 //! ratios are given, and processor time where the bar is in processor time. Results go to `target/bench/*.json` too.
 
+mod compare;
 mod daemon;
 mod data;
 mod decode;
@@ -52,6 +53,8 @@ enum What {
     Decode,
     /// Processor time of the stream, from the socket on.
     Stream,
+    /// Processor time of decoding beside other libraries; not part of `all`, as they must be built first.
+    Compare,
     /// Rate of draining a backlog.
     Drain,
     /// Following writes as fast as the server takes them.
@@ -141,11 +144,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("a debug build measures nothing: please run it as `cargo xtask bench`");
     }
     let bench = Bench::new(args.mysql, args.quick, args.fresh)?;
-    let wants = |what| args.what == What::All || args.what == what;
+    let wants = |what| args.what == What::All && what != What::Compare || args.what == what;
     let mut sections: Vec<Section> = Vec::new();
-    let measurements: [(What, Measurement); 6] = [
+    let measurements: [(What, Measurement); 7] = [
         (What::Decode, decode::run),
         (What::Stream, stream::run),
+        (What::Compare, compare::run),
         (What::Drain, drain::run),
         (What::Live, live::run),
         (What::Latency, latency::run),

@@ -30,8 +30,9 @@ pub(crate) fn build(workspace: &Path, kafka: bool) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = std::process::Command::new(cargo);
     command.current_dir(workspace).args(["build", "--release", "-p", "rowbust", "--bin", "rowbust"]);
-    if !kafka {
-        command.arg("--no-default-features");
+    command.arg("--no-default-features");
+    if kafka {
+        command.args(["--features", "kafka"]);
     }
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;

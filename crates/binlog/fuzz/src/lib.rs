@@ -4,8 +4,13 @@
 
 use rowbust_binlog::{
     Decoder, Event, FileEvents, Gtid, GtidSet, Header, Inflater, MariaGtidPos, PayloadReader, Projection,
-    RawEvent, RowSlots, Rows, XidBuf, event_type as t,
+    RawEvent, RowSlots, Rows, Value, XidBuf, event_type as t, json::Document,
 };
+
+thread_local! {
+    /// Kept from one input to the next, as a follower keeps it from one transaction to the next.
+    static READER: std::cell::Cell<PayloadReader> = std::cell::Cell::default();
+}
 
 /// Any bytes as a binlog file, without checksums: every event is decoded, also those within others, its rows walked
 /// with all columns, each value printed.
@@ -169,7 +174,7 @@ impl Walk {
         match self.decoder.decode(raw) {
             Ok(Event::Rows(rows)) => self.rows(&rows),
             Ok(Event::TransactionPayload(payload)) => {
-                let mut reader = PayloadReader::new();
+                let mut reader = READER.take();
                 reader.open();
                 let mut sum = 0;
                 while let Ok(Some(inner)) = reader.next(&payload) {
@@ -178,6 +183,7 @@ impl Walk {
                     self.event(&RawEvent::from_parts(inner.header, inner.body, None));
                 }
                 assert!(payload.uncompressed_size.is_none_or(|size| sum <= size));
+                READER.set(reader);
             }
             _ => {}
         }
@@ -195,6 +201,11 @@ impl Walk {
         let (mut slots, mut few) = (RowSlots::new(), RowSlots::new());
         while let Ok(true) = cursor.next(&mut slots) {
             assert_eq!(thirds.next(&mut few), Ok(true));
+            for (before, after) in slots.before.iter().zip(&slots.after) {
+                if let (Value::Json(document), Value::JsonDiff(diffs)) = (before, after) {
+                    let _ = Document::patched(document, diffs).write_text(&mut self.text);
+                }
+            }
             for (values, few) in [(&slots.before, &few.before), (&slots.after, &few.after)] {
                 for (value, column) in values.iter().zip(&map.columns) {
                     let _ = value.write_text(column, &mut self.text);

@@ -97,7 +97,7 @@ impl Json {
             (Self::Object(members), Leg::Key(key)) => members.iter().find(|(k, _)| **k == **key)?.1.at(rest),
             (Self::Array(members), Leg::Index(i)) => members.get(*i as usize)?.at(rest),
             (Self::Array(members), Leg::Last(i)) => members.iter().rev().nth(*i as usize)?.at(rest),
-            (_, Leg::Key(_)) | (Self::Array(_), _) => None,
+            (_, Leg::Key(_)) => None,
             (_, Leg::Index(0) | Leg::Last(0)) => self.at(rest),
             _ => None,
         }
@@ -119,7 +119,7 @@ fn container(keys: &[&str], values: &[&Json], large: bool) -> Vec<u8> {
     for value in values {
         let (code, bytes) = value.parts(large);
         value_entries.push(code);
-        if matches!(code, 4 | 5 | 6) || large && matches!(code, 7 | 8) {
+        if matches!(code, 4..=6) || large && matches!(code, 7 | 8) {
             let mut inlined = bytes;
             inlined.resize(width, 0);
             value_entries.extend(inlined);
