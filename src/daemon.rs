@@ -423,3 +423,22 @@ async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> 
 fn is_outage(code: &str) -> bool {
     !matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "PROTOCOL")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_cause_is_named_and_not_what_it_took_along() {
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("worker", async { Ok(()) });
+        supervisor.spawn("source", async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            anyhow::bail!("refused")
+        });
+        assert_eq!(first_failure(&mut supervisor).await.to_string(), "refused");
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("worker", async { Ok(()) });
+        assert_eq!(first_failure(&mut supervisor).await.to_string(), "worker ended without being asked to");
+    }
+}

@@ -112,7 +112,7 @@ async fn encrypted_binlog() -> Result<()> {
         fs::write(&copy, bytes)?;
         compared.add(differential::compare_any(&programs.binlog, &copy)?);
     }
-    ensure!(compared.rows == 3, "{compared:?}");
+    ensure!(compared.rows == 4, "with the fence's: {compared:?}");
     Ok(())
 }
 

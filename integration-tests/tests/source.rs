@@ -327,8 +327,12 @@ async fn widened(db: Db) {
     ])
     .await;
     let mut config = db.config();
-    config.source.policies =
-        Policies { on_gap: Policy::Halt, on_undecodable: Policy::Flush, on_statement: Policy::Flush };
+    config.source.policies = Policies {
+        on_gap: Policy::Halt,
+        on_undecodable: Policy::Flush,
+        on_statement: Policy::Flush,
+        ..Policies::default()
+    };
     let follow = Follow::ready(config).await;
     let table = |name: &str| Scope::Table { schema: "shop".into(), table: name.into() };
     let file = tempfile::NamedTempFile::new().unwrap();

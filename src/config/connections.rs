@@ -42,6 +42,13 @@ impl Walk<'_> {
         let on_gap = self.policy(&object, "on_gap");
         let on_undecodable = self.policy(&object, "on_undecodable");
         let on_statement = self.policy(&object, "on_statement");
+        let lossless = match object.get("lossless") {
+            Some(node) => {
+                let words = vec![("true", Choice::Built(true)), ("false", Choice::Built(false))];
+                self.choice(node, "lossless", words)
+            }
+            None => Some(false),
+        };
         let start = match object.get("start") {
             Some(node) => self.start(node, object.key_span("start")),
             None => Some(Start::Latest),
@@ -65,6 +72,7 @@ impl Walk<'_> {
                 on_gap: on_gap?,
                 on_undecodable: on_undecodable?,
                 on_statement: on_statement?,
+                lossless: lossless?,
             },
             driver: driver?,
         })

@@ -155,6 +155,12 @@ pub(super) static SOURCE: Section = Section {
             "What to do when the binlog behind the checkpoint is gone, or is another one. `flush`: take the newest position, remove every key that the mappings could make, go on from there.",
         ),
         field(
+            "lossless",
+            "`true`, `false`",
+            "`false`",
+            "Whether failovers and crashes of the server never lose a commit that readers saw (semi-synchronous replication with AFTER_SYNC and without a timeout, storage that loses nothing). `false`: another server behind the address, or a crash of one with sync_binlog or innodb_flush_log_at_trx_commit other than 1, is a gap: readers may have cached what is lost.",
+        ),
+        field(
             "on_undecodable",
             "`halt`, `flush`",
             "`halt`",

@@ -107,6 +107,8 @@ pub struct Policies {
     pub on_undecodable: Policy,
     /// A change that was logged as a statement.
     pub on_statement: Policy,
+    /// `source.lossless`: no commit that readers saw is ever lost by a failover or a crash. Default: false.
+    pub lossless: bool,
 }
 
 /// What is done where the keys that a change makes wrong aren't known.

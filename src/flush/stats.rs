@@ -77,6 +77,7 @@ impl FlushStats {
 
     fn count(&self, causes: &[String], add: impl Fn(&mut (u64, u64))) {
         let mut labels: Vec<String> = causes.iter().map(|cause| label(cause)).collect();
+        labels.sort_unstable();
         labels.dedup();
         let mut state = self.lock();
         for label in labels {

@@ -46,12 +46,13 @@ impl Budget {
 
     /// Waits until so many are free.
     pub(super) async fn take(&self, bytes: usize, bulk: bool) -> Result<Permit, Closed> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let most = if bulk { self.total / 2 } else { self.total };
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(most);
         let bulk = match bulk {
-            true => Some(acquire(&self.bulk, bytes.min(self.total / 2)).await?),
+            true => Some(acquire(&self.bulk, bytes).await?),
             false => None,
         };
-        Ok(Permit { _all: acquire(&self.all, bytes.min(self.total)).await?, _bulk: bulk })
+        Ok(Permit { _all: acquire(&self.all, bytes).await?, _bulk: bulk })
     }
 }
 

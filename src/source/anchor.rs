@@ -50,12 +50,15 @@ pub(super) fn request(
         .map(|position| Request::At { file: at.file.clone(), position }))
 }
 
-/// Compares the event that `stream` begins with.
+/// Compares the event that `stream` begins with. `closed`: newer files follow, so there is an event behind it. Then this tells whether
+/// that is the next file's first: the server crashed where it was read up to.
 pub(super) async fn compare(
     mut stream: EventStream,
     at: &Coordinates,
     anchor: Anchor,
-) -> Result<(), SourceError> {
+    closed: bool,
+) -> Result<bool, SourceError> {
+    let mut compared = false;
     let another = |found: &str| {
         SourceError::gap(format!(
             "the event that ends at {at} is another one than the one that was read ({found}): the server's log began anew"
@@ -76,12 +79,21 @@ pub(super) async fn compare(
             }
         }
         let event = stream.current();
+        if compared {
+            return Ok(event.header.event_type == event_type::ROTATE && event.header.is_artificial());
+        }
         if is_preamble(&event.header) {
             continue;
         }
         let found = Anchor::of(&event);
         debug!(?found, ?anchor, "last event read again");
-        return if found == Some(anchor) { Ok(()) } else { Err(another("its time or checksum differs")) };
+        if found != Some(anchor) {
+            return Err(another("its time or checksum differs"));
+        }
+        if !closed {
+            return Ok(false);
+        }
+        compared = true;
     }
 }
 

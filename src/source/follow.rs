@@ -18,6 +18,7 @@ mod group;
 mod halts;
 #[cfg(test)]
 mod replay_tests;
+mod tail;
 mod xa;
 
 use super::{
@@ -31,6 +32,8 @@ use super::{
 };
 use crate::kill_point;
 pub(super) use halts::BUG;
+
+pub(super) use tail::lost;
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -104,6 +107,7 @@ pub struct Follower {
     /// The event that ended the newest transaction.
     anchor: Option<Anchor>,
     patience: Patience,
+    tail: tail::Tail,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
 }
@@ -137,6 +141,7 @@ impl Follower {
             last: None,
             anchor: None,
             patience: Patience::default(),
+            tail: tail::Tail::default(),
             ignored_types: BTreeSet::new(),
         }
     }
@@ -165,6 +170,12 @@ impl Follower {
     /// This server answers now.
     pub fn connected(&mut self, server: &super::Preflight) {
         self.schema.connected(server);
+        self.tail.connected(server.durable || self.policies.source().lossless);
+    }
+
+    /// What was lost before `time` (Unix seconds) concerns nobody: nothing was followed then.
+    pub fn covers_from(&mut self, time: u32) {
+        self.tail.covers_from(time);
     }
 
     /// Reads a stream to its end.
@@ -177,6 +188,7 @@ impl Follower {
     ) -> Ended {
         self.decoder.reset();
         self.slots.clear();
+        self.tail.begins();
         self.here = begin.position.at.clone();
         self.skip = match &begin.request {
             Request::Gtid(_) | Request::At { .. } => None,
@@ -278,6 +290,7 @@ impl Follower {
                 // The server crashed in the middle of a transaction: what it logged of it is rolled back.
                 if fd.created != 0 {
                     self.cut_off(sink);
+                    self.tail.server_started(fd.created)?;
                 }
             }
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
@@ -307,6 +320,7 @@ impl Follower {
                     _ => {}
                 }
             }
+            Event::Stop => self.tail.closed(),
             Event::Heartbeat { .. } => {
                 self.stats.heartbeat();
                 self.patience.heartbeat();
@@ -329,11 +343,7 @@ impl Follower {
             Event::Unsupported { event_type, name, may_carry_rows: true } if self.skip.is_none() => {
                 self.unsupported(event_type, name, header, sink)?;
             }
-            Event::PreviousGtids(_)
-            | Event::GtidList(_)
-            | Event::RowsQuery(_)
-            | Event::Stop
-            | Event::Ignored(_) => {}
+            Event::PreviousGtids(_) | Event::GtidList(_) | Event::RowsQuery(_) | Event::Ignored(_) => {}
             Event::Unsupported { event_type, may_carry_rows, .. } => {
                 // Otherwise it lies before the place to begin at.
                 if !may_carry_rows {
@@ -362,6 +372,11 @@ impl Follower {
         let name = String::from_utf8_lossy(file);
         // MariaDB sends the name with four bytes of checksum behind it before the stream has told that it has checksums.
         let name = name.as_ref();
+        match artificial {
+            true if *self.here.file != *name => self.tail.left(&self.here),
+            true => {}
+            false => self.tail.closed(),
+        }
         if !artificial && self.open.is_some() {
             self.cut_off(sink);
         }

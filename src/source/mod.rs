@@ -162,6 +162,9 @@ impl Source {
         })?;
         let schema = SchemaCache::new(self.connector.clone(), history);
         let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
+        if place.is_none() {
+            follower.covers_from(now());
+        }
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
@@ -324,13 +327,26 @@ impl Source {
                     server.identity
                 )));
             }
-            return start::resume(conn, server, &elsewhere).await;
+            let begin = start::resume(conn, server, &elsewhere).await?;
+            if !self.config.source.policies.lossless {
+                return Err(SourceError::gap(format!(
+                    "another server answers: {}, before it was {}. It has everything that was read, but the old one may have lost \
+                     commits that readers saw (`source.lossless: true` says that it can't)",
+                    server.identity, place.identity
+                )));
+            }
+            return Ok(begin);
         }
         let logs = start::binary_logs(conn).await?;
         if let Some(request) = anchor::request(&logs, &position.at, place.anchor)?
             && let Some(anchor) = place.anchor
         {
-            anchor::compare(self.stream(server, &request).await?, &position.at, anchor).await?;
+            let closed = logs.last().is_some_and(|(name, _)| **name != *position.at.file);
+            let crashed =
+                anchor::compare(self.stream(server, &request).await?, &position.at, anchor, closed).await?;
+            if crashed && !server.durable && !self.config.source.policies.lossless {
+                return Err(follow::lost(&position.at));
+            }
         }
         start::resume(conn, server, position).await
     }
@@ -429,6 +445,12 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, SourceError>>) -> Res
     tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or_else(|_| {
         Err(SourceError::Lost(format!("no answer within {} s", ANSWER_DEADLINE.as_secs())))
     })
+}
+
+/// Unix seconds, as the server's clock should show them too.
+fn now() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// The longest pause between two attempts to connect.

@@ -27,6 +27,8 @@ pub struct Preflight {
     pub server_id: u32,
     /// Commits become visible in the order of the binlog (`binlog_order_commits`, MySQL). Always true on MariaDB.
     pub order_commits: bool,
+    /// A crash of it loses no commit: `sync_binlog` and `innodb_flush_log_at_trx_commit` are 1.
+    pub durable: bool,
     /// What may go wrong, in words.
     pub warnings: Vec<String>,
 }
@@ -38,6 +40,8 @@ const VARIABLES: &[&str] = &[
     "binlog_row_image",
     "binlog_row_metadata",
     "binlog_order_commits",
+    "sync_binlog",
+    "innodb_flush_log_at_trx_commit",
     "gtid_mode",
     "server_uuid",
     "server_id",
@@ -83,6 +87,16 @@ pub async fn preflight(
     if is("wsrep_on", "ON") {
         warnings.push("Galera is not tried yet".into());
     }
+    let durable = is("sync_binlog", "1") && is("innodb_flush_log_at_trx_commit", "1");
+    if !durable && !config.source.policies.lossless {
+        let value = |name: &str| vars.get(name).map_or("", String::as_str);
+        warnings.push(format!(
+            "sync_binlog={}, innodb_flush_log_at_trx_commit={}: a crash of the server may lose commits that readers saw, and \
+             counts as a gap; set both to 1",
+            value("sync_binlog"),
+            value("innodb_flush_log_at_trx_commit")
+        ));
+    }
     let server_id = server_id(config, vars.get("server_id"), &mut warnings)?;
     if flavor == Flavor::MySql {
         let taken: Vec<mysql_async::Row> = conn.query("SHOW REPLICAS").await?;
@@ -104,6 +118,7 @@ pub async fn preflight(
         tls,
         server_id,
         order_commits: flavor == Flavor::MariaDb || is("binlog_order_commits", "ON"),
+        durable,
         warnings,
         version,
     })

@@ -6,12 +6,14 @@
 
 use std::{
     ops::Range,
+    pin::Pin,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use futures_util::future::poll_fn;
 use rowbust_binlog::{Flavor, Header, RawEvent, event_type};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Preflight,
@@ -100,10 +102,15 @@ impl From<PacketError> for StreamError {
 #[derive(Debug)]
 pub struct EventStream {
     wire: Wire,
-    /// Where the event is within what was received; `None` before the first one.
-    event: Option<Range<usize>>,
+    header: Header,
+    /// Where header and body of the event are within what was received; empty before the first one.
+    image: Range<usize>,
+    crc: Option<u32>,
     /// The events end in a CRC32, by the last format description.
     checksummed: bool,
+    /// Kept between the waits, and set again only when it has run out: most waits end soon, and setting a timer costs more
+    /// than an event.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Stands for the event before the first one.
@@ -133,7 +140,7 @@ impl EventStream {
     }
 
     pub(super) fn new(wire: Wire) -> Self {
-        Self { wire, event: None, checksummed: false }
+        Self { wire, header: NO_EVENT, image: 0..0, crc: None, checksummed: false, timer: None }
     }
 
     /// Goes on to the next event if it is here already.
@@ -157,16 +164,34 @@ impl EventStream {
     /// See [`StreamError`].
     pub async fn advance(&mut self, deadline: Duration) -> Result<(), StreamError> {
         while !self.take()? {
-            match tokio::time::timeout(deadline, poll_fn(|cx| self.poll_receive(cx))).await {
-                Ok(result) => result?,
-                Err(_) => return Err(StreamError::Silent(deadline)),
-            }
+            let end = Instant::now() + deadline;
+            poll_fn(|cx| match self.poll_receive(cx) {
+                Poll::Pending if self.has_run_out(end, cx) => Poll::Ready(Err(StreamError::Silent(deadline))),
+                other => other,
+            })
+            .await?;
         }
         Ok(())
     }
 
+    /// Whether it is `end`; if not, the task is woken then.
+    fn has_run_out(&mut self, end: Instant, cx: &mut Context<'_>) -> bool {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if timer.deadline() > end {
+            timer.as_mut().reset(end);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            // It may have been set for an earlier wait.
+            if Instant::now() >= end {
+                return true;
+            }
+            timer.as_mut().reset(end);
+        }
+        false
+    }
+
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        self.event = None;
+        (self.header, self.image) = (NO_EVENT, 0..0);
         self.wire.poll_receive(cx).map_err(|e| StreamError::Lost(e.to_string()))
     }
 
@@ -184,7 +209,9 @@ impl EventStream {
             // It has one that counts if the others have.
             self.checksummed = event.crc.is_some();
         }
-        self.event = Some(payload.start + 1..payload.end);
+        (self.header, self.crc) = (event.header, event.crc);
+        let image = payload.start + 1;
+        self.image = image..image + Header::LEN + event.body.len();
         Ok(true)
     }
 
@@ -196,8 +223,7 @@ impl EventStream {
     /// The event at hand; empty before the first one.
     #[inline]
     pub fn current(&self) -> RawEvent<'_> {
-        let event = self.event.as_ref().map(|event| self.wire.bytes(event)).unwrap_or_default();
-        RawEvent::parse(event, self.checksummed).unwrap_or_else(|_| RawEvent::from_parts(NO_EVENT, &[], None))
+        RawEvent::framed(self.header, self.wire.bytes(&self.image), self.crc)
     }
 }
 

@@ -158,6 +158,7 @@ impl Header {
     pub const LEN: usize = 19;
 
     /// Reads the header at the start of `bytes`.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
         let Some(h) = bytes.first_chunk::<{ Self::LEN }>() else {
             return Err(DecodeError::new(
@@ -227,6 +228,7 @@ impl<'a> RawEvent<'a> {
     /// Frames one whole event. `checksummed`: the last four bytes are a CRC32, which the format description
     /// event of the stream tells ([`crate::Decoder::checksummed`]). Ignored for the format description itself,
     /// which tells for itself, and for an artificial Rotate, which comes before it.
+    #[inline]
     pub fn parse(bytes: &'a [u8], checksummed: bool) -> Result<Self, DecodeError> {
         let header = Header::parse(bytes)?;
         let body = &bytes[Header::LEN..];
@@ -258,6 +260,12 @@ impl<'a> RawEvent<'a> {
         let void = header.event_type == event_type::FORMAT_DESCRIPTION && body.last() != Some(&CRC32);
         let crc = (!void).then(|| u32::from_le_bytes(*crc));
         Ok(Self { header, body, crc, image })
+    }
+
+    /// An event that [`RawEvent::parse`] has framed before: its header, the bytes of header and body, and the checksum behind them.
+    #[inline]
+    pub fn framed(header: Header, image: &'a [u8], crc: Option<u32>) -> Self {
+        Self { header, body: image.get(Header::LEN..).unwrap_or_default(), crc, image: Some(image) }
     }
 
     /// Puts together an event whose parts a driver has already taken apart.

@@ -76,9 +76,12 @@ impl Value<'_> {
                 if column.unsigned.is_none() && n < 0 {
                     return Err(TextError::Unknown { what: "the sign" });
                 }
-                put(out, format_args!("{n}"));
+                if n < 0 {
+                    out.push(b'-');
+                }
+                digits(n.unsigned_abs(), 1, out);
             }
-            Self::UInt(n) => put(out, format_args!("{n}")),
+            Self::UInt(n) => digits(n, 1, out),
             Self::Float(n) => match column.float_decimals {
                 Some(decimals) => fixed(f64::from(n), decimals, out),
                 None => float(n, out),
@@ -94,14 +97,18 @@ impl Value<'_> {
             }
             Self::Str(bytes) => string(bytes, column, out)?,
             Self::Bytes(bytes) => binary(bytes, column, out)?,
-            Self::Date { year, month, day } => put(out, format_args!("{year:04}-{month:02}-{day:02}")),
+            Self::Date { year, month, day } => date(year.into(), month.into(), day.into(), out),
             Self::Time { negative, hours, minutes, seconds, micros, decimals } => {
-                let sign = if negative { "-" } else { "" };
-                put(out, format_args!("{sign}{hours:02}:{minutes:02}:{seconds:02}"));
+                if negative {
+                    out.push(b'-');
+                }
+                time(hours.into(), minutes.into(), seconds.into(), out);
                 fraction(micros, decimals, out);
             }
             Self::DateTime { year, month, day, hour, minute, second, micros, decimals } => {
-                put(out, format_args!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"));
+                date(year.into(), month.into(), day.into(), out);
+                out.push(b' ');
+                time(hour.into(), minute.into(), second.into(), out);
                 fraction(micros, decimals, out);
             }
             Self::Timestamp { seconds, micros, decimals } => {
@@ -109,12 +116,13 @@ impl Value<'_> {
                     out.extend_from_slice(b"0000-00-00 00:00:00");
                 } else {
                     let ((year, month, day), of_day) = (temporal::civil(seconds), seconds % 86_400);
-                    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-                    put(out, format_args!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"));
+                    date(year.into(), month.into(), day.into(), out);
+                    out.push(b' ');
+                    time((of_day / 3600).into(), (of_day / 60 % 60).into(), (of_day % 60).into(), out);
                 }
                 fraction(micros, decimals, out);
             }
-            Self::Year(year) => put(out, format_args!("{year:04}")),
+            Self::Year(year) => digits(year.into(), 4, out),
             Self::Enum(index) => label(column, index, out)?,
             Self::Set(bits) => labels(column, bits, out)?,
             Self::Bit(bytes) => out.extend_from_slice(bytes),
@@ -173,11 +181,43 @@ pub(crate) fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
+/// A number with at least `width` digits.
+fn digits(mut n: u64, width: usize, out: &mut Vec<u8>) {
+    let mut text = [b'0'; 20];
+    let mut used = 0;
+    for place in text.iter_mut().rev() {
+        if n == 0 {
+            break;
+        }
+        *place = b'0' + (n % 10) as u8;
+        n /= 10;
+        used += 1;
+    }
+    out.extend_from_slice(text.get(text.len() - used.max(width)..).unwrap_or_default());
+}
+
+fn date(year: u64, month: u64, day: u64, out: &mut Vec<u8>) {
+    digits(year, 4, out);
+    out.push(b'-');
+    digits(month, 2, out);
+    out.push(b'-');
+    digits(day, 2, out);
+}
+
+fn time(hour: u64, minute: u64, second: u64, out: &mut Vec<u8>) {
+    digits(hour, 2, out);
+    out.push(b':');
+    digits(minute, 2, out);
+    out.push(b':');
+    digits(second, 2, out);
+}
+
 /// Digits behind the second's point.
 fn fraction(micros: u32, decimals: u8, out: &mut Vec<u8>) {
     if decimals > 0 {
-        let digits = u32::from(decimals.min(6));
-        put(out, format_args!(".{:0width$}", micros / 10_u32.pow(6 - digits), width = digits as usize));
+        let width = decimals.min(6);
+        out.push(b'.');
+        digits((micros / 10_u32.pow(u32::from(6 - width))).into(), width.into(), out);
     }
 }
 

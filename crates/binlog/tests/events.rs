@@ -6,8 +6,8 @@ mod common;
 
 use rowbust_binlog::decoder::MAX_TABLES;
 use rowbust_binlog::{
-    DecodeErrorKind, Decoder, Event, FileEvents, Flavor, Gtid, Header, Projection, RawEvent, RowKind,
-    RowSlots, Rows, Value, XaPhase, event_name, event_type as t,
+    DecodeErrorKind, Decoder, Event, FileEvents, Flavor, Gtid, GtidSet, Header, Projection, RawEvent,
+    RowKind, RowSlots, Rows, Value, XaPhase, event_name, event_type as t,
 };
 
 fn decoder() -> Decoder {
@@ -425,6 +425,42 @@ fn tagged_gtids_of_no_server() {
     let raw = RawEvent::parse(&sized, true).unwrap();
     let raw = RawEvent::from_parts(raw.header, raw.body, None);
     assert!(decoder().decode(&raw).unwrap_err().to_string().contains("message size"));
+}
+
+#[test]
+fn sets_of_no_server() {
+    let set = |head: u64, rest: &[&[u8]]| [&head.to_le_bytes()[..], &rest.concat()].concat();
+    let intervals = |list: &[(u64, u64)]| {
+        let mut out = (list.len() as u64).to_le_bytes().to_vec();
+        for (start, end) in list {
+            out.extend([start.to_le_bytes(), end.to_le_bytes()].concat());
+        }
+        out
+    };
+    let decode = |body: &[u8]| GtidSet::decode(body, t::PREVIOUS_GTIDS).map(|set| set.to_string());
+    let uuid = [1; 16];
+    let name = "01010101-0101-0101-0101-010101010101";
+    assert_eq!(
+        decode(&set(1, &[&uuid, &intervals(&[(1, 3), (3, 4), (9, 10)])])),
+        Ok(format!("{name}:1-3:9"))
+    );
+    let tagged = 1 << 56 | 2 << 8 | 1;
+    let two = set(tagged, &[&uuid, &[0], &intervals(&[(1, 2)]), &uuid, &[2], b"t", &intervals(&[(5, 7)])]);
+    assert_eq!(decode(&two), Ok(format!("{name}:1:t:5-6")));
+    for wrong in [
+        set(1, &[&uuid, &intervals(&[(0, 3)])]),
+        set(1, &[&uuid, &intervals(&[(3, 3)])]),
+        set(1, &[&uuid, &intervals(&[(1, 1 << 63)])]),
+        set(1, &[&uuid, &intervals(&[(5, 6), (1, 3)])]),
+        set(1, &[&uuid, &intervals(&[(1, 4), (3, 5)])]),
+        set(1, &[&uuid, &intervals(&[(1, 2)]), b"behind"]),
+        set(2, &[&uuid, &intervals(&[(1, 2)])]),
+        set(tagged, &[&uuid, &[2], b"T", &intervals(&[(1, 2)]), &uuid, &[0], &intervals(&[])]),
+        set(tagged, &[&uuid, &[66], &[b't'; 33], &intervals(&[(1, 2)]), &uuid, &[0], &intervals(&[])]),
+        set(u64::MAX >> 8, &[]),
+    ] {
+        assert!(decode(&wrong).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -218,6 +218,9 @@ fn buffers_are_kept() {
     assert_eq!(used.count_total, 0);
     // Left in the middle, or broken: the next one is read all the same.
     assert!(read_with(&mut reader, &cut).is_err());
+    let garbage = body(ZSTD, Some(146), b"within a frame?");
+    assert_eq!(reason(read_with(&mut reader, &garbage)), "not a frame of zstd");
+    assert!(read_with(&mut reader, &cut).is_err());
     assert_eq!(read_with(&mut reader, &good), Ok(vec![119, 27]));
     reader.open();
     reader.next(&Payload::of(&outer).unwrap()).unwrap();

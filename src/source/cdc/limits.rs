@@ -28,19 +28,15 @@ pub const LIMITS: &[&str] = &[
 /// # Errors
 /// [`SourceError::Refused`] naming the setting; that the server doesn't answer.
 pub(in crate::source) async fn refuse_settings(conn: &mut Conn) -> Result<(), SourceError> {
-    let wrong: [(&str, fn(&str) -> bool, &str); 3] = [
-        ("binlog_transaction_compression", |v| v == "ON", "SET GLOBAL binlog_transaction_compression=OFF"),
-        (
-            "binlog_row_value_options",
-            |v| v.contains("PARTIAL_JSON"),
-            "SET GLOBAL binlog_row_value_options=''",
-        ),
-        ("log_bin_compress", |v| v == "ON", "SET GLOBAL log_bin_compress=OFF"),
+    // Name, what its value holds where rows are skipped, and what to do.
+    let wrong = [
+        ("binlog_transaction_compression", "ON", "SET GLOBAL binlog_transaction_compression=OFF"),
+        ("binlog_row_value_options", "PARTIAL_JSON", "SET GLOBAL binlog_row_value_options=''"),
+        ("log_bin_compress", "ON", "SET GLOBAL log_bin_compress=OFF"),
     ];
-    let names = wrong.map(|(name, ..)| name);
-    let found = global_variables(conn, &names).await?;
-    for (name, is_wrong, remedy) in wrong {
-        if let Some(value) = found.get(name).filter(|value| is_wrong(value)) {
+    let found = global_variables(conn, &wrong.map(|(name, ..)| name)).await?;
+    for (name, skipped, remedy) in wrong {
+        if let Some(value) = found.get(name).filter(|value| value.contains(skipped)) {
             return Err(Refusal::new(
                 "source.driver",
                 format!("the server has {name}={value}, whose events mysql_cdc skips in silence"),

@@ -179,6 +179,7 @@ impl Follower {
             return Ok(());
         }
         self.stats.transaction();
+        self.tail.read();
         if let Some(position) = &mut self.position {
             if let Some(gtid) = open.gtid {
                 position.gtids.add(gtid);

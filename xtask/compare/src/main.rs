@@ -7,7 +7,7 @@
 
 use std::{hint::black_box, io::Cursor, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use mysql_binlog_connector_rust::{
     binlog_parser::BinlogParser,
     event::{event_data::EventData as ConnectorEvent, event_header::EventHeader as ConnectorHeader},
@@ -49,7 +49,8 @@ fn main() -> Result<()> {
     runs.push(("mysql_common", "all".to_owned(), Box::new(common)));
     runs.push(("mysql-binlog-connector-rust", "all".to_owned(), Box::new(connector)));
 
-    let mut results: Vec<(Vec<f64>, Result<u64, String>)> = runs.iter().map(|_| (Vec::new(), Ok(0))).collect();
+    let mut results: Vec<(Vec<f64>, Result<u64, String>)> =
+        runs.iter().map(|_| (Vec::new(), Ok(0))).collect();
     for round in 0..=rounds {
         for ((_, _, decode), (times, seen)) in runs.iter().zip(&mut results) {
             if round > 0 && *seen != Ok(rows) {
@@ -174,7 +175,8 @@ fn cdc(file: &[u8]) -> Result<u64> {
     let mut parser = EventParser::new();
     let (mut rest, mut rows) = (file.get(4..).unwrap_or_default(), 0);
     while !rest.is_empty() {
-        let header = CdcHeader::parse(rest.get(..HEADER).context("cut off")?)?;
+        let header =
+            CdcHeader::parse(rest.get(..HEADER).context("cut off")?).map_err(|e| anyhow!("{e:?}"))?;
         let (event, behind) = rest.split_at_checked(header.event_length as usize).context("cut off")?;
         rest = behind;
         match parser.parse_event(&header, &event[HEADER..]) {
@@ -245,7 +247,9 @@ fn connector(file: &[u8]) -> Result<u64> {
 fn connector_rows((_, data): &(ConnectorHeader, ConnectorEvent)) -> u64 {
     match data {
         ConnectorEvent::UpdateRows(event) => event.rows.len() as u64,
-        ConnectorEvent::TransactionPayload(payload) => payload.uncompressed_events.iter().map(connector_rows).sum(),
+        ConnectorEvent::TransactionPayload(payload) => {
+            payload.uncompressed_events.iter().map(connector_rows).sum()
+        }
         _ => 0,
     }
 }

@@ -221,7 +221,8 @@ fn make(bench: &Bench, mysql: bool, dir: &Path, files: &[(&File, u32, PathBuf)])
         let compression = match (file.compressed, mysql) {
             (false, _) => "DO 0",
             (true, true) => "SET binlog_transaction_compression = ON",
-            (true, false) => "SET GLOBAL log_bin_compress = ON",
+            // The least length is that of one row, not of the event.
+            (true, false) => "SET GLOBAL log_bin_compress = ON, GLOBAL log_bin_compress_min_len = 10",
         };
         if file.singles {
             db.run(&[

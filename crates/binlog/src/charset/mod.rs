@@ -134,7 +134,7 @@ impl Charset {
             }
             Self::Swe7 => {
                 bytes.iter().for_each(|&byte| push(swe7(byte), out));
-                (bytes.is_ascii(), "swe7")
+                (bytes.iter().all(|byte| *byte < 0x7f), "swe7")
             }
             Self::MultiByte(set) => (set.append(bytes, out), set.name()),
             Self::Utf16Be => (utf16(bytes, u16::from_be_bytes, out), "UTF-16"),

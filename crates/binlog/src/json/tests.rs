@@ -119,7 +119,7 @@ fn container(keys: &[&str], values: &[&Json], large: bool) -> Vec<u8> {
     for value in values {
         let (code, bytes) = value.parts(large);
         value_entries.push(code);
-        if matches!(code, 4 | 5 | 6) || large && matches!(code, 7 | 8) {
+        if matches!(code, 4..=6) || large && matches!(code, 7 | 8) {
             let mut inlined = bytes;
             inlined.resize(width, 0);
             value_entries.extend(inlined);
