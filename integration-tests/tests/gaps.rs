@@ -242,7 +242,7 @@ async fn stop_replica(conn: &mut Conn, flavor: Flavor) -> Result<()> {
 /// if it doesn't, that is a gap.
 async fn failover(flavor: Flavor) -> Result<()> {
     let Some((mut stage, mut conn)) = stopped(flavor, "failover").await? else { return Ok(()) };
-    stage.settings.source = "  lossless: true\n".into();
+    stage.settings.source = "lossless: true".into();
     let second = Arc::new(Db::start(flavor, &["--server-id=12", "--log-slave-updates=1"]).await?);
     let mut replica = replicate(&stage.db, &second).await?;
     let mut proxy = Proxy::start(stage.db.port()).await?;
@@ -297,7 +297,7 @@ async fn failover(flavor: Flavor) -> Result<()> {
         "{status}\n{}",
         halted.log_tail()
     );
-    stage.settings.source = "  lossless: true\n".into();
+    stage.settings.source = "lossless: true".into();
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     ensure!(daemon.metric("rowbust_source_changes_total").await? == 1.0);
