@@ -42,7 +42,7 @@ async fn stage(flavor: Flavor, name: &str, args: &[&str]) -> Result<Option<(Stag
     }
     let mut stage = Stage::on(std::sync::Arc::new(Db::start(server, args).await?), name).await?;
     stage.settings.mappings = Some(MAPPINGS.replace("SCHEMA", name));
-    stage.settings.source = "driver: mysql_cdc".into();
+    stage.settings.source = "driver: mysql_cdc\n  lossless: true".into();
     let mut conn = matrix::prepare(&stage).await?;
     run(&mut conn, TABLES).await?;
     Ok(Some((stage, conn)))

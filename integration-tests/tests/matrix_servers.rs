@@ -157,7 +157,13 @@ async fn large_commit_without_positions() -> Result<()> {
 
 /// The server is killed while it writes a transaction to the binlog. What is left of it in the file is no transaction.
 async fn killed_in_mid_transaction(server: Server, name: &str) -> Result<()> {
-    let Some((stage, daemon)) = follow(server, name, &["--max-binlog-cache-size=4G"]).await? else {
+    let Some((stage, daemon)) = follow(
+        server,
+        name,
+        &["--max-binlog-cache-size=4G", "--sync-binlog=1", "--innodb-flush-log-at-trx-commit=1"],
+    )
+    .await?
+    else {
         return Ok(());
     };
     let mut conn = stage.sql().await?;
@@ -212,7 +218,9 @@ async fn killed_in_mid_transaction_mysql_9_7() -> Result<()> {
 
 /// Prepared, the server killed and started again, and only then committed or rolled back.
 async fn xa_over_a_restart(server: Server) -> Result<()> {
-    let Some((stage, daemon)) = follow(server, "xarestart", &[]).await? else { return Ok(()) };
+    let Some((stage, daemon)) = follow_with(server, "xarestart", &[], "lossless: true").await? else {
+        return Ok(());
+    };
     for (id, name) in [(1, "kept"), (2, "dropped")] {
         let mut conn = stage.sql().await?;
         for sql in [

@@ -98,12 +98,10 @@ async fn checksums(need: Need) {
     let Some(db) = Db::start(need, &["--binlog-checksum=NONE"]) else { return };
     db.run(&["CREATE DATABASE shop", "CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY)"]).await;
     let follow = Follow::ready(db.config()).await;
-    let mut rows = 0;
-    for setting in ["NONE", "CRC32", "NONE", "CRC32"] {
+    for (n, setting) in ["NONE", "CRC32", "NONE", "CRC32"].into_iter().enumerate() {
         // Starts a new file.
         db.run(&[&format!("SET GLOBAL binlog_checksum={setting}"), "INSERT INTO shop.t VALUES (NULL)"]).await;
-        rows += 1;
-        until("the row", || follow.rows().len() == rows).await;
+        until("the row", || follow.rows().len() == n + 1).await;
         let heartbeats = follow.stats.heartbeats();
         until("a heartbeat", || follow.stats.heartbeats() > heartbeats).await;
     }

@@ -1,6 +1,6 @@
 //! Values as the servers print them: every code of every character set, and JSON documents, paths and partial updates at random.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 use std::fs;
 

@@ -1,6 +1,6 @@
 //! So many a second.
 //!
-//! Guarantees: over any time no more pass than the rate and a burst of [`BURST`] allow; a rate of 0 holds nobody up. May depend on
+//! Guarantees: over any time no more pass than the rate and a burst of `BURST` allow; a rate of 0 holds nobody up. May depend on
 //! nothing of ours.
 
 use std::{

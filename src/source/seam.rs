@@ -14,7 +14,7 @@ use super::{
 pub struct Transaction<'a> {
     /// Its GTID; `None` where the server has none (MariaDB and MySQL files from before GTIDs).
     pub gtid: Option<Gtid>,
-    /// The end of its GTID event: see [`position::CommitSpan::last`].
+    /// The end of its GTID event: see [`super::position::CommitSpan::last`].
     pub at: &'a Coordinates,
     /// Microseconds since 1970, by the server's clock, of the commit; where it only logs seconds, when the first statement
     /// began.

@@ -6,7 +6,7 @@
 //! [`packet::MAX_BUFFER`] and follows what was received; dropping a connection closes it. No server makes it panic.
 //! May depend on `config` and mysql_common's structures of the login.
 //!
-//! The parts: [`packet`] (bytes to payloads), [`login`] (handshake and authentication), [`tls`], [`dump`] (asking for the
+//! The parts: [`packet`] (bytes to payloads), `login` (handshake and authentication), [`tls`], `dump` (asking for the
 //! binlog).
 
 mod dump;
