@@ -1,8 +1,8 @@
 //! The decoder against decoders that aren't ours: every row of a binlog file, value by value.
 //!
-//! - `mariadb-binlog -v` and `mysqlbinlog -v`, the servers' own ([`printed`]): each row must be there, in the same order, with
+//! - `mariadb-binlog -v` and `mysqlbinlog -v`, the servers' own (`printed`): each row must be there, in the same order, with
 //!   the same columns, and each value as the program prints it.
-//! - the crate `mysql_cdc` ([`cdc`]), event by event, where it can decode at all.
+//! - the crate `mysql_cdc` (`cdc`), event by event, where it can decode at all.
 //!
 //! What is written in another way and yet the same, in full:
 //!

@@ -99,7 +99,7 @@ pub async fn preflight(
     }
     let server_id = server_id(config, vars.get("server_id"), &mut warnings)?;
     if flavor == Flavor::MySql {
-        let taken: Vec<mysql_async::Row> = conn.query("SHOW REPLICAS").await?;
+        let taken: Vec<mysql_async::Row> = conn.query(replicas_statement(&version)).await?;
         if taken
             .iter()
             .any(|row| row.get_opt::<u32, _>(0).is_some_and(|id| id.is_ok_and(|id| id == server_id)))
@@ -124,15 +124,14 @@ pub async fn preflight(
     })
 }
 
-/// The oldest versions that are supported: the oldest that their makers still maintain as long-term releases.
+/// The oldest versions whose binlog is known, to the letter.
 fn check_version(flavor: Flavor, version: &str) -> Result<(), Refusal> {
-    let mut parts = version.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
-    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let (major, minor, _) = version_number(version);
     let (oldest, name) = match flavor {
-        Flavor::MySql => ((8, 0), "MySQL 8.0"),
+        Flavor::MySql => ((5, 7), "MySQL 5.7"),
         Flavor::MariaDb => ((10, 5), "MariaDB 10.5"),
     };
-    if found < oldest {
+    if (major, minor) < oldest {
         return Err(Refusal::new(
             "source.version",
             format!("the server is {flavor} {version}"),
@@ -173,7 +172,7 @@ fn check_variables(flavor: Flavor, vars: &HashMap<String, String>) -> Result<(),
 async fn check_grants(conn: &mut Conn, flavor: Flavor, version: &str) -> Result<(), SourceError> {
     let client = denied(conn, latest_statement(flavor, version)).await?;
     let slave = match flavor {
-        Flavor::MySql => denied(conn, "SHOW REPLICAS").await?,
+        Flavor::MySql => denied(conn, replicas_statement(version)).await?,
         // MariaDB's SHOW REPLICA HOSTS asks for another privilege. A role is only found out by the dump itself.
         Flavor::MariaDb => {
             let granted: Option<u64> = conn
@@ -219,11 +218,20 @@ async fn denied(conn: &mut Conn, statement: &str) -> Result<bool, SourceError> {
     }
 }
 
+/// Asks who is registered as a replica: MySQL 8.0.22 renamed it, 8.4 removed the old name.
+fn replicas_statement(version: &str) -> &'static str {
+    if version_number(version) >= (8, 0, 22) { "SHOW REPLICAS" } else { "SHOW SLAVE HOSTS" }
+}
+
+/// `8.0.40-log` as its three numbers.
+fn version_number(version: &str) -> (u32, u32, u32) {
+    let mut parts = version.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
 /// Asks for the newest position: MySQL 8.2 renamed it, 8.4 removed the old name.
 pub(crate) fn latest_statement(flavor: Flavor, version: &str) -> &'static str {
-    let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
-    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if flavor == Flavor::MySql && found >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" }
+    if flavor == Flavor::MySql && version_number(version) >= (8, 2, 0) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" }
 }
 
 fn server_id(
@@ -290,7 +298,8 @@ mod tests {
 
     #[test]
     fn old_servers_are_refused() {
-        assert!(check_version(Flavor::MySql, "5.7.44-log").is_err());
+        assert!(check_version(Flavor::MySql, "5.6.51").is_err());
+        assert!(check_version(Flavor::MySql, "5.7.44-log").is_ok());
         assert!(check_version(Flavor::MariaDb, "10.4.34-MariaDB").is_err());
         assert!(check_version(Flavor::MySql, "9.7.4").is_ok());
         assert!(check_version(Flavor::MariaDb, "10.11.19-MariaDB-0+deb12u1").is_ok());
@@ -301,5 +310,8 @@ mod tests {
         assert_eq!(latest_statement(Flavor::MySql, "8.0.40"), "SHOW MASTER STATUS");
         assert_eq!(latest_statement(Flavor::MySql, "9.7.4"), "SHOW BINARY LOG STATUS");
         assert_eq!(latest_statement(Flavor::MariaDb, "11.8.9-MariaDB"), "SHOW MASTER STATUS");
+        assert_eq!(replicas_statement("5.7.44-log"), "SHOW SLAVE HOSTS");
+        assert_eq!(replicas_statement("8.0.21"), "SHOW SLAVE HOSTS");
+        assert_eq!(replicas_statement("8.0.22"), "SHOW REPLICAS");
     }
 }

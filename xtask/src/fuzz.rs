@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: every fuzz target over its seeds, for some seconds each.
 //!
-//! A target's seeds are the files of `seeds/TARGET` beside its crate, and of the folders in [`SEEDS`]; what a run finds worth keeping stays
+//! A target's seeds are the files of `seeds/TARGET` beside its crate, and of the folders in [`CRATES`]; what a run finds worth keeping stays
 //! in the cache, so that the next one goes on from there.
 
 use std::path::{Path, PathBuf};
