@@ -33,7 +33,7 @@ async fn stopped(flavor: Flavor, name: &str) -> Result<Option<(Stage, Conn)>> {
     if require(&[flavor.need(), Need::Redis]).is_none() {
         return Ok(None);
     }
-    let db = Arc::new(Db::start(flavor, &["--server-id=11"]).await?);
+    let db = Arc::new(Db::start(flavor, &["--server-id=11", "--log-slave-updates=1"]).await?);
     let stage = Stage::on(db, name).await?;
     stage.open_shop(20).await?;
     let mut daemon = stage.start().await?;
