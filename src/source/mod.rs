@@ -160,7 +160,11 @@ impl Source {
             let help = "restore the file, or remove it: columns are then asked for anew";
             Refusal::new("source.schema_history", why, help)
         })?;
-        let schema = SchemaCache::new(self.connector.clone(), history);
+        let mut schema = SchemaCache::new(self.connector.clone(), history);
+        if place.is_none() {
+            // Without a checkpoint it is of another life, or of another server.
+            schema.clear()?;
+        }
         let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
         if place.is_none() {
             follower.covers_from(now());

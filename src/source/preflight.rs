@@ -231,7 +231,11 @@ fn version_number(version: &str) -> (u32, u32, u32) {
 
 /// Asks for the newest position: MySQL 8.2 renamed it, 8.4 removed the old name.
 pub(crate) fn latest_statement(flavor: Flavor, version: &str) -> &'static str {
-    if flavor == Flavor::MySql && version_number(version) >= (8, 2, 0) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" }
+    if flavor == Flavor::MySql && version_number(version) >= (8, 2, 0) {
+        "SHOW BINARY LOG STATUS"
+    } else {
+        "SHOW MASTER STATUS"
+    }
 }
 
 fn server_id(
