@@ -98,7 +98,9 @@ impl RouteError {
             RouteErrorKind::Undecodable {
                 why: Undecodable::Absent | Undecodable::Text(TextError::NoDocument),
                 ..
-            } => "set binlog_row_image=FULL on the source, for every session that writes".into(),
+            } => "set binlog_row_image=FULL on the source, for every session that writes; a generated column, which MariaDB \
+                  11.8 leaves out even so, can't be part of a key"
+                .into(),
             RouteErrorKind::Undecodable { .. } => "use another column, or exclude the table".into(),
             RouteErrorKind::TooLong => "use a shorter column, such as a digest kept beside it".into(),
         }
