@@ -216,7 +216,6 @@ impl source::Sink for RouteSink {
     }
 
     fn xa_finished(&mut self, xid: &XidBuf, committed: bool) -> Prepared {
-        let Some((kept, tickets)) = self.prepared.finish(xid) else { return Prepared::Unknown };
         // MariaDB shows an XA transaction's rows at a moment of its own.
         let by_delay = committed && self.is_mariadb;
         if by_delay && !std::mem::replace(&mut self.delay_was_said, true) {
@@ -224,6 +223,11 @@ impl source::Sink for RouteSink {
                 "XA on MariaDB: no witness tells when its commit is visible, the second removal comes after a delay"
             );
         }
+        let Some((kept, tickets)) = self.prepared.finish(xid) else {
+            // What is flushed in its place waits as its keys would.
+            self.assembler.resume(&[], Vec::new(), by_delay);
+            return Prepared::Unknown;
+        };
         // Rolled back, a removal too many is harmless; but none is owed.
         self.assembler.resume(if committed { &kept.keys } else { &[] }, tickets, by_delay);
         if kept.wide.is_empty() || !committed { Prepared::Known } else { Prepared::Wide(kept.wide) }

@@ -164,6 +164,10 @@ pub(super) fn compile(
 pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<Projection, RouteError> {
     let table = || format!("{}.{}", map.schema, map.table);
     let mut indices = BTreeSet::new();
+    // Also of columns that nobody asks for: what is behind them must be found.
+    if !map.columns.iter().all(|column| column.has_length()) {
+        return Err(RouteError { table: table(), place: None, kind: RouteErrorKind::NeedsSchema });
+    }
     for &(mapping, config) in mappings {
         for used in column_uses(config) {
             let fail = |kind| {

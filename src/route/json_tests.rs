@@ -131,7 +131,7 @@ fn explain_takes_documents() {
     let none = Value::Null;
     let (text, plain) = (json!({"doc": r#"{"a":{"b":"X"}}"#}), json!({"doc": {"a": {"b": "Y"}}}));
     assert_eq!(keys_of(unlink(template), &text, &plain), ["p:x", "p:y"]);
-    assert_eq!(keys_of(unlink("{doc->$.a|raw}"), &none, &plain), [r#"{"b":"Y"}"#]);
+    assert_eq!(keys_of(unlink("{doc->$.a|raw}"), &none, &plain), [r#"{"b": "Y"}"#]);
     for missing in [json!({"doc": {"a": {"b": null}}}), json!({"doc": {"a": 1}}), json!({"doc": null})] {
         let explained = explain_one(mapping("t.t", vec![unlink(template)]), &none, &missing);
         assert_eq!(

@@ -142,6 +142,9 @@ impl ImageValues for BinlogRow<'_, '_> {
         let Some(slot) = self.slots.get(slot) else { return false };
         match (self.value(RowImage::Before, slot.position), self.value(RowImage::After, slot.position)) {
             (Value::Json(_), Value::JsonDiff(diffs)) => diffs.is_empty(),
+            // Zero has a sign, and prints it.
+            (Value::Float(before), Value::Float(after)) => before.to_bits() == after.to_bits(),
+            (Value::Double(before), Value::Double(after)) => before.to_bits() == after.to_bits(),
             (before, after) => before == after,
         }
     }

@@ -374,7 +374,7 @@ impl Follower {
         let name = name.as_ref();
         match artificial {
             true if *self.here.file != *name => self.tail.left(&self.here),
-            true => {}
+            true => self.tail.opened(),
             false => self.tail.closed(),
         }
         if !artificial && self.open.is_some() {

@@ -233,7 +233,10 @@ impl Source {
                 Err(error) => error,
             };
             match error {
-                SourceError::Gap { what, .. } if self.config.source.policies.on_gap == Policy::Flush => {
+                // A first start has no place behind which anything could be lost.
+                SourceError::Gap { what, .. }
+                    if place.is_some() && self.config.source.policies.on_gap == Policy::Flush =>
+                {
                     return Err(SourceError::Anew { why: what, gap: true });
                 }
                 SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
@@ -331,7 +334,7 @@ impl Source {
                     server.identity
                 )));
             }
-            let begin = start::resume(conn, server, &elsewhere).await?;
+            let begin = start::resume(conn, server, &elsewhere, false).await?;
             if !self.config.source.policies.lossless {
                 return Err(SourceError::gap(format!(
                     "another server answers: {}, before it was {}. It has everything that was read, but the old one may have lost \
@@ -342,17 +345,19 @@ impl Source {
             return Ok(begin);
         }
         let logs = start::binary_logs(conn).await?;
+        let mut verified = false;
         if let Some(request) = anchor::request(&logs, &position.at, place.anchor)?
             && let Some(anchor) = place.anchor
         {
             let closed = logs.last().is_some_and(|(name, _)| **name != *position.at.file);
             let crashed =
                 anchor::compare(self.stream(server, &request).await?, &position.at, anchor, closed).await?;
+            verified = true;
             if crashed && !server.durable && !self.config.source.policies.lossless {
                 return Err(follow::lost(&position.at));
             }
         }
-        start::resume(conn, server, position).await
+        start::resume(conn, server, position, verified).await
     }
 
     /// The stream that is followed, by the driver of the config.

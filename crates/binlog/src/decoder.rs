@@ -135,11 +135,12 @@ impl Decoder {
         let mut r = Reader::body(raw.body, event_type);
         let table_id = r.table_id(if v2 { format.rows_v2_id_len } else { format.rows_v1_id_len })?;
         let flags = r.u16("rows flags")?;
-        if table_id == DUMMY_TABLE_ID {
-            return Ok(Event::Ignored(event_type));
-        }
         let transaction = self.transaction;
         match self.slot_of(table_id).filter(|&slot| self.slots[slot].transaction == transaction) {
+            // A table may have the dummy's number: then it has a map.
+            None if table_id == DUMMY_TABLE_ID && flags & Rows::STMT_END != 0 => {
+                Ok(Event::Ignored(event_type))
+            }
             Some(slot) => Rows::parse(r, event_type, kind, v2, table_id, flags, slot).map(Event::Rows),
             None => Err(DecodeError::new(event_type, Header::LEN, DecodeErrorKind::NoTableMap { table_id })),
         }

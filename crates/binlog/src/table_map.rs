@@ -83,6 +83,14 @@ impl Column {
             && (!t.is_enum_or_set() || !self.labels.is_empty())
             // Only the schema tells FLOAT from FLOAT(M,D), and BINARY from MariaDB's UUID and INET6.
             && (!matches!(t, ColumnType::Float | ColumnType::Double | ColumnType::String) || self.data_type.is_some())
+            && self.has_length()
+    }
+
+    /// How many bytes its values take is known. Of the temporal types of before MySQL 5.6, which MariaDB can still write with
+    /// fractions, only the schema tells that.
+    pub fn has_length(&self) -> bool {
+        use ColumnType as T;
+        !matches!(self.column_type, T::Time | T::DateTime | T::Timestamp) || self.data_type.is_some()
     }
 }
 

@@ -89,6 +89,17 @@ fn a_rows_event_without_rows_ends_its_statement() {
     let body = [0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 2, 0, 0];
     let event = common::event(t::WRITE_ROWS_V2, &body);
     assert!(matches!(decode(&mut decoder(), &event).unwrap(), Event::Ignored(t::WRITE_ROWS_V2)));
+    // Rows of a table that happens to have that number are rows.
+    let mut decoder = decoder();
+    let map = common::table_map(7);
+    let mut body = map[19..map.len() - 4].to_vec();
+    body[..3].fill(0xff);
+    decode(&mut decoder, &common::event(t::TABLE_MAP, &body)).unwrap();
+    let rows = common::rows(t::WRITE_ROWS_V2, 7, 1, 2);
+    let mut body = rows[19..rows.len() - 4].to_vec();
+    body[..3].fill(0xff);
+    let rows = common::event(t::WRITE_ROWS_V2, &body);
+    assert!(matches!(decode(&mut decoder, &rows).unwrap(), Event::Rows(_)));
 }
 
 #[test]

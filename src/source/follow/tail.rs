@@ -38,6 +38,11 @@ impl Tail {
         self.read = true;
     }
 
+    /// The file at hand begins: a ROTATE before was the end of another.
+    pub(super) fn opened(&mut self) {
+        self.closed = false;
+    }
+
     /// STOP or ROTATE.
     pub(super) fn closed(&mut self) {
         self.closed = true;
@@ -88,6 +93,15 @@ mod tests {
     #[test]
     fn an_orderly_end_is_none() {
         assert!(crash(Tail::closed).is_ok());
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_file_counts_for_that_one() {
+        let rotated = |tail: &mut Tail| {
+            tail.closed();
+            tail.opened();
+        };
+        assert!(crash(rotated).is_err());
     }
 
     #[test]

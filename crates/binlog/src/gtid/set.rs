@@ -146,6 +146,9 @@ impl GtidSet {
                 let text = r.take(len.ok_or_else(|| r.error(invalid))?, "tag")?;
                 tag = tag_of(text).ok_or_else(|| r.error(DecodeErrorKind::BadTag))?;
             }
+            if set.sources.contains_key(&Tsid { uuid, tag }) {
+                return Err(r.error(DecodeErrorKind::Invalid { what: "a server twice in the set", got: 0 }));
+            }
             // The servers write them in order; any other would cost more than the bytes are worth.
             let mut last = 1;
             for _ in 0..r.u64("number of intervals")? {

@@ -1,7 +1,8 @@
 //! JSON that is stored as text: MariaDB's JSON type, and paths into any text column.
 //!
-//! Values are found without reading the rest of the document, and their text is the document's own, as MariaDB's
-//! `JSON_EXTRACT` gives it; of several members with one key the first counts, as there.
+//! Values are found without reading the rest of the document. Their text is the document's own, as MariaDB's `JSON_EXTRACT` gives it;
+//! objects and arrays are spaced anew, as there (`json_nice` with LOOSE in `sql/item_jsonfunc.cc`). Of several members with one key
+//! the first counts, as there.
 
 use super::{Found, Leg, MALFORMED, MAX_DEPTH, Path};
 use crate::text::TextError;
@@ -56,12 +57,39 @@ fn extract(document: &[u8], legs: &[Leg], unquote: bool, out: &mut Vec<u8>) -> O
     }
     match value {
         [b'"', text @ .., b'"'] if unquote => unescape(text, out)?,
+        [b'{' | b'[', ..] => {
+            std::str::from_utf8(value).ok()?;
+            spaced(value, out)?;
+        }
         _ => {
             std::str::from_utf8(value).ok()?;
             out.extend_from_slice(value);
         }
     }
     Some(Found::Text)
+}
+
+/// One space behind each comma and colon, none elsewhere.
+fn spaced(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let mut scanner = Scanner { rest: value };
+    while let Some(byte) = scanner.peek() {
+        match byte {
+            b'"' => {
+                out.push(b'"');
+                out.extend_from_slice(scanner.string()?);
+                out.push(b'"');
+            }
+            b',' | b':' => {
+                scanner.eat(byte)?;
+                out.extend_from_slice(&[byte, b' ']);
+            }
+            _ => {
+                scanner.eat(byte)?;
+                out.push(byte);
+            }
+        }
+    }
+    Some(())
 }
 
 /// A place in a document.

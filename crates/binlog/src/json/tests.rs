@@ -400,14 +400,15 @@ fn paths_are_read_as_the_server_writes_them() {
 /// What MariaDB 10.11 gives for `JSON_EXTRACT` and `JSON_UNQUOTE(JSON_EXTRACT(…))`.
 #[test]
 fn text_documents_as_mariadb_reads_them() {
-    let document = r#" {"a":{"b":[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}],"":5,"x y":7,"null":null, "d":1.0, "t":true, "\u0061":8}} "#;
+    let document = r#" {"a":{"b":[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}],"":5,"x y":7,"null":null, "d":1.0, "t":true, "\u0061":8}, "n" : [ 2,{ },[], {"x":[],"y:,z" : "a , b"} ]} "#;
     for (path, plain, unquoted) in [
         ("$.a.b[2].c", r#""q\"uo""#, "q\"uo"),
         (
             "$.a[0].b",
-            r#"[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}]"#,
-            r#"[1, 2,{"c":"q\"uo","c":"dup","e":"\u00e9\n"}]"#,
+            r#"[1, 2, {"c": "q\"uo", "c": "dup", "e": "\u00e9\n"}]"#,
+            r#"[1, 2, {"c": "q\"uo", "c": "dup", "e": "\u00e9\n"}]"#,
         ),
+        ("$.n", r#"[2, {}, [], {"x": [], "y:,z": "a , b"}]"#, r#"[2, {}, [], {"x": [], "y:,z": "a , b"}]"#),
         ("$.a.d", "1.0", "1.0"),
         ("$.a.\"x y\"", "7", "7"),
         ("$.a.\"\"", "5", "5"),
