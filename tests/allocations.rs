@@ -13,25 +13,7 @@ use rowbust::{
     pipeline::batch::{KeyBatch, Removal, RowPlace, hash_key},
     route::{Plan, RoutedKey, Router, Scratch},
 };
-use rowbust_binlog::{Decoder, Event, RawEvent, RowSlots, SchemaColumn, event_type};
-
-/// The columns of `common::table_map`.
-fn schema() -> Vec<SchemaColumn> {
-    [
-        ("id", "int", "int"),
-        ("name", "varchar", "varchar(16)"),
-        ("sku", "bigint", "bigint unsigned"),
-        ("price", "decimal", "decimal(10,2)"),
-        ("made", "datetime", "datetime"),
-        ("category_id", "int", "int"),
-        ("kind", "char", "char(5)"),
-        ("seen", "timestamp", "timestamp"),
-        ("active", "tinyint", "tinyint(1)"),
-        ("weight", "double", "double"),
-    ]
-    .map(|(name, data_type, column_type)| SchemaColumn::new(name, data_type, column_type, Some("utf8mb4")))
-    .to_vec()
-}
+use rowbust_binlog::{Decoder, Event, RawEvent, RowSlots, event_type};
 
 const CONFIG: &str = r#"
 source: { url: "mysql://rowbust@db1:3306", password: secret }
@@ -66,7 +48,7 @@ impl Stages {
         };
         decoder.end_transaction();
         let map = decoder.table_mut(slot);
-        map.complete(&schema()).unwrap();
+        map.complete(&common::schema()).unwrap();
         let plan = Router::new(&config).plan(map).unwrap().unwrap();
         Self {
             decoder,

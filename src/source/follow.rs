@@ -170,7 +170,7 @@ impl Follower {
     /// This server answers now.
     pub fn connected(&mut self, server: &super::Preflight) {
         self.schema.connected(server);
-        self.tail.connected(server.durable || self.policies.source().lossless);
+        self.tail.connected(server.durable);
     }
 
     /// What was lost before `time` (Unix seconds) concerns nobody: nothing was followed then.
@@ -362,9 +362,7 @@ impl Follower {
     fn ignored(&mut self, event_type: u8, header: &Header) {
         self.stats.ignored_event();
         if self.ignored_types.insert(event_type) {
-            let begins_at = self.here.position.saturating_sub(u64::from(header.event_size));
-            let at = Coordinates { file: self.here.file.clone(), position: begins_at };
-            info!(event_type, %at, "unknown event that may be ignored");
+            info!(event_type, at = %self.begins(header), "unknown event that may be ignored");
         }
     }
 

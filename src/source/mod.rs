@@ -353,7 +353,7 @@ impl Source {
             let crashed =
                 anchor::compare(self.stream(server, &request).await?, &position.at, anchor, closed).await?;
             verified = true;
-            if crashed && !server.durable && !self.config.source.policies.lossless {
+            if crashed && !server.durable {
                 return Err(follow::lost(&position.at));
             }
         }

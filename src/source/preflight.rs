@@ -27,7 +27,7 @@ pub struct Preflight {
     pub server_id: u32,
     /// Commits become visible in the order of the binlog (`binlog_order_commits`, MySQL). Always true on MariaDB.
     pub order_commits: bool,
-    /// A crash of it loses no commit: `sync_binlog` and `innodb_flush_log_at_trx_commit` are 1.
+    /// A crash of it loses no commit: `sync_binlog` and `innodb_flush_log_at_trx_commit` are 1, or `source.lossless` says so.
     pub durable: bool,
     /// What may go wrong, in words.
     pub warnings: Vec<String>,
@@ -87,8 +87,9 @@ pub async fn preflight(
     if is("wsrep_on", "ON") {
         warnings.push("Galera is not tried yet".into());
     }
-    let durable = is("sync_binlog", "1") && is("innodb_flush_log_at_trx_commit", "1");
-    if !durable && !config.source.policies.lossless {
+    let synced = is("sync_binlog", "1") && is("innodb_flush_log_at_trx_commit", "1");
+    let durable = synced || config.source.policies.lossless;
+    if !durable {
         let value = |name: &str| vars.get(name).map_or("", String::as_str);
         warnings.push(format!(
             "sync_binlog={}, innodb_flush_log_at_trx_commit={}: a crash of the server may lose commits that readers saw, and \

@@ -17,23 +17,6 @@ fn products() -> TableMap {
     decoder.table(0).clone()
 }
 
-fn schema() -> Vec<SchemaColumn> {
-    [
-        ("id", "int", "int"),
-        ("name", "varchar", "varchar(16)"),
-        ("sku", "bigint", "bigint unsigned"),
-        ("price", "decimal", "decimal(10,2)"),
-        ("made", "datetime", "datetime"),
-        ("category_id", "int", "int"),
-        ("kind", "char", "char(5)"),
-        ("seen", "timestamp", "timestamp"),
-        ("active", "tinyint", "tinyint(1)"),
-        ("weight", "double", "double"),
-    ]
-    .map(|(name, data_type, column_type)| SchemaColumn::new(name, data_type, column_type, Some("utf8mb4")))
-    .to_vec()
-}
-
 #[test]
 fn a_schema_completes_only_its_own_table() {
     let mut map = products();
@@ -44,9 +27,9 @@ fn a_schema_completes_only_its_own_table() {
         assert_eq!(map, before);
         error.to_string()
     };
-    assert_eq!(refused(schema()[1..].to_vec()), "shop.products has 9 columns now, 10 in the binlog");
+    assert_eq!(refused(common::schema()[1..].to_vec()), "shop.products has 9 columns now, 10 in the binlog");
     let with = |i: usize, column_type: &str| {
-        let mut columns = schema();
+        let mut columns = common::schema();
         let data_type = column_type.split([' ', '(']).next().unwrap();
         columns[i] = SchemaColumn::new(&columns[i].name, data_type, column_type, None);
         columns
@@ -57,10 +40,10 @@ fn a_schema_completes_only_its_own_table() {
         "shop.products: column 2 is `sku` bigint now, BIGINT unsigned in the binlog"
     );
     assert!(refused(with(4, "datetime(3)")).contains("DATETIME(0)"));
-    map.complete(&schema()).unwrap();
+    map.complete(&common::schema()).unwrap();
     assert!(map.columns.iter().all(|c| c.is_complete()));
     assert_eq!(map.column_index("Category_ID"), Some(5));
-    let mut renamed = schema();
+    let mut renamed = common::schema();
     renamed[0].name = "key".into();
     assert!(matches!(map.complete(&renamed), Err(SchemaMismatch::Column { column: 0, .. })));
 }

@@ -39,29 +39,15 @@ impl Follower {
         header: &Header,
         sink: &mut S,
     ) -> Result<(), SourceError> {
-        let on_statement = self.policies.source().on_statement;
         match statement {
             Statement::Dml => {
                 let what = format!("a change logged as a statement: {}", excerpt(query.sql));
-                let inexact = Inexact {
-                    cause: Cause::Statement,
-                    code: "source.statement_format",
-                    what: &what,
-                    help: FORMAT_HELP,
-                };
-                // Triggers, functions and views: it may touch more than it names.
-                self.inexact(on_statement, &inexact, Scope::All, header, sink)
+                self.statement("source.statement_format", &what, header, sink)
             }
             // Rows are changed between BEGIN and COMMIT, definitions are not.
             Statement::Unknown if self.open.as_ref().is_some_and(|open| open.block) => {
                 let what = format!("a statement that isn't understood: {}", excerpt(query.sql));
-                let inexact = Inexact {
-                    cause: Cause::Statement,
-                    code: "source.unknown_statement",
-                    what: &what,
-                    help: FORMAT_HELP,
-                };
-                self.inexact(on_statement, &inexact, Scope::All, header, sink)
+                self.statement("source.unknown_statement", &what, header, sink)
             }
             Statement::Unknown => {
                 self.stats.unknown_statement();
@@ -72,6 +58,18 @@ impl Follower {
             Statement::Ddl(ddl) => self.ddl(ddl.in_schema(query.schema), query, header, sink),
             _ => Ok(()),
         }
+    }
+
+    /// Rows changed, but only a statement was logged. Triggers, functions and views: it may touch more than it names.
+    fn statement<S: Sink>(
+        &mut self,
+        code: &'static str,
+        what: &str,
+        header: &Header,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        let inexact = Inexact { cause: Cause::Statement, code, what, help: FORMAT_HELP };
+        self.inexact(self.policies.source().on_statement, &inexact, Scope::All, header, sink)
     }
 
     /// The start of the event at hand.

@@ -1,6 +1,6 @@
 //! Builds binlog events, as a server would write them.
 
-use rowbust_binlog::{Header, event_type};
+use rowbust_binlog::{Header, SchemaColumn, event_type};
 
 /// A whole event with header and CRC32.
 pub(crate) fn event(event_type: u8, body: &[u8]) -> Vec<u8> {
@@ -75,4 +75,23 @@ fn row(body: &mut Vec<u8>, id: u32) {
     body.extend([0x65, 0, 0, 0]);
     body.push(1);
     body.extend(1.5_f64.to_le_bytes());
+}
+
+/// The columns of [`table_map`].
+#[allow(dead_code, reason = "not every test has a schema")]
+pub(crate) fn schema() -> Vec<SchemaColumn> {
+    [
+        ("id", "int", "int"),
+        ("name", "varchar", "varchar(16)"),
+        ("sku", "bigint", "bigint unsigned"),
+        ("price", "decimal", "decimal(10,2)"),
+        ("made", "datetime", "datetime"),
+        ("category_id", "int", "int"),
+        ("kind", "char", "char(5)"),
+        ("seen", "timestamp", "timestamp"),
+        ("active", "tinyint", "tinyint(1)"),
+        ("weight", "double", "double"),
+    ]
+    .map(|(name, data_type, column_type)| SchemaColumn::new(name, data_type, column_type, Some("utf8mb4")))
+    .to_vec()
 }
