@@ -114,6 +114,7 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
         queue: None,
+        admin: None,
     };
     let mut gap = None;
     loop {
@@ -140,6 +141,8 @@ struct Process {
     signals: Signals,
     stats: Arc<SourceStats>,
     queue: Option<Arc<Queue>>,
+    /// Serves from the first life on.
+    admin: Option<admin::Server>,
 }
 
 /// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
@@ -241,8 +244,10 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
     });
-    let listener = admin::bind(config.admin.listen).await?;
-    supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
+    match &process.admin {
+        Some(server) => server.hub.show(status),
+        None => process.admin = Some(admin::Server::start(status).await?),
+    }
 
     let paced = config.limits.keys_per_second > 0;
     let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);

@@ -443,14 +443,24 @@ pub(super) static CHECKPOINT: Section = Section {
 /// `admin`
 pub(super) static ADMIN: Section = Section {
     path: "admin",
-    about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`.",
-    fields: &[field(
-        "listen",
-        "`address:port`",
-        "`127.0.0.1:8321`",
-        "Where to listen; port 0 takes a free one.",
-    )],
-    hints: &[("port", "write `listen: 127.0.0.1:PORT`")],
+    about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`, and what docs/admin-api.md lists.",
+    fields: &[
+        field("listen", "`address:port`", "`127.0.0.1:8321`", "Where to listen; port 0 takes a free one."),
+        field(
+            "token",
+            "text, at least 16 characters",
+            "none",
+            "What changes anything (pause, reload, flush, requeue) needs it, and what shows keys does where `listen` isn't a loopback address. \
+             Without one such requests are answered on a loopback address only. Usually `${VARIABLE}`.",
+        ),
+        field(
+            "token_file",
+            "path",
+            "none",
+            "File with the token, read again at each such request; its last line break is cut off.",
+        ),
+    ],
+    hints: &[("port", "write `listen: 127.0.0.1:PORT`"), ("password", "its name is `token_file`")],
 };
 
 /// `limits`

@@ -334,11 +334,17 @@ pub struct Checkpoint {
 }
 
 /// `admin:`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Admin {
     /// Address to listen at. Default 127.0.0.1:8321.
     pub listen: SocketAddr,
+    /// What changes anything needs it, from `token` or `token_file` (read at each such request). Without one that is possible on a
+    /// loopback address alone.
+    pub token: Password,
 }
+
+/// Characters of an admin token, at least: a shorter one can be guessed.
+pub const MIN_TOKEN: usize = 16;
 
 /// `limits:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

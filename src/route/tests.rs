@@ -71,7 +71,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             policy: RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
         },
         checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
-        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
+        admin: Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
         limits: Limits { memory: 1 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
         mappings,
         fingerprint: 0,

@@ -15,6 +15,7 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod pause;
 pub mod policy;
 pub mod position;
 pub mod preflight;

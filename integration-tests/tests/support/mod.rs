@@ -144,7 +144,7 @@ pub fn config(port: u16) -> Config {
             policy: config::RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
         },
         checkpoint: config::Checkpoint { path: PathBuf::new() },
-        admin: config::Admin { listen: ([127, 0, 0, 1], 0).into() },
+        admin: config::Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
         limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 },
         mappings: Vec::new(),
         fingerprint: 42,
