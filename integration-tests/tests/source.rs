@@ -22,6 +22,7 @@ both! {
     a_frozen_server: [];
     a_clash: [];
     a_gap: [];
+    purged_before_it_is_looked_at: [];
     refusals: [];
 }
 
@@ -215,18 +216,8 @@ async fn a_clash(db: Db) {
     assert_eq!(ended.exit_code(), 78);
 }
 
-async fn a_gap(db: Db) {
-    db.run(TABLES).await;
-    let follow = Follow::ready(db.config()).await;
-    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
-    follow.caught_up(&db).await;
-    let position = {
-        let log = follow.log.lock().unwrap();
-        Position { gtids: log.started[0].gtids.clone(), at: log.started[0].at.clone() }
-    };
-    follow.stop().await.unwrap();
-    let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;
-    db.run(&["FLUSH BINARY LOGS", "INSERT INTO shop.products VALUES (2,'a')", "FLUSH BINARY LOGS"]).await;
+/// Purges all files but the newest.
+async fn purge(db: &Db) {
     let (newest, _) = db.newest().await;
     let purge = format!("PURGE BINARY LOGS TO '{newest}'");
     // MariaDB keeps files that a replica's connection still uses, and that a checkpoint needs.
@@ -241,6 +232,77 @@ async fn a_gap(db: Db) {
         assert!(Instant::now() < deadline, "not purged");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The file of the checkpoint is purged between the list of files and the look at its last event. Everything in it was read.
+async fn purged_before_it_is_looked_at(db: Db) {
+    db.run(TABLES).await;
+    let follow = Follow::ready(db.config()).await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+    follow.caught_up(&db).await;
+    let gtids = rowbust_binlog::GtidState::parse(
+        if db.is_mysql() { rowbust_binlog::Flavor::MySql } else { rowbust_binlog::Flavor::MariaDb },
+        &follow.gtids(),
+    );
+    let position = Position { gtids: gtids.unwrap(), at: follow.last_end() };
+    let anchor = follow.log.lock().unwrap().anchor;
+    assert!(anchor.is_some());
+    follow.stop().await.unwrap();
+    let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;
+    db.run(&["FLUSH BINARY LOGS"]).await;
+
+    // The second connection is the one that looks.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = db.config();
+    config.source.port = listener.local_addr().unwrap().port();
+    let port = db.port();
+    let purged = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let resume = Resume { anchor, ..Resume::new(position, identity) };
+    let follow = Follow::start(config, Some(resume));
+    let forward = async {
+        let mut carried = tokio::task::JoinSet::new();
+        for number in 1.. {
+            let (mut client, _) = listener.accept().await.unwrap();
+            if number == 2 {
+                purge(&db).await;
+                purged.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            carried.spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    };
+    let followed = async {
+        until("a stream behind it", || {
+            !follow.log.lock().unwrap().started.is_empty() || follow.is_finished()
+        })
+        .await;
+        assert!(purged.load(std::sync::atomic::Ordering::Relaxed), "void: nothing was purged");
+        db.run(&["INSERT INTO shop.products VALUES (2,'a')"]).await;
+        until("the row behind it", || !follow.rows().is_empty() || follow.is_finished()).await;
+    };
+    tokio::select! {
+        () = forward => {}
+        () = followed => {}
+    }
+    assert_eq!(follow.rows(), rows(&[("products", Write)]));
+    follow.stop().await.unwrap();
+}
+
+async fn a_gap(db: Db) {
+    db.run(TABLES).await;
+    let follow = Follow::ready(db.config()).await;
+    db.run(&["INSERT INTO shop.products VALUES (1,'a')"]).await;
+    follow.caught_up(&db).await;
+    let position = {
+        let log = follow.log.lock().unwrap();
+        Position { gtids: log.started[0].gtids.clone(), at: log.started[0].at.clone() }
+    };
+    follow.stop().await.unwrap();
+    let identity = Source::new(db.config().into()).preflight().await.unwrap().identity;
+    db.run(&["FLUSH BINARY LOGS", "INSERT INTO shop.products VALUES (2,'a')", "FLUSH BINARY LOGS"]).await;
+    purge(&db).await;
     let ended = Follow::start(db.config(), Some(Resume::new(position, identity))).ended().await;
     assert!(matches!(ended, SourceError::Gap { .. }), "{ended}");
 }

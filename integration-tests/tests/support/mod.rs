@@ -345,6 +345,11 @@ impl Follow {
         if follow.task.is_finished() { Err(follow.ended().await) } else { Ok(follow) }
     }
 
+    /// Whether it ended by itself.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Ends it; what it ended with.
     pub async fn stop(self) -> Result<(), SourceError> {
         self.stop.cancel();
