@@ -22,7 +22,7 @@ use clap::{
 pub use self::{
     check::CheckArgs,
     explain::ExplainArgs,
-    retry::{LsArgs, RequeueArgs},
+    retry::{DropArgs, LsArgs, RequeueArgs, ShowArgs},
     run::RunArgs,
 };
 use crate::config::{self, Config};
@@ -126,8 +126,12 @@ pub enum CheckpointCommand {
 pub enum RetryCommand {
     /// List removals that wait, or dead letters
     Ls(LsArgs),
+    /// Show removals or dead letters with all that is known of them
+    Show(ShowArgs),
     /// Send dead letters back to the queue
     Requeue(RequeueArgs),
+    /// Drop dead letters for good
+    Drop(DropArgs),
 }
 
 /// Commands and flags of the contract that come later.
@@ -147,8 +151,6 @@ const LATER: &[&str] = &[
     "audit",
     "top",
     "set",
-    "show",
-    "drop",
     "--live",
     "--dry-run",
     "--flush-new",
@@ -187,6 +189,8 @@ pub fn execute(args: &Args) -> Exit {
         Command::Explain(explain) => explain::execute(global, explain),
         Command::Checkpoint(CheckpointCommand::Show) => checkpoint::show(global),
         Command::Retry(RetryCommand::Ls(ls)) => retry::ls(global, ls),
+        Command::Retry(RetryCommand::Show(show)) => retry::show(global, show),
+        Command::Retry(RetryCommand::Drop(drop)) => retry::drop_letters(global, drop),
         Command::Retry(RetryCommand::Requeue(requeue)) => retry::requeue(global, requeue),
     }
 }
@@ -227,9 +231,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_a_usage_error() {
-        for args in
-            ["status", "check --live", "run --dry-run", "checkpoint set", "retry drop", "nonsense", ""]
-        {
+        for args in ["status", "check --live", "run --dry-run", "checkpoint set", "nonsense", ""] {
             let args = std::iter::once("rowbust").chain(args.split_whitespace()).map(OsString::from);
             assert_eq!(parse(args).err(), Some(Exit::Usage));
         }

@@ -7,7 +7,7 @@
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
 //! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the checkpoint); `cdc` (another driver).
 
 mod anchor;
 #[cfg(feature = "mysql-cdc")]
@@ -18,6 +18,7 @@ pub mod follow;
 pub mod policy;
 pub mod position;
 pub mod preflight;
+pub mod retention;
 pub mod schema;
 mod seam;
 pub mod start;
