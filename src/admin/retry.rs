@@ -7,14 +7,13 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Query, State},
-    http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::json;
 
-use super::status::Status;
+use super::{Hub, error::ApiError, status::Status};
 use crate::retry::{Filter, RetryError, Swept, Which, show::listed_json};
 
 /// Records of one answer at most.
@@ -22,11 +21,12 @@ const LIST_LIMIT: usize = 10_000;
 /// Letters of one request at most: the caller asks again while there are more.
 const SWEEP_LIMIT: usize = 10_000;
 
-pub(super) fn routes() -> Router<Arc<Status>> {
-    Router::new()
-        .route("/retry", get(list))
-        .route("/retry/requeue", post(requeue))
-        .route("/retry/drop", post(drop_letters))
+pub(super) fn reading() -> Router<Hub> {
+    Router::new().route("/retry", get(list))
+}
+
+pub(super) fn changing() -> Router<Hub> {
+    Router::new().route("/retry/requeue", post(requeue)).route("/retry/drop", post(drop_letters))
 }
 
 /// As a query string: repeated fields aren't possible there, so ids are separated by commas.
@@ -81,8 +81,8 @@ async fn requeue(State(status): State<Arc<Status>>, Json(args): Json<SweepArgs>)
 
 async fn drop_letters(State(status): State<Arc<Status>>, Json(args): Json<SweepArgs>) -> Response {
     if args.filter.is_all() && !args.all {
-        let why = "a filter is missing: say `\"all\": true` to drop every dead letter\n";
-        return (StatusCode::BAD_REQUEST, why).into_response();
+        let help = "say which in `filter`, or `\"all\": true` to drop every dead letter";
+        return ApiError::bad("retry.no_filter", "no filter", help).into_response();
     }
     let limit = args.limit.unwrap_or(SWEEP_LIMIT).min(SWEEP_LIMIT);
     answer("dropped", status.queue.drop_letters(&args.filter, limit).await)
@@ -98,9 +98,12 @@ fn answer(done: &str, swept: Result<Swept, RetryError>) -> Response {
 }
 
 fn failed(error: &RetryError) -> Response {
-    let status = match error {
-        RetryError::Filter(_) => StatusCode::BAD_REQUEST,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+    let answer = match error {
+        RetryError::Filter(why) => ApiError::bad("retry.filter", why.clone(), "mend the glob"),
+        _ => {
+            let help = "look at the daemon's log, and try again";
+            ApiError::unavailable("retry.unavailable", error.to_string(), help)
+        }
     };
-    (status, error.to_string()).into_response()
+    answer.into_response()
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Exit, Global, admin::Admin, block_on, load, out};
+use super::{
+    Exit, Global,
+    admin::{Admin, Refused},
+    block_on, load, out,
+};
 use crate::{
     config::{self, Config},
     retry::{Filter, Queue, RetryError, Which, show::listed_json},
@@ -310,7 +314,7 @@ fn find(global: &Global, which: Which, filter: &Filter, limit: usize) -> Result<
 fn with_queue<T>(
     global: &Global,
     ask: impl AsyncFnOnce(&Queue) -> Result<T, RetryError>,
-    ask_daemon: impl FnOnce(&Admin) -> Result<T, ureq::Error>,
+    ask_daemon: impl FnOnce(&Admin) -> Result<T, Refused>,
 ) -> Result<Option<T>, Exit> {
     let config = load(global)?;
     if let config::Retry::Disk { path, .. } = &config.retry
@@ -326,7 +330,7 @@ fn with_queue<T>(
     })?;
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        Err(locked @ RetryError::Locked { .. }) => by_daemon(&config, &locked, ask_daemon).map(Some),
+        Err(locked @ RetryError::Locked { .. }) => by_daemon(global, &config, &locked, ask_daemon).map(Some),
         Err(error) => {
             out::complain(&error.to_string());
             Err(match error {
@@ -339,14 +343,18 @@ fn with_queue<T>(
 }
 
 fn by_daemon<T>(
+    global: &Global,
     config: &Config,
     locked: &RetryError,
-    ask: impl FnOnce(&Admin) -> Result<T, ureq::Error>,
+    ask: impl FnOnce(&Admin) -> Result<T, Refused>,
 ) -> Result<T, Exit> {
     let admin = Admin::new(config);
-    ask(&admin).map_err(|error| {
-        out::complain(&format!("{locked}, and {admin} doesn't answer: {error}"));
-        Exit::Unavailable
+    ask(&admin).map_err(|error| match error {
+        Refused::NoAnswer(_) => {
+            out::complain(&format!("{locked}, and {admin} doesn't answer: {error}"));
+            Exit::Unavailable
+        }
+        Refused::Said { .. } => admin.complain(global, &error),
     })
 }
 
