@@ -21,6 +21,7 @@ use crate::{
     invalidate::{
         classify::Class,
         flush::Flusher,
+        refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
@@ -29,11 +30,12 @@ use crate::{
         Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
         pace::Pace,
+        refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
     route::Router,
-    source::{self, Resume, Sink as _, Source, SourceError, SourceStats},
+    source::{self, Resume, Sink as _, Source, SourceError, SourceStats, connect::Connector, retention},
     supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -305,6 +307,27 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
 
     let paced = config.limits.keys_per_second > 0;
     let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
+    let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
+    supervisor.spawn("refused rows", async move {
+        filing.await;
+        Ok(())
+    });
+    let mark = {
+        let (saved, frontier, source) = (saved.clone(), frontier.clone(), source.stats());
+        move || {
+            let newest = saved.snapshot().saved?;
+            let is_done = source.idle_for().is_some() && frontier.stats().open == 0;
+            let commit_time =
+                if newest.commit_time == 0 { newest.saved_at } else { newest.commit_time.into() };
+            (!is_done).then_some(retention::Mark { file: newest.file, commit_time })
+        }
+    };
+    let keeping = retention::watch(Connector::new(&config.source), mark, shutdown.all.clone());
+    supervisor.spawn("retention", async move {
+        keeping.await;
+        Ok(())
+    });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -313,7 +336,8 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
         saved,
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
-    );
+    )
+    .with_letters(letters);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -433,7 +457,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
+                    Some(Ok("source" | "redis worker" | "flush" | "refused rows")) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -8,7 +8,8 @@
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
 //! [`anchor`] (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
 //! (transactions), [`tail`] (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
+//! checkpoint); `cdc` (another driver).
 
 mod anchor;
 #[cfg(feature = "mysql-cdc")]
@@ -20,6 +21,7 @@ pub mod pause;
 pub mod policy;
 pub mod position;
 pub mod preflight;
+pub mod retention;
 pub mod schema;
 mod seam;
 pub mod start;
