@@ -83,8 +83,15 @@ metrics_table! {
     REDIRECTS = "rowbust_redis_redirects_total", Counter, Count, ["target", "code"], "Removals that a cluster sent elsewhere: MOVED, ASK, TRYAGAIN";
     SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
+    RETENTION_LEFT = "rowbust_binlog_retention_left_seconds", Gauge, Seconds, [], "How long the server keeps the binlog behind the checkpoint at least; all of its retention while nothing is behind it, +Inf without a retention";
     QUEUE_PENDING = "rowbust_queue_pending", Gauge, Count, [], "Removals in the retry queue";
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
+    DEAD_LETTERS_NOW = "rowbust_dead_letters", Gauge, Count, [], "Dead letters that are there now: removals that somebody has to look at";
+    QUEUE_REMOVED = "rowbust_queue_removed_total", Counter, Count, [], "Removals that left the queue because they worked";
+    QUEUE_FORWARDED = "rowbust_queue_forwarded_total", Counter, Count, [], "Removals that were filed again for their next attempt";
+    QUEUE_PARKED = "rowbust_queue_parked_total", Counter, Count, [], "Kafka: removals of a target that is down that were filed again, so that others behind them are reached";
+    QUEUE_REQUEUED = "rowbust_queue_requeued_total", Counter, Count, [], "Dead letters that were sent back";
+    QUEUE_DROPPED = "rowbust_queue_dropped_total", Counter, Count, [], "Dead letters that were dropped";
     DEAD_LETTERS = "rowbust_dead_letters_total", Counter, Count, [], "Removals that were given up since the start: see `rowbust retry ls --dead`";
     POISON = "rowbust_queue_poison_total", Counter, Count, [], "Records of the queue that couldn't be read";
     WRONG_TYPE = "rowbust_wrong_type_total", Counter, Count, ["target"], "Keys that were no hash when a field of them was to be removed: removed whole";
