@@ -80,6 +80,7 @@ metrics_table! {
     CHECKPOINT_SAVES = "rowbust_checkpoint_saves_total", Counter, Count, [], "Checkpoints saved";
     CHECKPOINT_FAILURES = "rowbust_checkpoint_failures_total", Counter, Count, [], "Checkpoints that couldn't be saved";
     BREAKER_OPEN = "rowbust_breaker_open", Gauge, Count, ["target"], "1 while the target fails and removals go straight to the queue";
+    REDIRECTS = "rowbust_redis_redirects_total", Counter, Count, ["target", "code"], "Removals that a cluster sent elsewhere: MOVED, ASK, TRYAGAIN";
     SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
     RETENTION_LEFT = "rowbust_binlog_retention_left_seconds", Gauge, Seconds, [], "How long the server keeps the binlog behind the checkpoint at least; all of its retention while nothing is behind it, +Inf without a retention";
