@@ -10,25 +10,23 @@ use std::{
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     admin::{self, status::Status},
     checkpoint::{self, file::CheckpointFile},
     cli::Exit,
     config::{Config, SecondRemoval},
-    flush::FlushStats,
     invalidate::{
+        self,
         classify::Class,
-        flush::Flusher,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
     },
     pipeline::{
-        Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
+        Assembler, Budget, Lanes,
         frontier::Frontier,
-        pace::Pace,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
@@ -45,9 +43,6 @@ pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// The most of it: nobody waits longer for a daemon to end. What isn't finished then is repeated at the next start.
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
-
-/// Workers of each target. They share its connection; two, so that commands are made on both cores.
-const WORKERS: usize = 2;
 
 /// The part of `limits.memory` that keys of prepared XA transactions may take.
 const PREPARED_SHARE: u64 = 8;
@@ -189,36 +184,18 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         epoch,
     });
     let mut queues = Vec::new();
-    let mut flushes = Vec::new();
-    for target in &targets {
-        let mut workers = Vec::new();
-        let pace = Arc::new(Pace::new(config.limits.keys_per_second));
-        for _ in 0..WORKERS {
-            let (sender, batches) = mpsc::channel(WORKER_QUEUE);
-            let (bulk_sender, bulk) = mpsc::unbounded_channel();
-            let feed = worker::Feed { batches, bulk, pace: Arc::clone(&pace) };
-            let work = worker::run(Arc::clone(target), Arc::clone(&shared), feed);
-            supervisor.spawn("redis worker", async move {
-                work.await;
+    let (mut flushes, mut sweepers) = (Vec::new(), Vec::new());
+    let lanes = Lanes::new(&config);
+    for (at, target) in targets.iter().enumerate() {
+        let started = invalidate::start(target, at, &config, &lanes, &shared, |name, task| {
+            supervisor.spawn(name, async move {
+                task.await;
                 Ok(())
             });
-            workers.push(WorkerQueue { batches: sender, bulk: bulk_sender });
-        }
-        let (flush, requests) = mpsc::unbounded_channel();
-        let stats = Arc::new(FlushStats::default());
-        let flusher = Flusher::new(
-            Arc::clone(target),
-            config.mappings.clone(),
-            watermark.clone(),
-            config.limits.flush_keys_per_second,
-            Arc::clone(&stats),
-        );
-        supervisor.spawn("flush", async move {
-            flusher.run(requests).await;
-            Ok(())
         });
-        flushes.push(stats);
-        queues.push(TargetQueues { workers, flush });
+        queues.push(started.queues);
+        flushes.push(started.flush);
+        sweepers.push(started.sweeper);
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -238,14 +215,15 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         queue: Arc::clone(&queue),
         targets: targets.clone(),
         flushes,
+        sweeps: sweepers.iter().map(|sweeper| Arc::clone(&sweeper.stats)).collect(),
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
     });
     let listener = admin::bind(config.admin.listen).await?;
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
 
-    let paced = config.limits.keys_per_second > 0;
-    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let paced = lanes.is_paced(&config);
+    let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced);
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -284,8 +262,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     };
     if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
         // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
-        supervisor.abort("redis worker");
-        supervisor.abort("flush");
+        invalidate::TASKS.iter().for_each(|name| supervisor.abort(name));
         shutdown.reading.cancel();
         shutdown.all.cancel();
         let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
@@ -368,7 +345,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
+                    Some(Ok(name)) if name == "source" || invalidate::TASKS.contains(&name) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -75,9 +75,11 @@ fn text(table: &str, explained: &[Explained]) -> String {
                     let field = key.field.as_ref().map(|f| format!(" {}", out::key(f.as_bytes())));
                     let image = key.image.as_ref().map(|i| format!("from the row {i}"));
                     let escaped = if key.escaped { "escaped" } else { "" };
+                    // It is no glob: what a value may hold of one is literal.
+                    let rest = if key.op == "prefix" { " and whatever follows" } else { "" };
                     vec![
                         format!("    {}", key.op),
-                        out::key(key.key.as_bytes()) + &field.unwrap_or_default(),
+                        out::key(key.key.as_bytes()) + &field.unwrap_or_default() + rest,
                         image.unwrap_or_default(),
                         escaped.to_owned(),
                     ]

@@ -21,12 +21,17 @@ use tokio::sync::mpsc;
 use super::{
     classify::{Class, Failure},
     second::{Due, due, one_is_enough},
+    sweep::Sweeper,
     target::{Session, Target},
 };
 use crate::{
     config::Mapping,
     flush::{Fields, FlushStats, Owed, Plan, Running, Scan},
-    pipeline::{BATCH_KEYS, Flush, batch::Removal, pace::Pace},
+    pipeline::{
+        BATCH_KEYS, Flush,
+        batch::Removal,
+        pace::{Pace, Paces},
+    },
     watermark::Watermark,
 };
 
@@ -56,8 +61,10 @@ pub struct Flusher {
     target: Arc<Target>,
     mappings: Vec<Mapping>,
     watermark: Watermark,
-    pace: Pace,
+    pace: Arc<Pace>,
     stats: Arc<FlushStats>,
+    /// For sets and their members.
+    sweeper: Arc<Sweeper>,
 }
 
 /// A request on its way.
@@ -85,8 +92,9 @@ impl Flusher {
         watermark: Watermark,
         per_second: u64,
         stats: Arc<FlushStats>,
+        sweeper: Arc<Sweeper>,
     ) -> Self {
-        Self { target, mappings, watermark, pace: Pace::new(per_second), stats }
+        Self { target, mappings, watermark, pace: Arc::new(Pace::new(per_second)), stats, sweeper }
     }
 
     /// Does what `requests` bring until it is closed and everything is settled. What waits when a pass begins is done by it
@@ -177,9 +185,11 @@ impl Flusher {
         }));
         let removals = plan.keys.iter().map(|key| Owing::Key(key));
         let fields = plan.hashes.iter().map(|(key, fields)| Owing::Fields(key, fields));
+        let sets = plan.sets.iter().map(|key| Owing::Set(key));
         let scans = plan.scans.iter().map(Owing::Scan);
         let mut progress = Instant::now();
-        for owing in removals.chain(fields).chain(scans) {
+        // Sets first: a set that is removed as a key is one whose members nobody knows.
+        for owing in sets.chain(removals).chain(fields).chain(scans) {
             self.until_done(&owing, &mut progress).await;
         }
         self.stats.running(None);
@@ -203,6 +213,7 @@ impl Flusher {
             .build();
         loop {
             let done = match owing {
+                Owing::Set(key) => self.set(key, false).await,
                 Owing::Key(key) => self.remove(&[Removal { key, field: None }]).await,
                 Owing::Fields(key, fields) => match self.target.session() {
                     Ok(mut session) => self.fields(&mut session, key, fields).await,
@@ -236,6 +247,7 @@ impl Flusher {
                     Owed::Nothing => {}
                     Owed::Key => whole.push(Removal { key, field: None }),
                     Owed::Fields(fields) => self.fields(&mut session, key, &fields).await?,
+                    Owed::Members { whole } => self.set(key, whole).await?,
                 }
             }
             self.remove(&whole).await?;
@@ -245,6 +257,13 @@ impl Flusher {
                 return Ok(());
             }
         }
+    }
+
+    /// The members of a set; `whole`: and then what is left of it.
+    async fn set(&self, key: &[u8], whole: bool) -> Result<(), Failure> {
+        let removed = self.sweeper.members(key, &Paces::new([Arc::clone(&self.pace)])).await?;
+        self.stats.removed.fetch_add(removed, Relaxed);
+        if whole { self.remove(&[Removal { key, field: None }]).await } else { Ok(()) }
     }
 
     /// The fields of one hash. A key of another type has none.
@@ -308,13 +327,19 @@ impl Flusher {
     }
 }
 
-const WRONG_TYPE: &str = "WRONGTYPE";
+pub(super) const WRONG_TYPE: &str = "WRONGTYPE";
 
 /// A part of a pass, repeated as a whole.
 enum Owing<'a> {
+    Set(&'a [u8]),
     Key(&'a [u8]),
     Fields(&'a [u8], &'a Fields),
     Scan(&'a Scan),
+}
+
+/// One page of an iteration.
+pub(super) async fn page(session: &mut Session<'_>, command: &redis::Cmd) -> Result<(u64, Vec<Vec<u8>>), Failure> {
+    session.ask(command).await
 }
 
 impl Session<'_> {

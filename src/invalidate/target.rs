@@ -217,6 +217,16 @@ impl Target {
             .collect()
     }
 
+    /// Removes keys that are members of a set, and their entries from it, at once.
+    pub(super) async fn remove_members(&self, set: &[u8], members: &[&[u8]]) -> Result<(), Failure> {
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().cmd("UNLINK").arg(members).cmd("SREM").arg(set).arg(members);
+        let mut connection = self.ready_connection()?;
+        let result: Result<Value, _> = pipeline.query_async(&mut connection).await;
+        let first = || members.first().map(|key| command(Removal { key, field: None }));
+        self.judge(first, result.map(drop).map_err(|error| classify::error(&error)))
+    }
+
     /// A connection for an iteration: another one doesn't take its place when it breaks, for a cursor means nothing there.
     pub(super) fn session(&self) -> Result<Session<'_>, Failure> {
         Ok(Session { target: self, connection: self.ready_connection()? })

@@ -30,6 +30,7 @@ use self::{
 };
 use crate::{
     config::{Config, SecondRemoval},
+    route::Kind,
     source::position::{Anchor, CommitSpan, Position},
 };
 
@@ -102,6 +103,8 @@ pub struct Lane {
     pub second: SecondRemoval,
     /// How much longer than visibility it waits.
     pub fill_grace: Duration,
+    /// Index into [`TargetQueues::paced`].
+    pub paced: usize,
 }
 
 /// The lanes of a config, and which lane each mapping uses.
@@ -109,20 +112,30 @@ pub struct Lane {
 pub struct Lanes {
     lanes: Vec<Arc<Lane>>,
     of_mapping: Vec<usize>,
+    rates: Vec<Vec<u64>>,
 }
 
 impl Lanes {
     /// Finds the distinct ways of removing.
     pub fn new(config: &Config) -> Self {
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
+        let mut rates: Vec<Vec<u64>> = config.redis.iter().map(|_| vec![0]).collect();
         let of_mapping = config
             .mappings
             .iter()
             .map(|mapping| {
+                let paced = match rates.get_mut(mapping.target) {
+                    Some(rates) if mapping.keys_per_second > 0 => {
+                        rates.push(mapping.keys_per_second);
+                        rates.len() - 1
+                    }
+                    _ => 0,
+                };
                 let lane = Lane {
                     target: mapping.target,
                     second: mapping.second_removal,
                     fill_grace: mapping.fill_grace,
+                    paced,
                 };
                 lanes.iter().position(|known| **known == lane).unwrap_or_else(|| {
                     lanes.push(Arc::new(lane));
@@ -130,7 +143,17 @@ impl Lanes {
                 })
             })
             .collect();
-        Self { lanes, of_mapping }
+        Self { lanes, of_mapping, rates }
+    }
+
+    /// Whether transactions with many keys are kept apart: `limits`, or a mapping, has a rate for them.
+    pub fn is_paced(&self, config: &Config) -> bool {
+        config.limits.keys_per_second > 0 || self.rates.iter().any(|rates| rates.len() > 1)
+    }
+
+    /// Keys a second of each of the [`TargetQueues::paced`] of a target; 0: only the target's own rate holds.
+    pub fn rates(&self, target: usize) -> &[u64] {
+        self.rates.get(target).map_or(&[0], Vec::as_slice)
     }
 }
 
@@ -154,6 +177,8 @@ pub struct Segment {
 pub struct Batch {
     /// What to remove.
     pub keys: KeyBatch,
+    /// What `keys` stand for.
+    pub kind: Kind,
     /// How.
     pub lane: Arc<Lane>,
     /// Where from.
@@ -204,20 +229,24 @@ impl Flush {
 /// The ways to the tasks of one target.
 #[derive(Debug, Clone)]
 pub struct TargetQueues {
-    /// By worker; at least one.
-    pub workers: Vec<WorkerQueue>,
+    /// By worker; at least one. Of small transactions: never paced.
+    pub workers: Vec<mpsc::Sender<Batch>>,
+    /// By [`Lane::paced`]: the first for all mappings without a rate of their own, then one for each with.
+    pub paced: Vec<PacedQueues>,
     /// To the one that flushes. Not bounded by length: each request holds a part of the [`Budget`].
     pub flush: mpsc::UnboundedSender<Flush>,
 }
 
-/// The ways to a worker.
+/// The ways of what is paced. What waits here is bounded by bulk's half of the [`Budget`], so that handing one on never waits for the
+/// pace.
 #[derive(Debug, Clone)]
-pub struct WorkerQueue {
-    /// Served first.
-    pub batches: mpsc::Sender<Batch>,
-    /// Batches of transactions with many keys, paced: they wait here, bounded by their half of the [`Budget`], so that handing
-    /// one on never waits for the pace.
+pub struct PacedQueues {
+    /// Batches of transactions with many keys.
     pub bulk: mpsc::UnboundedSender<Batch>,
+    /// Of [`Kind::Prefix`].
+    pub prefixes: mpsc::UnboundedSender<Batch>,
+    /// Of [`Kind::MembersOf`].
+    pub members: mpsc::UnboundedSender<Batch>,
 }
 
 /// A worker has ended: the daemon is on its way down.

@@ -35,6 +35,8 @@ pub(super) fn mapping(table: &str, keys: Vec<KeyRule>) -> Mapping {
         keys,
         second_removal: SecondRemoval::WhenVisible,
         fill_grace: Duration::from_secs(1),
+        guarded: false,
+        keys_per_second: 0,
         on_ddl: crate::config::OnDdl::default(),
         on_schema: crate::config::Policy::Halt,
         target: 0,
@@ -72,7 +74,12 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
         },
         checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
         admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: Limits { memory: 1 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
+        limits: Limits {
+            memory: 1 << 20,
+            keys_per_second: 0,
+            flush_keys_per_second: 0,
+            sweep_keys_per_second: 0,
+        },
         mappings,
         fingerprint: 0,
     }
