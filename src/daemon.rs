@@ -246,7 +246,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity));
+    let remover = Arc::new(RetryRemover::new(&sweepers, watermark, server.identity));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });

@@ -12,6 +12,7 @@ pub mod second;
 pub mod slices;
 pub mod sweep;
 pub mod target;
+mod wide;
 pub mod worker;
 
 use std::{future::Future, pin::Pin, sync::Arc};

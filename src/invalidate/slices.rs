@@ -22,7 +22,7 @@ use super::{
     prefixes::Prefixes,
     second::{SecondQueue, one_is_enough},
     sweep::Sweeper,
-    worker::Shared,
+    worker::{Shared, record},
 };
 use crate::{
     pipeline::{Batch, pace::Paces},
@@ -111,15 +111,41 @@ impl Slices {
         let done = Instant::now();
         let mut owed = Vec::new();
         for (((batch, is_second), last), failed) in jobs.into_iter().zip(last).zip(failures) {
-            if !failed.is_empty() {
+            // A record stands for both removals.
+            let by_queue = failed.len() == batch.keys.len();
+            if !self.enqueue(&batch, &failed).await {
                 owed.push((batch, is_second));
-            } else if last {
+            } else if last || by_queue {
                 self.settle(batch);
             } else {
                 second.push(batch, done);
             }
         }
         owed
+    }
+
+    /// Puts what failed into the retry queue. Whether that is acknowledged.
+    async fn enqueue(&self, batch: &Batch, failed: &[(usize, Failure)]) -> bool {
+        if failed.is_empty() {
+            return true;
+        }
+        let (target, gtid) = (&self.sweeper.target, batch.segment.span.gtid_text());
+        let records: Vec<_> = failed
+            .iter()
+            .filter_map(|(at, failure)| record(target, &self.shared, batch, &gtid, *at, failure))
+            .collect();
+        let count = records.len();
+        match self.shared.queue.enqueue(records).await {
+            Ok(()) => {
+                self.shared.metrics.queued(target.name(), count);
+                true
+            }
+            Err(error) => {
+                self.shared.metrics.queue_refused(target.name());
+                tracing::warn!(%error, keys = count, target = target.name(), "retry queue refuses removals, holding them");
+                false
+            }
+        }
     }
 
     fn settle(&self, batch: Batch) {

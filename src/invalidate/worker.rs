@@ -24,7 +24,8 @@ use crate::{
     config::SecondRemoval,
     kill_point,
     pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Paces},
-    retry::{Origin, Queue, Record},
+    retry::{Op, Origin, Queue, Record},
+    route::Kind,
     telemetry::Metrics,
     watermark::{DELAY, Watermark},
 };
@@ -285,7 +286,12 @@ pub(super) fn record(
     Some(Record {
         target: target.name().to_owned(),
         key: removal.key.to_vec(),
-        field: removal.field.map(<[u8]>::to_vec),
+        op: match (batch.kind, removal.field) {
+            (Kind::Exact, None) => Op::Unlink,
+            (Kind::Exact, Some(field)) => Op::Hdel { field: field.to_vec() },
+            (Kind::Prefix, _) => Op::Prefix,
+            (Kind::MembersOf, _) => Op::MembersOf,
+        },
         origin: Origin {
             source: shared.source.clone(),
             gtid: gtid.to_owned(),
