@@ -39,6 +39,8 @@ use crate::{
 const SCAN_COUNT: usize = 500;
 /// Members that one SSCAN asks for, and keys that one UNLINK takes.
 const SLICE: usize = 128;
+/// What rowbust itself keeps in Redis begins so: no set and no prefix of the application means it.
+const OWN: &[u8] = b"rowbust:";
 /// A key that is only looked at costs Redis a fraction of a removal.
 const LOOKS_PER_REMOVAL: usize = 10;
 
@@ -134,7 +136,7 @@ impl Sweeper {
         let of = || self.sets.iter().filter(|(template, _)| template.could_make(set));
         let all = of().any(|(_, prefixes)| prefixes.is_empty());
         let prefixes = Prefixes::new(of().flat_map(|(_, prefixes)| prefixes.iter().map(String::as_bytes)));
-        move |member| all || prefixes.of(member).is_some()
+        move |member| !member.starts_with(OWN) && (all || prefixes.of(member).is_some())
     }
 
     /// Removes every key that begins with one of these, by one iteration for each beginning that the config has. How many, by the
@@ -182,7 +184,7 @@ impl Sweeper {
             let (next, keys) = page(&mut session, &command).await?;
             self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
             let taken: Vec<(usize, &[u8])> =
-                keys.iter().filter_map(|key| Some((wanted.of(key)?, &key[..]))).collect();
+                keys.iter().filter(|key| !key.starts_with(OWN)).filter_map(|key| Some((wanted.of(key)?, &key[..]))).collect();
             for slice in taken.chunks(SLICE) {
                 self.wait(paces, slice.len()).await;
                 self.target.unlink(slice.iter().map(|(_, key)| *key)).await?;

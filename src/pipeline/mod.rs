@@ -253,3 +253,35 @@ pub struct PacedQueues {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a worker has ended")]
 pub struct Closed;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+
+    /// Mappings share a lane where they agree; one with a rate of its own has its own.
+    #[test]
+    fn lanes_and_their_rates() {
+        let text = r#"
+source: { url: "mysql://u@h" }
+redis: { a: { url: "redis://h" }, b: { url: "redis://h" } }
+mappings:
+  - { table: s.t, keys: ["1"], to: a }
+  - { table: s.u, keys: ["2"], to: a }
+  - { table: s.v, keys: ["3"], to: b, keys_per_second: 7 }
+  - { table: s.w, keys: ["4"], to: a, keys_per_second: 5 }
+  - { table: s.x, keys: ["5"], to: a, keys_per_second: 5 }
+  - { table: s.y, keys: ["6"], to: a, guarded: true }
+"#;
+        let config = crate::config::parse(text, Path::new("test.yaml"), &|_| None).unwrap();
+        let lanes = Lanes::new(&config);
+        assert_eq!((lanes.rates(0), lanes.rates(1)), (&[0, 5, 5][..], &[0, 7][..]));
+        assert!(lanes.is_paced(&config));
+        let of = |mapping: usize| &lanes.lanes[lanes.of_mapping[mapping]];
+        assert!(Arc::ptr_eq(of(0), of(1)));
+        assert_eq!([0, 2, 3, 4, 5].map(|at| of(at).paced), [0, 1, 1, 2, 0]);
+        assert_eq!((of(0).fill_grace, of(5).fill_grace), (Duration::from_secs(1), Duration::ZERO));
+    }
+}

@@ -325,6 +325,28 @@ fn explain_refuses_what_the_server_would_not_print() {
 }
 
 #[test]
+fn prefixes_and_sets_are_routed_as_such() {
+    let rule = |key: &str, op| KeyRule { op, ..unlink(key) };
+    let rules = vec![
+        rule("feed:{sku}:", KeyOp::Prefix { alarm_above: 1 }),
+        rule("tag:{sku}", KeyOp::MembersOf { members_prefix: Vec::new() }),
+        unlink("p:{sku}"),
+    ];
+    let explained = explain_one(mapping("t.t", rules), &json!({"sku": "a*"}), &json!({"sku": "b:c"}));
+    let all: Vec<_> = explained.rules.iter().flat_map(|r| &r.keys).map(|k| (k.op, k.key.as_str())).collect();
+    let expected = [
+        ("prefix", "feed:a*:"),
+        ("prefix", "feed:b%3Ac:"),
+        ("members_of", "tag:a*"),
+        ("members_of", "tag:b%3Ac"),
+        ("unlink", "p:a*"),
+        ("unlink", "p:b%3Ac"),
+    ];
+    assert_eq!(all, expected);
+    assert_eq!(explained.rules[0].template, "prefix feed:{sku}:");
+}
+
+#[test]
 fn too_long_is_an_error() {
     let config = config(vec![mapping("t.t", vec![unlink("{a}")])]);
     let error = explain(&config, "t.t", None, row(&json!({"a": "x".repeat(70_000)}))).unwrap_err();
