@@ -80,6 +80,7 @@ metrics_table! {
     CHECKPOINT_SAVES = "rowbust_checkpoint_saves_total", Counter, Count, [], "Checkpoints saved";
     CHECKPOINT_FAILURES = "rowbust_checkpoint_failures_total", Counter, Count, [], "Checkpoints that couldn't be saved";
     BREAKER_OPEN = "rowbust_breaker_open", Gauge, Count, ["target"], "1 while the target fails and removals go straight to the queue";
+    SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
     QUEUE_PENDING = "rowbust_queue_pending", Gauge, Count, [], "Removals in the retry queue";
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";

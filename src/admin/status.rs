@@ -12,7 +12,10 @@ use crate::{
     checkpoint,
     config::Config,
     flush::FlushStats,
-    invalidate::{sweep::SweepStats, target::Target},
+    invalidate::{
+        sweep::SweepStats,
+        target::{ServerState, Target},
+    },
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     retry::Queue,
     source::{Preflight, SourceStats, policy::Cause},
@@ -92,6 +95,7 @@ impl Status {
                     "open_seconds": since.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
                     "error": since.map(|(_, code)| code),
                     "times_opened": target.breaker.times_opened(),
+                    "servers": servers_json(target),
                 })
             })
             .collect();
@@ -195,6 +199,8 @@ impl Status {
         for target in &self.targets {
             target_gauge(t::BREAKER_OPEN, target.name()).set(flag(target.breaker.is_open()));
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
+            let failing = target.servers().iter().filter(|server| server.error.is_some()).count();
+            target_gauge(t::SERVERS_FAILING, target.name()).set(f(failing as u64));
         }
         let queue = self.queue.stats();
         if let Some(pending) = queue.pending {
@@ -256,6 +262,13 @@ fn sweep_json(target: &str, sweep: &SweepStats) -> Value {
         "running": sweep.running.load(Relaxed),
         "waiting": sweep.waiting.load(Relaxed),
     })
+}
+
+/// The server, or a cluster's masters, each with its own breaker.
+fn servers_json(target: &Target) -> Value {
+    let server =
+        |server: &ServerState| json!({ "host": server.host, "port": server.port, "error": server.error });
+    target.servers().iter().map(server).collect()
 }
 
 fn flush_json(target: &str, flush: &FlushStats) -> Value {

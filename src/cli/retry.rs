@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Exit, Global, admin::Admin, block_on, load, out};
+use super::{
+    Exit, Global,
+    admin::{Admin, Refused},
+    block_on, load, out,
+};
 use crate::{
     config,
     retry::{Filter, Queue, RetryError, Which, show::listed_json},
@@ -98,7 +102,7 @@ pub(super) fn requeue(global: &Global, args: &RequeueArgs) -> Exit {
 fn with_queue<T>(
     global: &Global,
     ask: impl AsyncFnOnce(&Queue) -> Result<T, RetryError>,
-    ask_daemon: impl FnOnce(&Admin) -> Result<T, ureq::Error>,
+    ask_daemon: impl FnOnce(&Admin) -> Result<T, Refused>,
 ) -> Result<Option<T>, Exit> {
     let config = load(global)?;
     if let config::Retry::Disk { path, .. } = &config.retry
@@ -116,9 +120,12 @@ fn with_queue<T>(
         Ok(answer) => Ok(Some(answer)),
         Err(locked @ RetryError::Locked { .. }) => {
             let admin = Admin::new(&config);
-            ask_daemon(&admin).map(Some).map_err(|error| {
-                out::complain(&format!("{locked}, and {admin} doesn't answer: {error}"));
-                Exit::Unavailable
+            ask_daemon(&admin).map(Some).map_err(|error| match error {
+                Refused::NoAnswer(_) => {
+                    out::complain(&format!("{locked}, and {admin} doesn't answer: {error}"));
+                    Exit::Unavailable
+                }
+                Refused::Said { .. } => admin.complain(global, &error),
             })
         }
         Err(error) => {

@@ -12,6 +12,7 @@ mod keys;
 mod mappings;
 mod mask;
 mod node;
+mod redis;
 mod storage;
 mod units;
 mod url;
@@ -226,23 +227,72 @@ pub enum Start {
     },
 }
 
-/// One Redis target (standalone; other modes come later).
+/// One Redis target.
 #[derive(Debug, Clone)]
 pub struct RedisTarget {
     /// Name that `to:` refers to.
     pub name: String,
-    /// Host name or address.
-    pub host: String,
-    /// TCP port. Default 6379.
-    pub port: u16,
+    /// What it consists of, and where.
+    pub mode: RedisMode,
     /// Database number. Default 0.
     pub db: i64,
     /// ACL user.
     pub username: Option<String>,
     /// Password.
     pub password: Password,
-    /// TLS (`rediss://`); `None`: plain TCP.
+    /// TLS to the Redis servers; `None`: plain TCP.
     pub tls: Option<Tls>,
+    /// Whether replicas must have a removal. `None`: the master's word is enough.
+    pub durability: Option<Durability>,
+}
+
+impl RedisTarget {
+    /// The addresses that the config names: of the server, of nodes of the cluster, of the sentinels.
+    pub fn addresses(&self) -> Vec<(String, u16)> {
+        match &self.mode {
+            RedisMode::Standalone { host, port } => vec![(host.clone(), *port)],
+            RedisMode::Cluster { nodes } | RedisMode::Sentinel { nodes, .. } => nodes.clone(),
+        }
+    }
+}
+
+/// `redis.NAME.mode`: what a target consists of.
+#[derive(Debug, Clone)]
+pub enum RedisMode {
+    /// One server, or a proxy that acts as one.
+    Standalone {
+        /// Host name or address.
+        host: String,
+        /// TCP port. Default 6379.
+        port: u16,
+    },
+    /// A Redis cluster.
+    Cluster {
+        /// Some of its nodes, at least one. Default port 6379.
+        nodes: Vec<(String, u16)>,
+    },
+    /// A master that sentinels watch.
+    Sentinel {
+        /// Its name there.
+        master: String,
+        /// The sentinels, at least one. Default port 26379.
+        nodes: Vec<(String, u16)>,
+        /// ACL user at the sentinels.
+        username: Option<String>,
+        /// Password at the sentinels.
+        password: Password,
+        /// TLS to the sentinels; `None`: plain TCP.
+        tls: Option<Tls>,
+    },
+}
+
+/// `redis.NAME.durability`: `WAIT` behind the removals (<https://redis.io/docs/latest/commands/wait/>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durability {
+    /// How many replicas must acknowledge, at least 1; of a cluster, of each master.
+    pub replicas: u64,
+    /// How long to wait for them. Default 1 s.
+    pub timeout: Duration,
 }
 
 /// `retry:`
@@ -285,11 +335,17 @@ pub struct Checkpoint {
 }
 
 /// `admin:`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Admin {
     /// Address to listen at. Default 127.0.0.1:8321.
     pub listen: SocketAddr,
+    /// What changes anything needs it, from `token` or `token_file` (read at each such request). Without one that is possible on a
+    /// loopback address alone.
+    pub token: Password,
 }
+
+/// Characters of an admin token, at least: a shorter one can be guessed.
+pub const MIN_TOKEN: usize = 16;
 
 /// `limits:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

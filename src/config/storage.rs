@@ -2,13 +2,15 @@
 
 use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 
+use secrecy::SecretString;
+
 use super::{
-    Admin, Checkpoint, Limits, Retry, RetryPolicy,
+    Admin, Checkpoint, Limits, MIN_TOKEN, Password, Retry, RetryPolicy,
     codes::Code,
     fields,
     node::{Node, Value},
     units,
-    walk::Walk,
+    walk::{Object, Walk},
 };
 
 /// librdkafka properties that rowbust sets itself: durability, ordering and offsets rest on them.
@@ -151,10 +153,11 @@ impl Walk<'_> {
     }
 
     pub(super) fn admin(&mut self, found: Option<(&Node, Range<usize>)>) -> Option<Admin> {
-        let default = Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8321)) };
+        let default = Admin { listen: SocketAddr::from(([127, 0, 0, 1], 8321)), token: Password::Empty };
         let Some((node, at)) = found else { return Some(default) };
         let object = self.object(node, at, &fields::ADMIN)?;
-        let Some(node) = object.get("listen") else { return Some(default) };
+        let token = self.token(&object);
+        let Some(node) = object.get("listen") else { return Some(Admin { token: token?, ..default }) };
         let text = self.text(node, "`address:port`")?;
         let Ok(listen) = text.value.parse() else {
             let message = format!("`{}` is no `address:port`", self.shown(&node.span));
@@ -162,7 +165,29 @@ impl Walk<'_> {
             self.report(Code::BadAddress, node.span.clone(), message, help);
             return None;
         };
-        Some(Admin { listen })
+        Some(Admin { listen, token: token? })
+    }
+
+    fn token(&mut self, object: &Object<'_>) -> Option<Password> {
+        let (value, file) = (object.get("token"), object.get("token_file"));
+        if value.is_some() && file.is_some() {
+            let span = object.key_span("token_file");
+            self.report(Code::Conflict, span, "both `token` and `token_file`", "keep one of them");
+            return None;
+        }
+        if let Some(node) = file {
+            return self.path(node, "`token_file`").map(Password::File);
+        }
+        let Some(node) = value else { return Some(Password::Empty) };
+        let text = self.text(node, "a token")?;
+        if text.value.len() < MIN_TOKEN || !text.value.bytes().all(|b| b.is_ascii_graphic()) {
+            let message =
+                format!("a token has at least {MIN_TOKEN} printable ASCII characters, and no blank");
+            let help = "make one with `openssl rand -hex 32` and write `token_file: PATH`";
+            self.report(Code::BadName, node.span.clone(), message, help);
+            return None;
+        }
+        Some(Password::Value(SecretString::from(text.value)))
     }
 
     pub(super) fn limits(&mut self, found: Option<(&Node, Range<usize>)>) -> Option<Limits> {

@@ -9,7 +9,7 @@
 //! A task of its own for each target, kind and pace: exact keys never wait for it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -101,7 +101,7 @@ impl Slices {
             })
             .collect();
         let failures: Vec<Vec<(usize, Failure)>> = {
-            let failures = self.remove(&jobs).await;
+            let failures = self.remove(&jobs, &last).await;
             let of = |(batch, _): &Job| {
                 let failed = batch.keys.iter().enumerate();
                 failed.filter_map(|(at, removal)| Some((at, failures.get(removal.key)?.clone()))).collect()
@@ -154,7 +154,7 @@ impl Slices {
     }
 
     /// What failed.
-    async fn remove<'a>(&self, jobs: &'a [Job]) -> Failures<'a> {
+    async fn remove<'a>(&self, jobs: &'a [Job], last: &[bool]) -> Failures<'a> {
         let keys = || jobs.iter().flat_map(|(batch, _)| batch.keys.iter().map(|removal| removal.key));
         let mut failures = Failures::new();
         match jobs.first().map(|(batch, _)| batch.kind) {
@@ -176,11 +176,15 @@ impl Slices {
                 }
             }
             Some(Kind::MembersOf) => {
-                let mut seen: Vec<&[u8]> = keys().collect();
-                seen.sort_unstable();
-                seen.dedup();
-                for set in seen {
-                    if let Err(failure) = self.sweeper.members(set, &self.paces).await {
+                // The last one of any of them is a last one.
+                let mut sets: BTreeMap<&[u8], bool> = BTreeMap::new();
+                for ((batch, _), last) in jobs.iter().zip(last) {
+                    for removal in batch.keys.iter() {
+                        *sets.entry(removal.key).or_default() |= last;
+                    }
+                }
+                for (set, last) in sets {
+                    if let Err(failure) = self.sweeper.members(set, last, &self.paces).await {
                         failures.insert(set, failure);
                     }
                 }

@@ -12,7 +12,8 @@
 //! with their entries in one `MULTI`: whatever of a fill comes before it is gone with it, and whatever comes behind it leaves value *and*
 //! entry, or an entry alone. So there is never a value for longer than between these two commands that no set names, and the set is
 //! never removed as a whole: it is gone with its last entry. Were the entries removed first, or apart, a fill in between would leave
-//! a value that the next change of the row doesn't find.
+//! a value that the next change of the row doesn't find. On a cluster that holds for members in the set's own slot; others are removed
+//! as [`Target::remove_members`] says.
 
 use std::{
     collections::HashMap,
@@ -26,9 +27,9 @@ use rowbust_protocol::template::Template;
 
 use super::{
     classify::Failure,
-    flush::{WRONG_TYPE, page},
+    flush::WRONG_TYPE,
     prefixes::Prefixes,
-    target::Target,
+    target::{Master, Target},
 };
 use crate::{
     config::{ALARM_ABOVE, Config, KeyOp},
@@ -166,6 +167,7 @@ impl Sweeper {
         results
     }
 
+    /// One iteration over all keys of all servers; two if slots moved, for a key may have been where nobody looked.
     async fn iterate(
         &self,
         wanted: &Prefixes,
@@ -174,30 +176,59 @@ impl Sweeper {
         found: &mut Found,
         at: &(dyn Fn(usize) -> String + Sync),
     ) -> Result<(), Failure> {
+        let before = self.target.layout().await?;
+        self.pass(wanted, glob, paces, found, at).await?;
+        let after = self.target.layout().await?;
+        if before == after && !after.is_moving() {
+            return Ok(());
+        }
+        tracing::info!(target = self.target.name(), "slots moved during a sweep, all masters are scanned again");
+        self.pass(wanted, glob, paces, found, at).await
+    }
+
+    async fn pass(
+        &self,
+        wanted: &Prefixes,
+        glob: &[u8],
+        paces: &Paces,
+        found: &mut Found,
+        at: &(dyn Fn(usize) -> String + Sync),
+    ) -> Result<(), Failure> {
         self.stats.passes.fetch_add(1, Relaxed);
-        let mut session = self.target.session()?;
-        let mut cursor = 0;
-        loop {
-            self.wait(paces, SCAN_COUNT / LOOKS_PER_REMOVAL).await;
-            let mut command = redis::cmd("SCAN");
-            command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT);
-            let (next, keys) = page(&mut session, &command).await?;
-            self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
-            let taken: Vec<(usize, &[u8])> =
-                keys.iter().filter(|key| !key.starts_with(OWN)).filter_map(|key| Some((wanted.of(key)?, &key[..]))).collect();
-            for slice in taken.chunks(SLICE) {
-                self.wait(paces, slice.len()).await;
-                self.target.unlink(slice.iter().map(|(_, key)| *key)).await?;
-                self.stats.removed.fetch_add(slice.len() as u64, Relaxed);
-                for (place, _) in slice {
-                    self.count(wanted, found, *place, at);
+        for mut master in self.target.masters().await? {
+            let mut cursor = 0;
+            loop {
+                self.wait(paces, SCAN_COUNT / LOOKS_PER_REMOVAL).await;
+                let mut command = redis::cmd("SCAN");
+                command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT);
+                let (next, keys): Page = master.ask(&command).await?;
+                self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
+                let taken = keys.iter().filter(|key| !key.starts_with(OWN));
+                let taken: Vec<(usize, &[u8])> =
+                    taken.filter_map(|key| Some((wanted.of(key)?, &key[..]))).collect();
+                for slice in taken.chunks(SLICE) {
+                    self.wait(paces, slice.len()).await;
+                    self.unlink(slice.iter().map(|(_, key)| *key)).await?;
+                    for (place, _) in slice {
+                        self.count(wanted, found, *place, at);
+                    }
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
                 }
             }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(());
-            }
         }
+        Ok(())
+    }
+
+    async fn unlink(&self, keys: impl Iterator<Item = &[u8]> + Clone) -> Result<(), Failure> {
+        let count = keys.clone().count();
+        if let Some((_, failure)) = self.target.unlink(keys).await?.into_iter().next() {
+            return Err(failure);
+        }
+        self.stats.removed.fetch_add(count as u64, Relaxed);
+        Ok(())
     }
 
     fn count(&self, wanted: &Prefixes, found: &mut Found, place: usize, at: &(dyn Fn(usize) -> String + Sync)) {
@@ -215,19 +246,27 @@ impl Sweeper {
         }
     }
 
-    /// Removes the members of a set, with their entries. How many.
-    pub async fn members(&self, set: &[u8], paces: &Paces) -> Result<u64, Failure> {
+    /// Removes the members of a set, with their entries. How many. `last`: no further removal is owed.
+    pub async fn members(&self, set: &[u8], last: bool, paces: &Paces) -> Result<u64, Failure> {
         let _running = Running::new(&self.stats);
         self.stats.sets.fetch_add(1, Relaxed);
         let takes = self.takes(set);
         let (mut removed, mut left) = (0, 0);
-        let mut session = self.target.session()?;
+        // Who has the set's slot; one that moves meanwhile makes the next page fail.
+        let mut master: Option<Master> = None;
         let mut cursor = 0;
         loop {
             self.wait(paces, SLICE / LOOKS_PER_REMOVAL).await;
             let mut command = redis::cmd("SSCAN");
             command.arg(set).arg(cursor).arg("COUNT").arg(SLICE);
-            let (next, members) = match page(&mut session, &command).await {
+            let page: Result<Page, Failure> = match &mut master {
+                Some(master) => master.ask(&command).await,
+                None => self.target.master_of(set, &command).await.map(|(found, page)| {
+                    master = Some(found);
+                    page
+                }),
+            };
+            let (next, members) = match page {
                 Err(failure) if failure.code == WRONG_TYPE => return self.no_set(set).await,
                 page => page?,
             };
@@ -237,7 +276,7 @@ impl Sweeper {
             left += others.len() as u64;
             for slice in taken.chunks(SLICE) {
                 self.wait(paces, slice.len()).await;
-                self.target.remove_members(set, slice).await?;
+                self.target.remove_members(set, slice, last).await?;
                 self.stats.removed.fetch_add(slice.len() as u64, Relaxed);
                 removed += slice.len() as u64;
             }
@@ -256,14 +295,16 @@ impl Sweeper {
 
     /// A plain value in place of a set: the key is the mapping's, so it is removed as it is.
     async fn no_set(&self, key: &[u8]) -> Result<u64, Failure> {
-        self.target.unlink(std::iter::once(key)).await?;
+        self.unlink(std::iter::once(key)).await?;
         self.stats.no_sets.fetch_add(1, Relaxed);
-        self.stats.removed.fetch_add(1, Relaxed);
         tracing::warn!(target = self.target.name(), key = %key.escape_ascii(),
             "key of members_of is no set, it is removed as it is");
         Ok(1)
     }
 }
+
+/// A cursor, and what was found.
+type Page = (u64, Vec<Vec<u8>>);
 
 /// By prefix.
 struct Found {

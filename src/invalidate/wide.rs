@@ -12,7 +12,6 @@ use std::{
 
 use super::{
     classify::{Class, Failure},
-    flush::is_outage,
     prefixes::Prefixes,
     sweep::Sweeper,
 };
@@ -106,7 +105,7 @@ impl Wide {
                 waiting.into_iter().partition(|asked| asked.op == Op::Prefix);
             let unpaced = Paces::new([]);
             for asked in sets {
-                let result = self.sweeper.members(&asked.key, &unpaced).await;
+                let result = self.sweeper.members(&asked.key, true, &unpaced).await;
                 self.done(asked, result.map(drop));
             }
             let wanted = Prefixes::new(prefixes.iter().map(|asked| &asked.key[..]));
@@ -125,7 +124,7 @@ impl Wide {
     fn done(&self, asked: Asked, result: Result<(), Failure>) {
         let result = result.map_err(|failure| match failure.class {
             // A right to SCAN that is missing is no outage: waiting doesn't heal it, and somebody has to be told.
-            Class::Target if !is_outage(&failure) => Failure { class: Class::Key, ..failure },
+            Class::Target if !failure.is_outage() => Failure { class: Class::Key, ..failure },
             _ => failure,
         });
         self.lock().slots.insert(asked, Slot::Done(result, Instant::now()));

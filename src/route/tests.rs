@@ -61,19 +61,19 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
         },
         redis: vec![RedisTarget {
             name: "main".into(),
-            host: "localhost".into(),
-            port: 6379,
+            mode: crate::config::RedisMode::Standalone { host: "localhost".into(), port: 6379 },
             db: 0,
             username: None,
             password: Password::Empty,
             tls: None,
+            durability: None,
         }],
         retry: Retry::Disk {
             path: PathBuf::from("retry"),
             policy: RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
         },
         checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
-        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
+        admin: Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
         limits: Limits {
             memory: 1 << 20,
             keys_per_second: 0,

@@ -113,10 +113,14 @@ fn position(request: &Request) -> Result<BinlogOptions, StreamError> {
         Request::Gtid(GtidState::MariaDb(list)) => {
             BinlogOptions::from_mariadb_gtid(GtidList::parse(&list.to_string()).map_err(wrong)?)
         }
-        Request::File { file, .. } => {
+        Request::File { file, .. } | Request::Behind { file, .. } => {
             BinlogOptions::from_position(file.to_string(), u32::try_from(FIRST_EVENT).unwrap_or(4))
         }
-        Request::At { file, position } => BinlogOptions::from_position(file.to_string(), *position),
+        Request::At { file, position } => {
+            let position = u32::try_from(*position)
+                .map_err(|_| StreamError::Malformed("mysql_cdc has 32 bits for a position".into()))?;
+            BinlogOptions::from_position(file.to_string(), position)
+        }
     })
 }
 
