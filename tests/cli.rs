@@ -17,6 +17,10 @@ mappings:
       - "product:{id}"
       - { key: "product:sku:{old.sku}", events: [update, delete] }
       - { key: "products", op: hdel, field: "{id}" }
+      - { prefix: "feed:{sku}:", alarm_above: 5000 }
+      - { members_of: "tag:{name}" }
+    guarded: false
+    keys_per_second: 1000
   - { table: "shop.p*", keys: ["{a}{b}"], second_removal: never }
 "#;
 
