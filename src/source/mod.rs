@@ -443,9 +443,12 @@ impl Source {
         #[cfg(feature = "mysql-cdc")]
         if self.config.source.driver == Driver::MysqlCdc {
             let account = self.connector.plain_account().await?;
-            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
+            let (flavor, server_id) = (server.flavor, server.server_id);
+            let dump = cdc::Dump { flavor, server_id, request, heartbeat: stream::HEARTBEAT };
+            return match cdc::open(account, dump).await {
                 Ok(stream) => Ok(stream),
-                Err(error) => Err(self.explain(error, server).await),
+                Err(cdc::OpenError::Refused(refusal)) => Err(refusal.into()),
+                Err(cdc::OpenError::Stream(error)) => Err(self.explain(error, server).await),
             };
         }
         self.stream(server, request).await
