@@ -192,6 +192,10 @@ impl Walk<'_> {
         let protocol =
             out.iter().find(|(name, _)| name == "security.protocol").map(|(_, value)| value.as_str());
         for (name, key, _) in &entries {
+            // One stands for all; and only where nothing else is wrong.
+            if !ok {
+                break;
+            }
             let kind = name.split('.').next().unwrap_or_default();
             let has_effect = match kind {
                 "sasl" => protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().starts_with("sasl_")),
