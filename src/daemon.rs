@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin::{self, status::Status},
@@ -20,6 +20,7 @@ use crate::{
     invalidate::{
         self,
         classify::Class,
+        refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
@@ -27,11 +28,12 @@ use crate::{
     pipeline::{
         Assembler, Budget, Lanes,
         frontier::Frontier,
+        refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
     route::Router,
-    source::{self, Resume, Sink as _, Source, SourceError, SourceStats},
+    source::{self, Resume, Sink as _, Source, SourceError, SourceStats, connect::Connector, retention},
     supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -283,6 +285,27 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
 
     let paced = lanes.is_paced(&config);
     let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced);
+    let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
+    let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
+    supervisor.spawn("refused rows", async move {
+        filing.await;
+        Ok(())
+    });
+    let mark = {
+        let (saved, frontier, source) = (saved.clone(), frontier.clone(), source.stats());
+        move || {
+            let newest = saved.snapshot().saved?;
+            let is_done = source.idle_for().is_some() && frontier.stats().open == 0;
+            let commit_time =
+                if newest.commit_time == 0 { newest.saved_at } else { newest.commit_time.into() };
+            (!is_done).then_some(retention::Mark { file: newest.file, commit_time })
+        }
+    };
+    let keeping = retention::watch(Connector::new(&config.source), mark, shutdown.all.clone());
+    supervisor.spawn("retention", async move {
+        keeping.await;
+        Ok(())
+    });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -291,7 +314,8 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
         saved,
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
-    );
+    )
+    .with_letters(letters);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -392,6 +416,11 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
     }
 }
 
+/// Tasks that end when reading has, and all that they had is settled.
+fn is_owed(task: &str) -> bool {
+    ["source", "refused rows"].contains(&task) || invalidate::TASKS.contains(&task)
+}
+
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
 async fn drain(
     supervisor: &mut Supervisor,
@@ -410,7 +439,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok(name)) if name == "source" || invalidate::TASKS.contains(&name) => workers_and_source += 1,
+                    Some(Ok(name)) if is_owed(name) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -260,7 +260,7 @@ async fn start(config: &Config, lanes: &Lanes, dir: &Path) -> Result<(invalidate
     target.connect().await?;
     let retry = config::Retry::Disk {
         path: dir.join("retry"),
-        policy: config::RetryPolicy { delay: Duration::from_secs(1), attempts: 5 },
+        policy: config::RetryPolicy::one(Duration::from_secs(1), 5),
     };
     let shared = Arc::new(worker::Shared {
         queue: Arc::new(Queue::open(&retry).await?),

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod error;
+mod retry;
 pub mod status;
 
 use std::{
@@ -17,18 +18,15 @@ use std::{
 use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::{FromRef, Query, State},
+    extract::{FromRef, State},
     http::{StatusCode, header},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
-use serde::Deserialize;
-use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use self::{access::Access, error::ApiError, status::Status};
-use crate::retry::{Filter, Which, show::listed_json};
 
 /// What the handlers see: the daemon as it is now.
 #[derive(Debug, Clone)]
@@ -113,11 +111,8 @@ fn router(hub: Hub) -> Router {
         .route("/metrics", get(metrics))
         .route("/status", get(|State(status): State<Arc<Status>>| async move { Json(status.json()) }))
         .route_layer(from_fn_with_state(hub.clone(), access::look));
-    let keys =
-        Router::new().route("/retry", get(list)).route_layer(from_fn_with_state(hub.clone(), access::keys));
-    let changing = Router::new()
-        .route("/retry/requeue", post(requeue))
-        .route_layer(from_fn_with_state(hub.clone(), access::change));
+    let keys = retry::reading().route_layer(from_fn_with_state(hub.clone(), access::keys));
+    let changing = retry::changing().route_layer(from_fn_with_state(hub.clone(), access::change));
     open.merge(keys).merge(changing).fallback(unknown).with_state(hub)
 }
 
@@ -140,50 +135,4 @@ async fn readyz(State(status): State<Arc<Status>>) -> Response {
 async fn metrics(State(status): State<Arc<Status>>) -> Response {
     status.refresh_metrics();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], status.metrics.render()).into_response()
-}
-
-/// Records of one answer at most.
-const LIST_LIMIT: usize = 10_000;
-
-#[derive(Debug, Deserialize)]
-struct ListArgs {
-    #[serde(default)]
-    dead: bool,
-    limit: Option<usize>,
-}
-
-async fn list(State(status): State<Arc<Status>>, Query(args): Query<ListArgs>) -> Response {
-    let which = if args.dead { Which::Dead } else { Which::Pending };
-    match status.queue.list(which, args.limit.unwrap_or(100).min(LIST_LIMIT)).await {
-        Ok(listed) => Json(json!({
-            "schema_version": 1,
-            "records": listed.iter().map(listed_json).collect::<Vec<_>>(),
-        }))
-        .into_response(),
-        Err(error) => queue_fails(&error).into_response(),
-    }
-}
-
-fn queue_fails(error: &crate::retry::RetryError) -> ApiError {
-    ApiError::unavailable("retry.unavailable", error.to_string(), "look at the daemon's log, and try again")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RequeueArgs {
-    target: Option<String>,
-    key_prefix: Option<String>,
-    error_code: Option<String>,
-}
-
-async fn requeue(State(status): State<Arc<Status>>, Json(args): Json<RequeueArgs>) -> Response {
-    let filter = Filter {
-        target: args.target,
-        key_prefix: args.key_prefix.map(String::into_bytes),
-        error_code: args.error_code,
-    };
-    match status.queue.requeue(filter).await {
-        Ok(requeued) => Json(json!({ "schema_version": 1, "requeued": requeued })).into_response(),
-        Err(error) => queue_fails(&error).into_response(),
-    }
 }

@@ -153,8 +153,12 @@ impl Status {
             "queue": {
                 "pending": queue.pending,
                 "oldest_seconds": queue.oldest_age.map(|age| age.as_secs_f64()),
+                "dead_letters": queue.letters,
                 "dead": queue.dead,
                 "poison": queue.poison,
+                "requeued": queue.requeued,
+                "dropped": queue.dropped,
+                "parked": queue.parked,
             },
             "targets": targets,
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
@@ -207,6 +211,14 @@ impl Status {
             set_gauge(t::QUEUE_PENDING, f(pending));
         }
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        if let Some(letters) = queue.letters {
+            set_gauge(t::DEAD_LETTERS_NOW, f(letters));
+        }
+        set_counter(t::QUEUE_REMOVED, queue.acked);
+        set_counter(t::QUEUE_FORWARDED, queue.forwarded);
+        set_counter(t::QUEUE_PARKED, queue.parked);
+        set_counter(t::QUEUE_REQUEUED, queue.requeued);
+        set_counter(t::QUEUE_DROPPED, queue.dropped);
         set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
         for (target, flush) in self.targets.iter().zip(&self.flushes) {

@@ -291,7 +291,11 @@ fn retry(retry: &Retry) -> String {
             (format!("kafka {} topics {prefix}.*", brokers.join(",")), policy)
         }
     };
-    format!("{place}, {} attempts, {} apart", policy.attempts, show_duration(policy.delay))
+    let tiers: Vec<String> = policy
+        .tiers()
+        .map(|tier| format!("{} attempts, {} apart", tier.attempts, show_duration(tier.delay)))
+        .collect();
+    format!("{place}, {}", tiers.join(", then "))
 }
 
 fn op(rule: &KeyRule) -> &'static str {

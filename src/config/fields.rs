@@ -60,6 +60,7 @@ pub const SECTIONS: &[&Section] = &[
     &SENTINEL,
     &DURABILITY,
     &RETRY,
+    &TIER,
     &KAFKA,
     &DISK,
     &CHECKPOINT,
@@ -380,24 +381,38 @@ pub(super) static RETRY: Section = Section {
         field("kafka", "mapping", "none", "Kafka topics. Needs the cargo feature `kafka` (on by default)."),
         field("disk", "mapping", "used when there is no `kafka`", "A local store."),
         field(
-            "attempts",
-            "number, 1 to 1000",
-            "`5`",
+            "tiers",
+            "list of one or two tiers",
+            "`[{ delay: 10s, attempts: 5 }, { delay: 5m, attempts: 12 }]`",
             "Attempts before a removal becomes a dead letter. Failures of the target (down, loading) don't count.",
         ),
-        field("delay", "duration, 10ms to 24h", "`10s`", "Time between attempts."),
+        field("attempts", "number, 1 to 1000", "`5`", "With `delay`: short for one tier alone."),
+        field("delay", "duration, 10ms to 24h", "`10s`", "With `attempts`: short for one tier alone."),
     ],
     hints: &[
+        ("max_attempts", "write `tiers: [{ delay: 10s, attempts: 5 }, …]`"),
+        ("backoff", "write `tiers: [{ delay: 10s, attempts: 5 }, …]`"),
         ("path", "write `disk: { path: … }`"),
         ("brokers", "write `kafka: { brokers: […], prefix: … }`"),
         ("prefix", "write `kafka: { brokers: […], prefix: … }`"),
     ],
 };
 
+/// `retry.tiers[]`
+pub(super) static TIER: Section = Section {
+    path: "retry.tiers[]",
+    about: "So many attempts, so far apart. The second tier begins where the first ends.",
+    fields: &[
+        required("delay", "duration, 10ms to 24h", "Time before each attempt."),
+        required("attempts", "number, 1 to 1000", "Attempts in this tier."),
+    ],
+    hints: &[],
+};
+
 /// `retry.kafka`
 pub(super) static KAFKA: Section = Section {
     path: "retry.kafka",
-    about: "Topics `<prefix>.retry.10s` and `<prefix>.dead`.",
+    about: "Topics `<prefix>.retry.10s` (the first tier), `<prefix>.retry.5m` (the second) and `<prefix>.dead`, whatever the tiers' delays are.",
     fields: &[
         required("brokers", "list of `host:port`", "Brokers to ask first."),
         required(
@@ -409,7 +424,7 @@ pub(super) static KAFKA: Section = Section {
             "properties",
             "mapping",
             "none",
-            "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. Those that rowbust's guarantees rest on are refused.",
+            "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. librdkafka checks them when the file is read. Those that rowbust's guarantees rest on are refused.",
         ),
     ],
     hints: &[("topic", "write `prefix`: the topics' names are made from it")],

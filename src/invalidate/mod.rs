@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod classify;
 pub mod flush;
 mod prefixes;
+pub mod refused;
 pub mod retrying;
 pub mod second;
 pub mod slices;

@@ -10,6 +10,7 @@ use super::{
     BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lane, Lanes, Restart,
     SEGMENT_COMMITS, Segment, TargetQueues,
     batch::{KeyBatch, Removal, RowPlace, hash_key},
+    budget::Permit,
     frontier::{Frontier, Ticket},
     handed::Handed,
     prepared::Riders,
@@ -381,17 +382,19 @@ impl Assembler {
         }
         let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
-        // A flush or a sweep may last: it mustn't keep the bytes of keys that are long done. Sweeps leave half to others, as bulk does.
-        let slow_segment = match slow {
-            0 => None,
+        // A flush or a sweep may last: it mustn't keep the bytes of keys that are long done.
+        let apart = match slow {
+            0 => 0,
             _ => {
                 let bytes = span.footprint() + size_of::<Segment>() + flushes * size_of::<Flush>();
-                let bytes = bytes + sweep_keys + sweeps * size_of::<Batch>();
-                Some(self.segment(span.clone(), received, bytes, flushes == 0).await?)
+                bytes + sweep_keys + sweeps * size_of::<Batch>()
             }
         };
         let bytes = keys + spans + size_of::<Segment>() + batches * size_of::<Batch>();
-        let segment = self.segment(span, received, bytes, bulk).await?;
+        // Taken at once: with the one in hand, waiting for the other may be waiting for oneself.
+        let mut budget = self.budget.take(apart + bytes, bulk).await?;
+        let slow_segment = (slow > 0).then(|| self.segment(span.clone(), received, budget.split(apart)));
+        let segment = self.segment(span, received, budget);
         let tickets = self.frontier.open(u32::try_from(batches + slow).map_err(|_| Closed)?, done);
         let mut tickets = tickets.into_iter();
         let lanes = &self.lanes.lanes;
@@ -430,20 +433,14 @@ impl Assembler {
         Ok(())
     }
 
-    async fn segment(
-        &self,
-        span: CommitSpan,
-        received: Instant,
-        bytes: usize,
-        bulk: bool,
-    ) -> Result<Arc<Segment>, Closed> {
-        Ok(Arc::new(Segment {
+    fn segment(&self, span: CommitSpan, received: Instant, budget: Permit) -> Arc<Segment> {
+        Arc::new(Segment {
             file: Arc::clone(&span.last.file),
             span,
             received,
             commit_micros: self.commit_micros,
-            _budget: self.budget.take(bytes, bulk).await?,
-        }))
+            _budget: budget,
+        })
     }
 
     /// Keys that come again later in the running transaction need not be removed again. Both removals of the segment at hand wait
@@ -464,3 +461,7 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -68,10 +68,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             tls: None,
             durability: None,
         }],
-        retry: Retry::Disk {
-            path: PathBuf::from("retry"),
-            policy: RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
-        },
+        retry: Retry::Disk { path: PathBuf::from("retry"), policy: RetryPolicy::default() },
         checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
         admin: Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
         limits: Limits {
