@@ -416,6 +416,11 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
     }
 }
 
+/// Tasks that end when reading has, and all that they had is settled.
+fn is_owed(task: &str) -> bool {
+    ["source", "refused rows"].contains(&task) || invalidate::TASKS.contains(&task)
+}
+
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
 async fn drain(
     supervisor: &mut Supervisor,
@@ -434,9 +439,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok(name)) if ["source", "refused rows"].contains(&name) || invalidate::TASKS.contains(&name) => {
-                        workers_and_source += 1;
-                    }
+                    Some(Ok(name)) if is_owed(name) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

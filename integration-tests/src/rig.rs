@@ -80,8 +80,7 @@ impl Rig {
         let (started, tasks) = start(&config, &lanes, dir.path()).await?;
         let (frontier, budget) = (Frontier::default(), Budget::new(config.limits.memory));
         let paced = lanes.is_paced(&config);
-        let assembler =
-            Assembler::new(lanes, vec![started.queues], frontier.clone(), budget.clone(), paced);
+        let assembler = Assembler::new(lanes, vec![started.queues], frontier.clone(), budget.clone(), paced);
         let cache = shop::redis(redis.port()).await?;
         let (stats, sweeps) = (started.flush, Arc::clone(&started.sweeper.stats));
         let mut rig =
@@ -245,11 +244,7 @@ impl Rig {
 }
 
 /// The tasks of one target.
-async fn start(
-    config: &Config,
-    lanes: &Lanes,
-    dir: &Path,
-) -> Result<(invalidate::Started, JoinSet<()>)> {
+async fn start(config: &Config, lanes: &Lanes, dir: &Path) -> Result<(invalidate::Started, JoinSet<()>)> {
     let server = Preflight {
         flavor: Flavor::MariaDb,
         version: String::new(),

@@ -56,8 +56,17 @@ async fn a_prefix_takes_what_begins_so_and_nothing_else() -> Result<()> {
         ours.extend((0..30).map(|n| format!("feed:{value}:{n}")));
         ours.push(format!("feed:{value}:"));
     }
-    let foreign =
-        ["feed:77:1", "feed:aXb:1", "feed:a:1", "feed:x:1", "feed:7", "xfeed:7:1", "Feed:7:1", "list:7:1", "feed"];
+    let foreign = [
+        "feed:77:1",
+        "feed:aXb:1",
+        "feed:a:1",
+        "feed:x:1",
+        "feed:7",
+        "xfeed:7:1",
+        "Feed:7:1",
+        "list:7:1",
+        "feed",
+    ];
     rig.fill(ours.iter().cloned().chain(foreign.map(String::from))).await?;
     for value in hostile {
         rig.sweep(0, Kind::Prefix, &format!("feed:{value}:")).await?;
@@ -274,14 +283,15 @@ async fn paced_by_mapping() -> Result<()> {
     ensure!(rig.exists(&slow(BULK_KEYS + extra - 1)).await?, "void: bulk is over in {:?}", begun.elapsed());
     rig.settled().await?;
     let took = begun.elapsed();
-    ensure!(took >= Duration::from_millis(1500), "{extra} keys at 1000 a second took {took:?}");
+    // The last of its batches of up to 512 keys have gone when the rate is paid for those before.
+    ensure!(took >= Duration::from_millis(1000), "bulk: {extra} keys at 1000 a second took {took:?}");
 
     rig.fill((0..2000).map(|n| format!("slowfeed:1:{n}"))).await?;
     let begun = Instant::now();
     rig.sweep(0, Kind::Prefix, "slowfeed:1:").await?;
     rig.settled().await?;
     let took = begun.elapsed();
-    ensure!(took >= Duration::from_millis(1500), "2000 keys at 1000 a second took {took:?}");
+    ensure!(took >= Duration::from_millis(1500), "sweep: 2000 keys at 1000 a second took {took:?}");
     Ok(())
 }
 

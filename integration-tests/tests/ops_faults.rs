@@ -78,9 +78,8 @@ impl Load {
             let n = self.next.fetch_add(1, Ordering::Relaxed);
             let id = 1 + writer + 2 * rng.below(PRODUCTS / 2);
             let schema = &self.schema;
-            let before: Option<u64> = conn
-                .query_first(format!("SELECT category_id FROM {schema}.products WHERE id={id}"))
-                .await?;
+            let before: Option<u64> =
+                conn.query_first(format!("SELECT category_id FROM {schema}.products WHERE id={id}")).await?;
             let after = if rng.chance(30) { rng.below(CATEGORIES) } else { before.unwrap_or(0) };
             conn.query_drop("BEGIN").await?;
             conn.query_drop(format!("INSERT INTO {schema}.txlog VALUES ({n})")).await?;
@@ -184,7 +183,8 @@ async fn sweeps_under_faults(flavor: Flavor) -> Result<()> {
     stage.settings.mappings = Some(mappings(&stage.schema));
     let mut conn = stage.db.connect().await?;
     shop::create(&mut conn, &stage.schema, PRODUCTS).await?;
-    conn.query_drop(format!("UPDATE {}.products SET category_id = id MOD {CATEGORIES}", stage.schema)).await?;
+    conn.query_drop(format!("UPDATE {}.products SET category_id = id MOD {CATEGORIES}", stage.schema))
+        .await?;
     let mut cache = shop::redis(stage.redis.port()).await?;
     let controls = ["feed:control", "feed2:1:x", "tagged:control", "feed:99:p1", "tagged:99:p1", "xfeed:1:1"];
     for control in controls {
@@ -244,11 +244,18 @@ async fn sweeps_under_faults(flavor: Flavor) -> Result<()> {
     let history = load.history.lock().unwrap_or_else(|e| e.into_inner()).clone();
     judge(&stage, &history, &snapshots, &controls).await.map_err(|e| daemon.explain(&e))?;
     let fills = load.fills.load(Ordering::Relaxed);
-    ensure!(fills > 100 && queued > 0.0 && outages > 0, "void: {fills} fills, {queued} queued, {outages} outages");
+    ensure!(
+        fills > 100 && queued > 0.0 && outages > 0,
+        "void: {fills} fills, {queued} queued, {outages} outages"
+    );
     let status = daemon.status().await?;
     ensure!(status["queue"]["dead"].as_u64() == Some(0), "no dead letter by an outage: {status}");
     ensure!(status["sweep"][0]["alarms"].as_u64() == Some(0), "{status}");
-    eprintln!("{}: {} transactions, {fills} fills, {queued} queued, {outages} outages", flavor.name(), history.len());
+    eprintln!(
+        "{}: {} transactions, {fills} fills, {queued} queued, {outages} outages",
+        flavor.name(),
+        history.len()
+    );
     Ok(())
 }
 
@@ -286,7 +293,8 @@ async fn judge(
         ensure!(value.as_deref() == Some("control"), "I7: {control} is {value:?}");
     }
     let removed = stage.removals.since(0);
-    let extra: Vec<&String> = removed.keys().filter(|key| !is_named(key) && !key.starts_with("rowbust:")).collect();
+    let extra: Vec<&String> =
+        removed.keys().filter(|key| !is_named(key) && !key.starts_with("rowbust:")).collect();
     ensure!(extra.is_empty(), "I7: removed, and named by no row change: {extra:?}");
 
     // I3, and I2 at each death: by what the transactions that are in the binlog had cached.
@@ -295,7 +303,11 @@ async fn judge(
     let (mut pairs, mut behind, mut by_queue) = (0, 0, 0);
     let mut seen = HashSet::new();
     for transaction in &binlog {
-        let number = transaction.rows.iter().find(|row| row.table == "txlog").and_then(|row| row.after.as_ref()?.first());
+        let number = transaction
+            .rows
+            .iter()
+            .find(|row| row.table == "txlog")
+            .and_then(|row| row.after.as_ref()?.first());
         let Some(number) = number.and_then(|n| n.parse::<u64>().ok()) else { continue };
         let Some(entry) = history.get(&number).filter(|_| seen.insert(number)) else { continue };
         for (key, by) in &entry.own {
@@ -320,7 +332,12 @@ async fn judge(
             }
         }
     }
-    ensure!(pairs > 100 && behind > 0 && equal > 0, "void: {pairs} pairs, {behind} behind checkpoints, {equal} equal");
-    eprintln!("{pairs} pairs, {behind} behind checkpoints, {by_queue} of them vouched for by the queue, {equal} equal");
+    ensure!(
+        pairs > 100 && behind > 0 && equal > 0,
+        "void: {pairs} pairs, {behind} behind checkpoints, {equal} equal"
+    );
+    eprintln!(
+        "{pairs} pairs, {behind} behind checkpoints, {by_queue} of them vouched for by the queue, {equal} equal"
+    );
     Ok(())
 }

@@ -23,11 +23,15 @@ impl Walk<'_> {
         let keys: Vec<KeyRule> = keys.into_iter().collect::<Option<_>>()?;
         for (rule, item) in keys.iter().zip(items) {
             let is_set = matches!(rule.op, KeyOp::MembersOf { .. });
-            let of_set =
-                |other: &&KeyRule| other.key == rule.key && matches!(other.op, KeyOp::Unlink | KeyOp::Prefix { .. });
+            let of_set = |other: &&KeyRule| {
+                other.key == rule.key && matches!(other.op, KeyOp::Unlink | KeyOp::Prefix { .. })
+            };
             if is_set && let Some(other) = keys.iter().find(of_set) {
-                let message =
-                    format!("`{}` is removed by line {} too, before its members are known", rule.key.source(), other.line);
+                let message = format!(
+                    "`{}` is removed by line {} too, before its members are known",
+                    rule.key.source(),
+                    other.line
+                );
                 let help = "keep `members_of` alone: a set without members is gone";
                 self.report(Code::Conflict, first_line(self.text, &item.span), message, help);
             }
@@ -136,7 +140,8 @@ impl Walk<'_> {
             None => Some(ALARM_ABOVE),
         };
         if let Some(template) = template.filter(|template| template.literal_prefix().is_empty()) {
-            let at = object.get("prefix").map_or(object.span.clone(), |node| first_line(self.text, &node.span));
+            let at =
+                object.get("prefix").map_or(object.span.clone(), |node| first_line(self.text, &node.span));
             let message = format!("`{}` begins with a column: any key may begin so", template.source());
             let help = "begin the prefix with a text of its own, e.g. \"feed:{category_id}:\"";
             self.report(Code::BadTemplate, at, message, help);

@@ -134,7 +134,8 @@ impl Walk<'_> {
             self.report(Code::Conflict, object.key_span("fill_grace"), message, help);
         }
         if !matches!(second_removal, None | Some(SecondRemoval::WhenVisible)) {
-            let message = "`guarded: true` needs the second removal when the commit is visible: it revokes the leases";
+            let message =
+                "`guarded: true` needs the second removal when the commit is visible: it revokes the leases";
             let help = "remove `second_removal`, or `guarded`";
             self.report(Code::Conflict, at.clone(), message, help);
         }

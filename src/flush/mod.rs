@@ -127,7 +127,6 @@ impl Plan {
             }
         }
         let (constant, mut rest): (Vec<_>, Vec<_>) =
-            
             rules.into_iter().partition(|rule| rule.key.is_constant() && rule.what != What::Prefix);
         let mut plan = Self { keys: Vec::new(), sets: Vec::new(), hashes: Vec::new(), scans: Vec::new() };
         for rule in constant {

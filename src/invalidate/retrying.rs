@@ -158,9 +158,17 @@ impl Handler for RetryRemover {
                 let (target, wide) = (Arc::clone(target), Arc::clone(wide));
                 let own: Vec<_> =
                     records.iter().enumerate().filter(|(_, record)| record.target == target.name()).collect();
-                async move { if own.is_empty() { Vec::new() } else { self.remove_of_target(&target, &wide, &own).await } }
+                async move {
+                    if own.is_empty() {
+                        Vec::new()
+                    } else {
+                        self.remove_of_target(&target, &wide, &own).await
+                    }
+                }
             };
-            for (at, verdict) in join_all(self.targets.iter().zip(&self.wide).map(of_target)).await.into_iter().flatten() {
+            for (at, verdict) in
+                join_all(self.targets.iter().zip(&self.wide).map(of_target)).await.into_iter().flatten()
+            {
                 verdicts[at] = verdict;
             }
             verdicts

@@ -162,7 +162,8 @@ impl Slices {
                 let wanted = Prefixes::new(keys());
                 let at = |place: usize| {
                     let of = |batch: &Batch| {
-                        let found = batch.keys.iter().position(|removal| wanted.of(removal.key) == Some(place))?;
+                        let found =
+                            batch.keys.iter().position(|removal| wanted.of(removal.key) == Some(place))?;
                         let row = batch.keys.place(found)?;
                         Some(format!("{}:{} row {}", batch.segment.file, row.position, row.row))
                     };

@@ -167,6 +167,12 @@ impl Sweeper {
         results
     }
 
+    /// As [`Sweeper::prefixes`], of one.
+    pub async fn prefix(&self, prefix: &[u8], paces: &Paces) -> Result<u64, Failure> {
+        let wanted = Prefixes::new([prefix]);
+        self.prefixes(&wanted, paces, &|_| String::new()).await.pop().unwrap_or(Ok(0))
+    }
+
     /// One iteration over all keys of all servers; two if slots moved, for a key may have been where nobody looked.
     async fn iterate(
         &self,
@@ -182,7 +188,10 @@ impl Sweeper {
         if before == after && !after.is_moving() {
             return Ok(());
         }
-        tracing::info!(target = self.target.name(), "slots moved during a sweep, all masters are scanned again");
+        tracing::info!(
+            target = self.target.name(),
+            "slots moved during a sweep, all masters are scanned again"
+        );
         self.pass(wanted, glob, paces, found, at).await
     }
 
@@ -231,7 +240,13 @@ impl Sweeper {
         Ok(())
     }
 
-    fn count(&self, wanted: &Prefixes, found: &mut Found, place: usize, at: &(dyn Fn(usize) -> String + Sync)) {
+    fn count(
+        &self,
+        wanted: &Prefixes,
+        found: &mut Found,
+        place: usize,
+        at: &(dyn Fn(usize) -> String + Sync),
+    ) {
         let (removed, above) = (&mut found.removed[place], found.alarm_above[place]);
         *removed += 1;
         if *removed == above.saturating_add(1) {

@@ -127,12 +127,7 @@ pub async fn run_bulk(
 }
 
 /// Removes the keys of a job. What Redis refuses goes to the queue. Returns the batches that still owe their second removal.
-async fn remove(
-    target: Arc<Target>,
-    shared: Arc<Shared>,
-    job: Vec<Batch>,
-    stage: Stage,
-) -> Owed {
+async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage: Stage) -> Owed {
     if job.is_empty() {
         return Owed::new();
     }

@@ -119,7 +119,8 @@ impl Assembler {
         budget: Budget,
         paced: bool,
     ) -> Self {
-        let workers = |kind, lane: &Lane| if kind == Kind::Exact { queues[lane.target].workers.len() } else { 1 };
+        let workers =
+            |kind, lane: &Lane| if kind == Kind::Exact { queues[lane.target].workers.len() } else { 1 };
         let open = Kind::ALL
             .into_iter()
             .flat_map(|kind| lanes.lanes.iter().map(move |lane| workers(kind, lane)))

@@ -238,8 +238,8 @@ pub struct TargetQueues {
     pub flush: mpsc::UnboundedSender<Flush>,
 }
 
-/// The ways of what is paced. What waits here is bounded by bulk's half of the [`Budget`], so that handing one on never waits for the
-/// pace.
+/// The ways of what is paced. What waits here is bounded by the [`Budget`], of which bulk takes half at most, so that handing one on
+/// never waits for the pace.
 #[derive(Debug, Clone)]
 pub struct PacedQueues {
     /// Batches of transactions with many keys.
