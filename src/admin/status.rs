@@ -12,7 +12,10 @@ use crate::{
     checkpoint,
     config::Config,
     flush::FlushStats,
-    invalidate::target::Target,
+    invalidate::{
+        sweep::SweepStats,
+        target::{ServerState, Target},
+    },
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     retry::Queue,
     source::{Preflight, SourceStats, policy::Cause},
@@ -39,6 +42,8 @@ pub struct Status {
     pub targets: Vec<Arc<Target>>,
     /// By target.
     pub flushes: Vec<Arc<FlushStats>>,
+    /// By target.
+    pub sweeps: Vec<Arc<SweepStats>>,
     pub watermark: Watermark,
     pub metrics: PrometheusHandle,
 }
@@ -90,6 +95,7 @@ impl Status {
                     "open_seconds": since.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
                     "error": since.map(|(_, code)| code),
                     "times_opened": target.breaker.times_opened(),
+                    "servers": servers_json(target),
                 })
             })
             .collect();
@@ -147,11 +153,16 @@ impl Status {
             "queue": {
                 "pending": queue.pending,
                 "oldest_seconds": queue.oldest_age.map(|age| age.as_secs_f64()),
+                "dead_letters": queue.letters,
                 "dead": queue.dead,
                 "poison": queue.poison,
+                "requeued": queue.requeued,
+                "dropped": queue.dropped,
+                "parked": queue.parked,
             },
             "targets": targets,
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
+            "sweep": self.targets.iter().zip(&self.sweeps).map(|(target, sweep)| sweep_json(target.name(), sweep)).collect::<Vec<_>>(),
         })
     }
 
@@ -192,12 +203,22 @@ impl Status {
         for target in &self.targets {
             target_gauge(t::BREAKER_OPEN, target.name()).set(flag(target.breaker.is_open()));
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
+            let failing = target.servers().iter().filter(|server| server.error.is_some()).count();
+            target_gauge(t::SERVERS_FAILING, target.name()).set(f(failing as u64));
         }
         let queue = self.queue.stats();
         if let Some(pending) = queue.pending {
             set_gauge(t::QUEUE_PENDING, f(pending));
         }
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        if let Some(letters) = queue.letters {
+            set_gauge(t::DEAD_LETTERS_NOW, f(letters));
+        }
+        set_counter(t::QUEUE_REMOVED, queue.acked);
+        set_counter(t::QUEUE_FORWARDED, queue.forwarded);
+        set_counter(t::QUEUE_PARKED, queue.parked);
+        set_counter(t::QUEUE_REQUEUED, queue.requeued);
+        set_counter(t::QUEUE_DROPPED, queue.dropped);
         set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
         for (target, flush) in self.targets.iter().zip(&self.flushes) {
@@ -212,6 +233,23 @@ impl Status {
                 counter(t::FLUSH_FINISHED).absolute(finished);
             }
         }
+        for (target, sweep) in self.targets.iter().zip(&self.sweeps) {
+            let gauges = [(t::SWEEP_RUNNING, &sweep.running), (t::SWEEP_WAITING, &sweep.waiting)];
+            for (name, now) in gauges {
+                target_gauge(name, target.name()).set(f(now.load(Relaxed) as u64));
+            }
+            for (name, total) in [
+                (t::SWEEP_REMOVED, &sweep.removed),
+                (t::SWEEP_SCANNED, &sweep.scanned),
+                (t::SWEEP_PASSES, &sweep.passes),
+                (t::SWEEP_SETS, &sweep.sets),
+                (t::PREFIX_ALARMS, &sweep.alarms),
+                (t::MEMBERS_LEFT, &sweep.left),
+                (t::NO_SETS, &sweep.no_sets),
+            ] {
+                target_counter(name, target.name()).absolute(total.load(Relaxed));
+            }
+        }
         for server in self.watermark.status() {
             metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
                 .absolute(server.delays);
@@ -221,6 +259,28 @@ impl Status {
         }
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
+}
+
+fn sweep_json(target: &str, sweep: &SweepStats) -> Value {
+    json!({
+        "target": target,
+        "removed": sweep.removed.load(Relaxed),
+        "scanned": sweep.scanned.load(Relaxed),
+        "passes": sweep.passes.load(Relaxed),
+        "sets": sweep.sets.load(Relaxed),
+        "alarms": sweep.alarms.load(Relaxed),
+        "members_left": sweep.left.load(Relaxed),
+        "no_sets": sweep.no_sets.load(Relaxed),
+        "running": sweep.running.load(Relaxed),
+        "waiting": sweep.waiting.load(Relaxed),
+    })
+}
+
+/// The server, or a cluster's masters, each with its own breaker.
+fn servers_json(target: &Target) -> Value {
+    let server =
+        |server: &ServerState| json!({ "host": server.host, "port": server.port, "error": server.error });
+    target.servers().iter().map(server).collect()
 }
 
 fn flush_json(target: &str, flush: &FlushStats) -> Value {

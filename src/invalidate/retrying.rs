@@ -1,7 +1,10 @@
 //! The retry queue's way to Redis.
 //!
 //! Guarantees: `Done` only for a removal that Redis acknowledged after the record's commits were visible at every read source and the
-//! fill grace had passed. May depend on `retry`, `watermark` and `source::position`.
+//! fill grace had passed. One target's trouble doesn't hold up another's. May depend on `retry`, `watermark` and `source::position`.
+//!
+//! An HDEL that Redis answers with WRONGTYPE becomes an UNLINK: the mapping says that the key is a cache of ours, so removing
+//! whatever stands there costs a miss, while keeping it would serve a value that nobody knows the age of. It is logged and counted.
 
 use std::{
     future::Future,
@@ -10,14 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
+
 use super::{
     classify::{Class, Failure},
+    sweep::Sweeper,
     target::Target,
+    wide::Wide,
 };
 use crate::{
     pipeline::batch::Removal,
     retry::{Clock, Handler, Record, Verdict},
     source::position::{CommitSpan, Coordinates},
+    telemetry::{self, target_counter},
     watermark::Watermark,
 };
 
@@ -28,6 +36,8 @@ const NEVER_VISIBLE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct RetryRemover {
     targets: Vec<Arc<Target>>,
+    /// By target.
+    wide: Vec<Arc<Wide>>,
     watermark: Watermark,
     /// The server that is followed: coordinates of another one can't be compared.
     source: String,
@@ -36,9 +46,11 @@ pub struct RetryRemover {
 }
 
 impl RetryRemover {
-    /// `source`: as in [`crate::retry::Origin::source`].
-    pub fn new(targets: Vec<Arc<Target>>, watermark: Watermark, source: String) -> Self {
-        Self { targets, watermark, source, clock: Clock::system() }
+    /// `sweepers`: by target. `source`: as in [`crate::retry::Origin::source`].
+    pub fn new(sweepers: &[Arc<Sweeper>], watermark: Watermark, source: String) -> Self {
+        let targets = sweepers.iter().map(|sweeper| Arc::clone(&sweeper.target)).collect();
+        let wide = sweepers.iter().map(|sweeper| Wide::new(Arc::clone(sweeper))).collect();
+        Self { targets, wide, watermark, source, clock: Clock::system() }
     }
 
     /// Whether a removal that is sent now is the last one owed.
@@ -66,27 +78,71 @@ impl RetryRemover {
         self.watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
     }
 
-    async fn remove_of_target(&self, target: &Target, records: &[(usize, &Record)]) -> Vec<(usize, Verdict)> {
+    async fn remove_of_target(
+        &self,
+        target: &Target,
+        wide_retries: &Arc<Wide>,
+        records: &[(usize, &Record)],
+    ) -> Vec<(usize, Verdict)> {
         let now = Instant::now();
         let is_final: Vec<bool> = records.iter().map(|(_, record)| self.is_final(record, now)).collect();
         if is_final.contains(&false) {
             self.watermark.demand();
         }
-        let removals: Vec<Removal<'_>> = records
-            .iter()
-            .map(|(_, record)| Removal { key: &record.key, field: record.field.as_deref() })
-            .collect();
-        let results: Vec<Result<(), Failure>> = match target.remove_each(&removals).await {
-            Ok(results) => results,
-            Err(failure) => removals.iter().map(|_| Err(failure.clone())).collect(),
-        };
-        let verdict = |(result, is_final): (Result<(), Failure>, bool)| match result {
-            Ok(()) if is_final => Verdict::Done,
-            Ok(()) => Verdict::NotYet,
-            Err(Failure { class: Class::Key, code, .. }) => Verdict::KeyError(code),
-            Err(Failure { class: Class::Target, code, .. }) => Verdict::TargetError(code),
+        let mut results: Vec<Option<Result<(), Failure>>> = records.iter().map(|_| None).collect();
+        let (wide, exact): (Vec<usize>, Vec<usize>) =
+            (0..records.len()).partition(|at| records[*at].1.op.is_wide());
+        let exact_records: Vec<&Record> = exact.iter().map(|at| records[*at].1).collect();
+        for (at, result) in exact.into_iter().zip(remove_exact(target, &exact_records).await) {
+            results[at] = Some(result);
+        }
+        // They are costly: once, when it is the last one that is owed. Others of the target don't wait for them.
+        for at in wide.into_iter().filter(|at| is_final[*at]) {
+            results[at] = wide_retries.ask(records[at].1);
+        }
+        let verdict = |(result, is_final): (Option<Result<(), Failure>>, bool)| match result {
+            Some(Ok(())) if is_final => Verdict::Done,
+            Some(Ok(())) | None => Verdict::NotYet,
+            Some(Err(Failure { class: Class::Key, code, .. })) => Verdict::KeyError(code),
+            Some(Err(Failure { class: Class::Target, code, .. })) => Verdict::TargetError(code),
         };
         records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect()
+    }
+}
+
+/// Removals that name their keys; one result each.
+async fn remove_exact(target: &Target, records: &[&Record]) -> Vec<Result<(), Failure>> {
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let removals: Vec<Removal<'_>> =
+        records.iter().map(|record| Removal { key: &record.key, field: record.op.field() }).collect();
+    let mut results = remove_all(target, &removals).await;
+    let is_wrong_type = |at: &usize| {
+        records[*at].op.field().is_some()
+            && matches!(&results[*at], Err(failure) if failure.code == "WRONGTYPE")
+    };
+    let wrong: Vec<usize> = (0..results.len()).filter(is_wrong_type).collect();
+    if wrong.is_empty() {
+        return results;
+    }
+    let whole: Vec<Removal<'_>> =
+        wrong.iter().map(|at| Removal { key: &records[*at].key, field: None }).collect();
+    for (at, result) in wrong.into_iter().zip(remove_all(target, &whole).await) {
+        if result.is_ok() {
+            target_counter(telemetry::WRONG_TYPE, target.name()).increment(1);
+            tracing::warn!(target = target.name(), key = %records[at].key.escape_ascii(),
+                "key is no hash, HDEL removed it whole");
+        }
+        results[at] = result;
+    }
+    results
+}
+
+async fn remove_all(target: &Target, removals: &[Removal<'_>]) -> Vec<Result<(), Failure>> {
+    match target.remove_each(removals).await {
+        Ok(results) => results,
+        Err(failure) => removals.iter().map(|_| Err(failure.clone())).collect(),
     }
 }
 
@@ -98,25 +154,36 @@ impl Handler for RetryRemover {
         Box::pin(async move {
             // A record whose target left the config can't be removed: it uses up its attempts and becomes a dead letter.
             let mut verdicts = vec![Verdict::KeyError("NOTARGET".into()); records.len()];
-            for target in &self.targets {
+            let of_target = |(target, wide): (&Arc<Target>, &Arc<Wide>)| {
+                let (target, wide) = (Arc::clone(target), Arc::clone(wide));
                 let own: Vec<_> =
                     records.iter().enumerate().filter(|(_, record)| record.target == target.name()).collect();
-                if own.is_empty() {
-                    continue;
+                async move {
+                    if own.is_empty() {
+                        Vec::new()
+                    } else {
+                        self.remove_of_target(&target, &wide, &own).await
+                    }
                 }
-                for (at, verdict) in self.remove_of_target(target, &own).await {
-                    verdicts[at] = verdict;
-                }
+            };
+            for (at, verdict) in
+                join_all(self.targets.iter().zip(&self.wide).map(of_target)).await.into_iter().flatten()
+            {
+                verdicts[at] = verdict;
             }
             verdicts
         })
     }
 
-    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn ready<'a>(&'a self, target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
-            for target in &self.targets {
+            if let Some(target) = self.targets.iter().find(|known| known.name() == target) {
                 target.breaker.closed().await;
             }
         })
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.targets.iter().map(|target| target.name().to_owned()).collect()
     }
 }

@@ -8,7 +8,8 @@
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
 //! [`anchor`] (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
 //! (transactions), [`tail`] (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
+//! checkpoint); `cdc` (another driver).
 
 mod anchor;
 #[cfg(feature = "mysql-cdc")]
@@ -16,9 +17,11 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod pause;
 pub mod policy;
 pub mod position;
 pub mod preflight;
+pub mod retention;
 pub mod schema;
 mod seam;
 pub mod start;
@@ -443,9 +446,12 @@ impl Source {
         #[cfg(feature = "mysql-cdc")]
         if self.config.source.driver == Driver::MysqlCdc {
             let account = self.connector.plain_account().await?;
-            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
+            let (flavor, server_id) = (server.flavor, server.server_id);
+            let dump = cdc::Dump { flavor, server_id, request, heartbeat: stream::HEARTBEAT };
+            return match cdc::open(account, dump).await {
                 Ok(stream) => Ok(stream),
-                Err(error) => Err(self.explain(error, server).await),
+                Err(cdc::OpenError::Refused(refusal)) => Err(refusal.into()),
+                Err(cdc::OpenError::Stream(error)) => Err(self.explain(error, server).await),
             };
         }
         self.stream(server, request).await

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mysql_common::{packets::ComRegisterSlave, proto::MySerialize};
 use rowbust_binlog::{Flavor, GtidSet, GtidState};
 
-use super::{Wire, WireError};
+use super::{COM_QUERY, Wire, WireError};
 use crate::source::start::{FIRST_EVENT, Request, quote};
 
 const COM_BINLOG_DUMP: u8 = 0x12;
@@ -30,15 +30,27 @@ impl Wire {
         request: &Request,
         heartbeat: Duration,
     ) -> Result<(), WireError> {
-        for statement in session(flavor, request, heartbeat) {
-            self.query(&statement).await?;
+        for preparation in preparations(flavor, server_id, request, heartbeat) {
+            self.command(&preparation).await?;
+            self.read().await?;
         }
-        let mut register = Vec::new();
-        ComRegisterSlave::new(server_id).serialize(&mut register);
-        self.command(&register).await?;
-        self.read().await?;
         self.command(&command(flavor, server_id, request)?).await
     }
+}
+
+/// The commands before the dump, each answered by OK or an error.
+pub(in crate::source) fn preparations(
+    flavor: Flavor,
+    server_id: u32,
+    request: &Request,
+    heartbeat: Duration,
+) -> Vec<Vec<u8>> {
+    let statements = session(flavor, request, heartbeat).into_iter();
+    let mut commands: Vec<_> = statements.map(|text| [&[COM_QUERY], text.as_bytes()].concat()).collect();
+    let mut register = Vec::new();
+    ComRegisterSlave::new(server_id).serialize(&mut register);
+    commands.push(register);
+    commands
 }
 
 /// What the server takes from the session's variables.
@@ -70,7 +82,12 @@ fn session(flavor: Flavor, request: &Request, heartbeat: Duration) -> Vec<String
 /// Knows GTIDs, so the server leaves the events as they are (`enum_slave_capability` in MariaDB's `sql/log_event.h`).
 const MARIA_CAPABILITY: u32 = 4;
 
-fn command(flavor: Flavor, server_id: u32, request: &Request) -> Result<Vec<u8>, WireError> {
+/// Asks for the binlog; the answer is the stream.
+pub(in crate::source) fn command(
+    flavor: Flavor,
+    server_id: u32,
+    request: &Request,
+) -> Result<Vec<u8>, WireError> {
     let mut out = Vec::new();
     match request {
         Request::Gtid(GtidState::MySql(set)) => {
