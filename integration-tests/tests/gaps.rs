@@ -271,8 +271,8 @@ async fn refused_while_it_begins_anew(flavor: Flavor) -> Result<()> {
     let mut proxy = Proxy::start(stage.db.port()).await?;
     stage.settings.port = Some(proxy.port());
     stage.settings.source = "on_gap: flush".into();
-    let mut epoch = stage.checkpoint()?.epoch;
     for by_signal in [true, false] {
+        let epoch = stage.checkpoint()?.epoch;
         let mut daemon = stage.start().await?;
         stage.quiet(&daemon).await?;
         proxy.cut().await;
@@ -313,7 +313,6 @@ async fn refused_while_it_begins_anew(flavor: Flavor) -> Result<()> {
             ensure!(found.is_string() && found == field("gap in the binlog", "what"), "{log}");
         }
         ensure!(daemon.metric("rowbust_gaps_total").await? == 1.0, "{}", daemon.log_tail());
-        epoch += 1;
         ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
         // Keys for the next round.
         if by_signal {
