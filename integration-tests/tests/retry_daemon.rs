@@ -70,8 +70,17 @@ async fn a_row_without_a_key(flavor: Flavor) -> Result<()> {
     ensure!(ask(&stage, &["show", id])?["records"][0]["id"] == id, "it can be shown");
     ensure!(ask(&stage, &["drop", "--id", id, "--dry-run"])?["would"] == 1, "a dry run counts");
     letters(&daemon, 1.0).await?;
+    // The same by the file, while no daemon has it.
+    let mut daemon = daemon;
+    ensure!(daemon.kill9()?);
+    ensure!(ask(&stage, &["show", id])?["records"][0]["id"] == id, "it can be shown without a daemon");
+    let daemon = stage.start().await?;
+    letters(&daemon, 1.0).await?;
     ensure!(ask(&stage, &["drop", "--id", id])?["dropped"] == 1, "it can be dropped");
     letters(&daemon, 0.0).await?;
+    let mut daemon = daemon;
+    ensure!(daemon.kill9()?);
+    ensure!(ask(&stage, &["ls", "--dead"])?["records"] == serde_json::json!([]), "it is gone for good");
     Ok(())
 }
 
