@@ -3,6 +3,7 @@
 //! Guarantees: reads only, but for `POST /retry/requeue`, which is there on a loopback address alone; no secret and no key in metrics. Listens on loopback by default. May depend on everything
 //! that has a state to show.
 
+pub mod standby;
 pub mod status;
 
 use std::{net::SocketAddr, sync::Arc};

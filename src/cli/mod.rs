@@ -21,6 +21,7 @@ use clap::{
 
 pub use self::{
     check::CheckArgs,
+    checkpoint::SetArgs,
     explain::ExplainArgs,
     retry::{LsArgs, RequeueArgs},
     run::RunArgs,
@@ -105,7 +106,7 @@ pub enum Command {
     Check(CheckArgs),
     /// Show which keys a row change removes, and why not others
     Explain(ExplainArgs),
-    /// Look at the position to resume from
+    /// Look at the position to resume from, or change it
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
     /// Look at removals that failed, and send dead letters back
@@ -119,6 +120,8 @@ pub enum CheckpointCommand {
     /// Print the saved position
     #[command(after_help = "Example:\n  rowbust checkpoint show --json")]
     Show,
+    /// Put another position in its place
+    Set(SetArgs),
 }
 
 /// `rowbust retry`
@@ -146,7 +149,6 @@ const LATER: &[&str] = &[
     "test",
     "audit",
     "top",
-    "set",
     "show",
     "drop",
     "--live",
@@ -186,6 +188,7 @@ pub fn execute(args: &Args) -> Exit {
         Command::Check(check) => check::execute(global, check),
         Command::Explain(explain) => explain::execute(global, explain),
         Command::Checkpoint(CheckpointCommand::Show) => checkpoint::show(global),
+        Command::Checkpoint(CheckpointCommand::Set(set)) => checkpoint::set(global, set),
         Command::Retry(RetryCommand::Ls(ls)) => retry::ls(global, ls),
         Command::Retry(RetryCommand::Requeue(requeue)) => retry::requeue(global, requeue),
     }

@@ -217,6 +217,17 @@ impl Target {
             .collect()
     }
 
+    /// One command that isn't a removal. The breaker is neither asked nor tripped, and a lost connection stays lost until
+    /// [`Target::connect`].
+    pub async fn query(&self, command: &Cmd) -> Result<Value, Failure> {
+        let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut connection) = connection else {
+            return Err(Failure { class: Class::Target, code: "IO".into(), message: "not connected".into() });
+        };
+        let answer = connection.send_packed_command(command).await.and_then(Value::extract_error);
+        answer.map_err(|error| classify::error(&error))
+    }
+
     /// A connection for an iteration: another one doesn't take its place when it breaks, for a cursor means nothing there.
     pub(super) fn session(&self) -> Result<Session<'_>, Failure> {
         Ok(Session { target: self, connection: self.ready_connection()? })

@@ -70,7 +70,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             path: PathBuf::from("retry"),
             policy: RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
         },
-        checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
+        checkpoint: Checkpoint::file(PathBuf::from("checkpoint")),
         admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
         limits: Limits { memory: 1 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
         mappings,

@@ -5,7 +5,7 @@
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
 //! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
-//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
+//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`lease`] (which of several daemons follows it), [`start`] (where to begin),
 //! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
 //! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
 
@@ -15,6 +15,8 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod lease;
+pub mod locate;
 pub mod policy;
 pub mod position;
 pub mod preflight;
@@ -51,7 +53,8 @@ use connect::Connector;
 use follow::{Ended, Follower};
 use policy::PolicyTable;
 use position::{Anchor, Position};
-use schema::{History, SchemaCache};
+use lease::Gate;
+use schema::{History, Keeper, SchemaCache};
 use stream::{EventStream, StreamError};
 
 /// Where to go on after a restart.
@@ -106,6 +109,8 @@ pub struct Source {
     config: Arc<Config>,
     connector: Connector,
     stats: Arc<SourceStats>,
+    gate: Option<Gate>,
+    keeper: Option<Arc<dyn Keeper>>,
 }
 
 impl Source {
@@ -117,7 +122,19 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats }
+        Self { config, connector, stats, gate: None, keeper: None }
+    }
+
+    /// Connects for the stream only while the lease is held: another daemon may have the same `server_id`.
+    #[must_use]
+    pub fn gated(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// Keeps the schema history there and not beside the checkpoint's file.
+    #[must_use]
+    pub fn keeping(self, keeper: Option<Arc<dyn Keeper>>) -> Self {
+        Self { keeper, ..self }
     }
 
     /// The follower's counters.
@@ -156,10 +173,13 @@ impl Source {
         mut on_ready: impl FnMut(&Preflight) + Send,
     ) -> Result<(), SourceError> {
         let mut place = resume;
-        let history = History::open(&self.config.checkpoint.path).map_err(|why| {
-            let help = "restore the file, or remove it: columns are then asked for anew";
-            Refusal::new("source.schema_history", why, help)
-        })?;
+        let history = match &self.keeper {
+            Some(keeper) => History::kept(Arc::clone(keeper)),
+            None => History::open(&self.config.checkpoint.path).map_err(|why| {
+                let help = "restore the file, or remove it: columns are then asked for anew";
+                Refusal::new("source.schema_history", why, help)
+            })?,
+        };
         let mut schema = SchemaCache::new(self.connector.clone(), history);
         if place.is_none() {
             // Without a checkpoint it is of another life, or of another server.
@@ -178,7 +198,12 @@ impl Source {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+                opened = async {
+                    if let Some(gate) = &self.gate {
+                        gate.open().await;
+                    }
+                    in_time(self.open(place.as_ref(), !connected_once)).await
+                } => opened,
             };
             #[cfg(feature = "mysql-cdc")]
             let opened = match opened {

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use mysql_async::{Conn, prelude::Queryable};
 use rowbust_binlog::{GtidState, SchemaColumn, TableMap};
 
-pub use history::History;
+pub use history::{History, Keeper};
 use history::{Asked, StoredColumn, TableName};
 
 use super::{

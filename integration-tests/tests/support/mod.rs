@@ -143,7 +143,7 @@ pub fn config(port: u16) -> Config {
             path: PathBuf::new(),
             policy: config::RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
         },
-        checkpoint: config::Checkpoint { path: PathBuf::new() },
+        checkpoint: config::Checkpoint::file(PathBuf::new()),
         admin: config::Admin { listen: ([127, 0, 0, 1], 0).into() },
         limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 },
         mappings: Vec::new(),
