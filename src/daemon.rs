@@ -142,9 +142,7 @@ pub async fn run(config: Config) -> Result<End, RunError> {
             Err(over) if standby::is_over(&over) => {
                 process.close_queue().await;
                 lease.release().await;
-                if !turns.pause(&over, &mut process.signals).await {
-                    return Ok(End::Drained);
-                }
+                turns.ended(&over);
             }
             Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
                 kept = Some(lease);
@@ -217,8 +215,8 @@ async fn life(
                 tracing::warn!(path = %store,
                     "newest checkpoint is torn or missing, resuming from the one before");
             }
-            let position = checkpoint::position(saved)
-                .map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
+            let position =
+                checkpoint::position(saved).map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
             Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
         }
     };

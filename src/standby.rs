@@ -40,6 +40,8 @@ pub(crate) struct Turns {
     started: Instant,
     began: Option<Instant>,
     fenced: u32,
+    /// Before the lease is asked for again.
+    pause: Duration,
 }
 
 /// Another daemon is the active one now: this one's turn is over, its process is not.
@@ -60,7 +62,15 @@ impl Turns {
         t::set_counter(t::TAKEOVERS, 0);
         t::set_counter(t::CHECKPOINT_FENCED, 0);
         let candidate = Arc::new(Candidate::new(&config));
-        Self { config, metrics, candidate, started: Instant::now(), began: None, fenced: 0 }
+        Self {
+            config,
+            metrics,
+            candidate,
+            started: Instant::now(),
+            began: None,
+            fenced: 0,
+            pause: Duration::ZERO,
+        }
     }
 
     /// Waits for this daemon's turn. `None`: a signal came.
@@ -69,10 +79,14 @@ impl Turns {
     /// At the first time: the source can't be reached. Later that is waited for.
     pub(crate) async fn next(&mut self, signals: &mut Signals) -> Result<Option<Lease>, RunError> {
         let first = self.began.is_none();
-        let lease = match self.candidate.try_acquire().await {
-            Ok(Some(lease)) => Some(lease),
-            Err(error) if first => return Err(error.into()),
-            Ok(None) | Err(_) => self.wait(signals).await?,
+        let lease = if self.pause.is_zero() {
+            match self.candidate.try_acquire().await {
+                Ok(Some(lease)) => Some(lease),
+                Err(error) if first => return Err(error.into()),
+                Ok(None) | Err(_) => self.wait(signals).await?,
+            }
+        } else {
+            self.wait(signals).await?
         };
         if lease.is_some() {
             self.began = Some(Instant::now());
@@ -84,9 +98,11 @@ impl Turns {
 
     async fn wait(&self, signals: &mut Signals) -> Result<Option<Lease>, RunError> {
         let since = Instant::now();
+        let (lock, holder) = (self.candidate.name(), self.candidate.waiting().holder);
         tracing::info!(
-            lock = self.candidate.name(),
-            holder = self.candidate.waiting().holder,
+            lock,
+            holder,
+            pause_ms = self.pause.as_millis(),
             "another daemon is active, standing by"
         );
         let listener = admin::bind(self.config.admin.listen).await?;
@@ -99,7 +115,10 @@ impl Turns {
         let stop = CancellationToken::new();
         let mut server = tokio::spawn(admin::standby::serve(listener, Arc::new(standby), stop.clone()));
         let lease = tokio::select! {
-            lease = self.candidate.acquire() => {
+            lease = async {
+                tokio::time::sleep(self.pause).await;
+                self.candidate.acquire().await
+            } => {
                 tracing::info!(after_ms = since.elapsed().as_millis(), "lease acquired, taking over");
                 Some(lease)
             }
@@ -116,12 +135,13 @@ impl Turns {
         Ok(lease)
     }
 
-    /// After a turn that another daemon ended. `false`: a signal came.
-    pub(crate) async fn pause(&mut self, why: &RunError, signals: &mut Signals) -> bool {
+    /// Another daemon has ended this one's turn.
+    pub(crate) fn ended(&mut self, why: &RunError) {
         t::set_gauge(t::ACTIVE, 0.0);
         tracing::warn!(%why, "no longer the active daemon, going back to waiting");
+        self.pause = Duration::ZERO;
         if !matches!(why, RunError::Checkpoint(_)) {
-            return true;
+            return;
         }
         metrics::counter!(t::CHECKPOINT_FENCED).increment(1);
         if self.began.is_some_and(|began| began.elapsed() > QUIET) {
@@ -130,15 +150,12 @@ impl Turns {
         self.fenced += 1;
         if self.fenced > 2 {
             tracing::error!(
-                lock = self.candidate.name(), times = self.fenced,
+                lock = self.candidate.name(),
+                times = self.fenced,
                 "the checkpoint is taken over by another daemon though this one has the lease: they don't see each other's lock \
                  (a proxy, several servers behind one address), or two deployments share one checkpoint.name"
             );
         }
-        let pause = Duration::from_millis(250).saturating_mul(1 << self.fenced.min(10)).min(LONGEST_PAUSE);
-        tokio::select! {
-            _ = signals.next() => false,
-            () = tokio::time::sleep(pause) => true,
-        }
+        self.pause = Duration::from_millis(250).saturating_mul(1 << self.fenced.min(10)).min(LONGEST_PAUSE);
     }
 }

@@ -8,6 +8,7 @@
 //! - [`differential`]: the decoder against other decoders
 //! - [`matrix`]: everything that a binlog can hold
 //! - [`shop`]: the schema under test, its mappings, its keys, its cache · [`load`]: writers and readers with a history
+//! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
@@ -16,6 +17,7 @@
 pub mod daemon;
 pub mod db;
 pub mod differential;
+pub mod hosts;
 pub mod http;
 pub mod invariants;
 pub mod load;

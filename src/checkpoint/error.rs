@@ -68,9 +68,7 @@ pub enum CheckpointError {
         why: String,
     },
     /// Another daemon has taken the checkpoint over.
-    #[error(
-        "checkpoint {place}: another daemon has taken it over with fence {theirs}, this one has {mine}"
-    )]
+    #[error("checkpoint {place}: another daemon has taken it over with fence {theirs}, this one has {mine}")]
     Fenced {
         /// Which store and record.
         place: String,

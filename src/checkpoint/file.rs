@@ -173,7 +173,11 @@ impl CheckpointFile {
             file.sync_all()?;
             fs::rename(&tmp, &path)
         };
-        write().map_err(|source| CheckpointError::Io { path: path.clone(), action: "keep a backup", source })?;
+        write().map_err(|source| CheckpointError::Io {
+            path: path.clone(),
+            action: "keep a backup",
+            source,
+        })?;
         Ok(true)
     }
 

@@ -57,12 +57,7 @@ fn fault(error: &KafkaError) -> Fault {
 }
 
 impl KafkaRecord {
-    pub(super) fn new(
-        brokers: &[String],
-        prefix: &str,
-        properties: &[(String, String)],
-        name: &str,
-    ) -> Self {
+    pub(super) fn new(brokers: &[String], prefix: &str, properties: &[(String, String)], name: &str) -> Self {
         let settings = Settings {
             brokers: brokers.join(","),
             topic: format!("{prefix}.checkpoint"),

@@ -21,11 +21,11 @@ use rowbust_binlog::{Flavor, GtidState};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::file::Saved;
 pub use self::{
     error::CheckpointError,
     store::{Store, look, place},
 };
-use self::file::Saved;
 use crate::{
     pipeline::{Commits, Done, frontier::Frontier},
     source::position::{Anchor, Coordinates, Position},
@@ -137,8 +137,14 @@ impl Writer {
         anchor: Option<Anchor>,
         frontier: Frontier<Done>,
     ) -> (Self, Watch) {
-        let snapshot =
-            Arc::new(Mutex::new(Snapshot { saved: None, at: None, behind: true, held: false, saves: 0, failures: 0 }));
+        let snapshot = Arc::new(Mutex::new(Snapshot {
+            saved: None,
+            at: None,
+            behind: true,
+            held: false,
+            saves: 0,
+            failures: 0,
+        }));
         let first_save = watch::Sender::new(false);
         let watch = Watch { snapshot: Arc::clone(&snapshot), first_save: first_save.subscribe() };
         let nowhere = Coordinates { file: "".into(), position: 0 };
@@ -198,7 +204,9 @@ impl Writer {
                 }
             } else if ending {
                 if dirty {
-                    tracing::warn!("checkpoint held by the disk queue: what it owes is repeated at the next start");
+                    tracing::warn!(
+                        "checkpoint held by the disk queue: what it owes is repeated at the next start"
+                    );
                 }
                 return Ok(());
             } else if dirty {

@@ -5,15 +5,15 @@
 //! Fields: `fence`, `generation`, `checkpoint`, `schema`, `backup`. Rights: `EVAL`, `HGET`, `HSET`, `HINCRBY`, `HMGET`, `PERSIST`, `PING` on
 //! the key; `INFO` to look at the eviction policy. May depend on `invalidate::target` for connections.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{Cmd, FromRedisValue, Value};
 
 use super::store::{Fault, Part, Taken};
-use crate::{config::{RedisTarget, Shared}, invalidate::target::Target};
+use crate::{
+    config::{RedisTarget, Shared},
+    invalidate::target::Target,
+};
 
 /// Gives the next fence, and what is saved. ARGV: the highest fence that the caller has seen.
 const TAKE: &str = "
@@ -39,14 +39,15 @@ return {1, before}";
 /// One record. It has a connection of its own: the breaker of the removals is none of its business.
 #[derive(Debug)]
 pub(super) struct RedisRecord {
-    target: Arc<Target>,
+    config: RedisTarget,
     key: String,
-    connected: AtomicBool,
+    /// `None`: not connected yet, or lost.
+    target: Mutex<Option<Arc<Target>>>,
 }
 
 impl RedisRecord {
-    pub(super) fn new(target: RedisTarget, name: &str) -> Self {
-        Self { target: Target::new(target), key: Shared::redis_key(name), connected: AtomicBool::new(false) }
+    pub(super) fn new(config: RedisTarget, name: &str) -> Self {
+        Self { config, key: Shared::redis_key(name), target: Mutex::new(None) }
     }
 
     pub(super) async fn take(&self, least: u64) -> Result<Taken, Fault> {
@@ -88,16 +89,26 @@ impl RedisRecord {
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Fault> {
         let unavailable = |error: &dyn std::fmt::Display| Fault::Unavailable(error.to_string());
-        if !self.connected.load(Ordering::Acquire) {
-            self.target.connect().await.map_err(|error| unavailable(&error))?;
-            self.connected.store(true, Ordering::Release);
-        }
-        let answer: Value = self.target.query(command).await.map_err(|failure| {
+        let kept = self.kept().clone();
+        let target = match kept {
+            Some(target) => target,
+            None => {
+                let target = Target::new(self.config.clone());
+                target.connect().await.map_err(|error| unavailable(&error))?;
+                *self.kept() = Some(Arc::clone(&target));
+                target
+            }
+        };
+        let answer: Value = target.query(command).await.map_err(|failure| {
             // Another master may answer by now: look for it.
-            self.connected.store(false, Ordering::Release);
+            *self.kept() = None;
             unavailable(&failure)
         })?;
         T::from_redis_value(answer).map_err(|error| unavailable(&error))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Arc<Target>>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A key without a time to live can go under these policies only.
@@ -105,16 +116,12 @@ impl RedisRecord {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
         // Without the right to ask, nothing is said.
-        let Ok(text) = self.target.query(&info).await.and_then(|v| {
-            String::from_redis_value(v).map_err(|e| crate::invalidate::classify::error(&e.into()))
-        }) else {
-            return;
-        };
+        let Ok(text) = self.ask::<String>(&info).await else { return };
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let policy = field("maxmemory_policy").unwrap_or_default().trim();
         if policy.starts_with("allkeys") && field("maxmemory").is_some_and(|bytes| bytes.trim() != "0") {
             tracing::warn!(
-                target = self.target.name(),
+                target = self.config.name,
                 key = self.key,
                 policy,
                 "redis may evict the checkpoint: give it a server with noeviction or a volatile-* policy, or use checkpoint.kafka"

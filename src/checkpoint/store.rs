@@ -291,8 +291,7 @@ impl Store {
             Self::File(file, path) => {
                 let (file, path) = (Arc::clone(file), path.clone());
                 // An fsync must not hold up the workers.
-                let save =
-                    move || file.lock().unwrap_or_else(PoisonError::into_inner).save(saved);
+                let save = move || file.lock().unwrap_or_else(PoisonError::into_inner).save(saved);
                 tokio::task::spawn_blocking(save).await.unwrap_or_else(|error| {
                     let source = io::Error::other(error);
                     Err(CheckpointError::Io { path, action: "finish the save", source })
@@ -373,7 +372,9 @@ impl SharedStore {
             }
             Some(before) if before < last => {
                 tracing::error!(
-                    place = self.place, before, last,
+                    place = self.place,
+                    before,
+                    last,
                     "the store had gone back to an older checkpoint: it lost writes that it had acknowledged"
                 );
             }

@@ -21,7 +21,8 @@ use crate::{
 
 /// Arguments of `rowbust checkpoint set`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Refused while a daemon is active. The position is looked up at the source; where that can't be reached, only a
+#[command(
+    after_help = "Refused while a daemon is active. The position is looked up at the source; where that can't be reached, only a
 position by GTID can be set. The old position is kept as a backup. Cached keys that changes behind the old
 position and before the new one made wrong stay stale: flush them.
 
@@ -29,7 +30,8 @@ Examples:
   rowbust checkpoint set --latest --dry-run
   rowbust checkpoint set --gtid 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5714 --yes
   rowbust checkpoint set --file binlog.000042 --position 157
-  rowbust checkpoint set --backup")]
+  rowbust checkpoint set --backup"
+)]
 pub struct SetArgs {
     #[command(flatten)]
     to: To,
@@ -162,11 +164,8 @@ async fn set_now(global: &Global, config: &Config, args: &SetArgs) -> Result<Exi
         }
         Err(error) => return Err(failed(&error)),
     };
-    let new = if args.to.backup {
-        None
-    } else {
-        Some(resolve(config, args, old.as_ref(), lease.is_some()).await?)
-    };
+    let new =
+        if args.to.backup { None } else { Some(resolve(config, args, old.as_ref(), lease.is_some()).await?) };
     if !args.dry_run && !args.yes {
         let to = new.as_ref().map_or("the backup".into(), |new| places(new));
         confirm(&place(config), old.as_ref(), &to)?;
@@ -238,7 +237,9 @@ async fn resolve(
         return Ok(saved(server.flavor, server.identity, &position));
     }
     let (Start::Gtid(text), Some(old)) = (start, old) else {
-        out::complain("without the source only a position by GTID can be set, and only in the place of another");
+        out::complain(
+            "without the source only a position by GTID can be set, and only in the place of another",
+        );
         return Err(Exit::Unavailable);
     };
     let flavor = if old.flavor == flavor_name(Flavor::MySql) { Flavor::MySql } else { Flavor::MariaDb };

@@ -69,7 +69,12 @@ impl Walk<'_> {
         let Some(shared) = shared else {
             if object.get("name").is_some() {
                 let help = "remove it: a file is named by its path";
-                self.report(Code::Conflict, object.key_span("name"), "`name` has no effect with a file", help);
+                self.report(
+                    Code::Conflict,
+                    object.key_span("name"),
+                    "`name` has no effect with a file",
+                    help,
+                );
                 return None;
             }
             return Some(Checkpoint::file(path));
@@ -94,7 +99,12 @@ impl Walk<'_> {
         if found.is_none() {
             let names: Vec<_> = targets.iter().map(|target| format!("`{}`", target.name)).collect();
             let message = format!("`redis` has no target `{}`", self.shown(&node.span));
-            self.report(Code::UnknownTarget, node.span.clone(), message, format!("targets: {}", names.join(", ")));
+            self.report(
+                Code::UnknownTarget,
+                node.span.clone(),
+                message,
+                format!("targets: {}", names.join(", ")),
+            );
         }
         found
     }
@@ -118,7 +128,9 @@ impl Walk<'_> {
         found: Option<(&Node, Range<usize>)>,
         mappings: &[Mapping],
     ) {
-        let (Some(Shared::Redis { target, name }), Some((_, at))) = (&checkpoint.shared, found) else { return };
+        let (Some(Shared::Redis { target, name }), Some((_, at))) = (&checkpoint.shared, found) else {
+            return;
+        };
         let key = Shared::redis_key(name);
         let makes = |mapping: &&Mapping| {
             mapping.target == *target && mapping.keys.iter().any(|rule| rule.key.could_make(key.as_bytes()))
@@ -128,7 +140,12 @@ impl Walk<'_> {
                 "the checkpoint's key `{key}` could be made by the mapping of {} (line {}), which would remove it",
                 mapping.table, mapping.line
             );
-            self.report(Code::Conflict, at, message, "keep the checkpoint in another target, or begin the template with a text of its own");
+            self.report(
+                Code::Conflict,
+                at,
+                message,
+                "keep the checkpoint in another target, or begin the template with a text of its own",
+            );
         }
     }
 

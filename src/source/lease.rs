@@ -58,9 +58,9 @@ pub fn name(config: &Config) -> String {
     if name.is_ascii() && name.len() <= LONGEST_NAME && config.checkpoint.shared.is_some() {
         return name;
     }
-    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, b| {
-        (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = id
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     format!("rowbust:{}:{hash:016x}", id.split(':').next().unwrap_or_default())
 }
 
@@ -124,7 +124,8 @@ impl Candidate {
             }
             Answer::Refused(why) => {
                 tracing::warn!(
-                    lock = self.name, why,
+                    lock = self.name,
+                    why,
                     "the server gives no lease: a second daemon isn't noticed here, only by the checkpoint"
                 );
                 conn.disconnect().await.ok();
@@ -220,12 +221,16 @@ enum Answer {
 
 async fn attempt(conn: &mut Conn, name: &str, wait: Duration) -> Result<Answer, SourceError> {
     let name = quote(name);
-    let asked = conn
-        .query_first::<(Option<i64>, u64), _>(format!("SELECT GET_LOCK({name}, {}), CONNECTION_ID()", wait.as_secs()));
+    let asked = conn.query_first::<(Option<i64>, u64), _>(format!(
+        "SELECT GET_LOCK({name}, {}), CONNECTION_ID()",
+        wait.as_secs()
+    ));
     let answer = match tokio::time::timeout(wait + ANSWER, asked).await {
         Ok(Ok(answer)) => answer,
         // A statement that the server (or a proxy before it) doesn't take. Being ended while it waited is none.
-        Ok(Err(mysql_async::Error::Server(e))) if !matches!(e.code, 1053 | 1317 | 1927 | 3169 | 1205 | 4031) => {
+        Ok(Err(mysql_async::Error::Server(e)))
+            if !matches!(e.code, 1053 | 1317 | 1927 | 3169 | 1205 | 4031) =>
+        {
             return Ok(Answer::Refused(format!("{} ({})", e.message, e.code)));
         }
         Ok(Err(error)) => return Err(error.into()),
@@ -351,7 +356,11 @@ impl Holder {
                     Err(lost) => return lost,
                 },
             };
-            tracing::info!(lock = self.name, after_ms = lost.elapsed().as_millis(), "lease regained, nobody had it meanwhile that still does");
+            tracing::info!(
+                lock = self.name,
+                after_ms = lost.elapsed().as_millis(),
+                "lease regained, nobody had it meanwhile that still does"
+            );
             self.valid.send_replace(Some(Instant::now()));
         }
     }

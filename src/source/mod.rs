@@ -51,9 +51,9 @@ use crate::config::Driver;
 use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
+use lease::Gate;
 use policy::PolicyTable;
 use position::{Anchor, Position};
-use lease::Gate;
 use schema::{History, Keeper, SchemaCache};
 use stream::{EventStream, StreamError};
 

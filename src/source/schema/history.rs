@@ -134,10 +134,11 @@ impl History {
     /// As another part keeps it. One that can't be read counts as none: columns are asked for anew, and what the server says is
     /// provisional until its place is passed.
     pub fn kept(keeper: Arc<dyn Keeper>) -> Self {
-        let tables = keeper.load().map_or(Ok(BTreeMap::new()), |bytes| decode(&bytes)).unwrap_or_else(|why| {
-            tracing::warn!(why, "schema history can't be read: columns are asked for anew");
-            BTreeMap::new()
-        });
+        let tables =
+            keeper.load().map_or(Ok(BTreeMap::new()), |bytes| decode(&bytes)).unwrap_or_else(|why| {
+                tracing::warn!(why, "schema history can't be read: columns are asked for anew");
+                BTreeMap::new()
+            });
         Self { place: Place::Kept(keeper), tables }
     }
 
