@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
 use nix::sys::signal::Signal;
 use rowbust::checkpoint::{CheckpointError, Store};
@@ -170,10 +170,12 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
     let load = stage.load(plan(seed));
     let (mut active, mut snapshots) = (0, Vec::new());
     let mut took: Vec<(Fault, Duration)> = Vec::new();
+    // The active one may be the first to ask for the lease that it has lost.
+    let mut regained = 0;
     let until = Instant::now() + long;
     while Instant::now() < until || took.len() < FAULTS.len() {
-        let fault =
-            if took.len() < FAULTS.len() { FAULTS[took.len()] } else { FAULTS[rng.below(4) as usize] };
+        let any = usize::try_from(rng.below(4))?;
+        let fault = if took.len() < FAULTS.len() { FAULTS[took.len()] } else { FAULTS[any] };
         let other = 1 - active;
         // The fault's moment; nothing waits for it.
         tokio::time::sleep(Duration::from_millis(200 + rng.below(800))).await;
@@ -183,14 +185,10 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
             Fault::Stopped => hosts[active].daemon()?.signal(Signal::SIGSTOP)?,
             Fault::Cut => hosts[active].source.cut().await,
             Fault::LeaseKilled => {
-                let mut conn = stage.db.connect().await?;
-                let id: Option<Option<u64>> = conn
-                    .query_first(format!("SELECT IS_USED_LOCK('{}')", lease::name(&hosts[0].config()?)))
-                    .await?;
-                let id = id.flatten();
-                ensure!(id.is_some(), "nobody has the lease");
-                conn.query_drop(format!("KILL {}", id.unwrap_or_default())).await?;
-                conn.disconnect().await?;
+                if !lease_goes_over(stage, &mut hosts, active).await? {
+                    regained += 1;
+                    continue;
+                }
             }
         }
         took.push((fault, hosts[other].active(TAKES_OVER_WITHIN).await?));
@@ -218,6 +216,7 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
     ensure!(checked.behind_checkpoints > 0, "void: no checkpoint passed a change: {checked:?}");
     let fences: Vec<u64> = snapshots.iter().map(|s| s.checkpoint.fence).collect();
     ensure!(fences.is_sorted() && fences.last() > fences.first(), "void: fences {fences:?}");
+    eprintln!("{}: {regained} leases lost and regained in place", stage.db.flavor().name());
     for fault in FAULTS {
         let mut of: Vec<u128> =
             took.iter().filter(|(f, _)| *f == fault).map(|(_, t)| t.as_millis()).collect();
@@ -232,6 +231,24 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Ends the connection that has the lease: whether the other one got it.
+async fn lease_goes_over(stage: &Stage, hosts: &mut [Host; 2], active: usize) -> Result<bool> {
+    let mut conn = stage.db.connect().await?;
+    let question = format!("SELECT IS_USED_LOCK('{}')", lease::name(&hosts[0].config()?));
+    let holder = async |conn: &mut mysql_async::Conn| -> Result<Option<u64>> {
+        Ok(conn.query_first::<Option<u64>, _>(question.as_str()).await?.flatten())
+    };
+    let old = holder(&mut conn).await?.context("nobody has the lease")?;
+    let regained = hosts[active].logs().matches("lease regained").count();
+    conn.query_drop(format!("KILL {old}")).await?;
+    until("the lease is somebody's", WITHIN, async || {
+        let here = hosts[active].logs().matches("lease regained").count() > regained;
+        let there = hosts[1 - active].status().await.is_some_and(|s| s["state"] == "active");
+        Ok(if here || there { Seen::Done(there) } else { Seen::NotYet("neither".into()) })
+    })
+    .await
 }
 
 /// The fence alone, without the lease: somebody takes the record over while a daemon is active.

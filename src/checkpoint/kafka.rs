@@ -14,11 +14,12 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
+    ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    metadata::Metadata,
     producer::{FutureProducer, FutureRecord, Producer},
 };
 
@@ -29,12 +30,31 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The whole of a reading to the end.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 
+/// What librdkafka tells outside of calls: what matters of it comes as their errors too.
+#[derive(Debug, Clone, Copy)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, fac: &str, message: &str) {
+        tracing::debug!(fac, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client reports");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// A producer that nobody else's commits come between.
+type Transactions = FutureProducer<Quiet>;
+
 /// One record.
 #[derive(Clone)]
 pub(super) struct KafkaRecord {
     settings: Arc<Settings>,
     /// `None`: lost, or not made yet.
-    producer: Arc<Mutex<Option<FutureProducer>>>,
+    producer: Arc<Mutex<Option<Transactions>>>,
 }
 
 #[derive(Debug)]
@@ -113,18 +133,10 @@ impl KafkaRecord {
 
     pub(super) async fn get(&self, part: Part) -> Result<Option<Vec<u8>>, Fault> {
         let this = self.clone();
-        blocking(move || {
-            Ok(Ok(match this.settings.read_all() {
-                Ok(mut found) => found.remove(&this.settings.key(part.as_str())),
-                // Nobody has ever saved.
-                Err(error) if is_no_topic(&error) => None,
-                Err(error) => return Err(error),
-            }))
-        })
-        .await
+        blocking(move || Ok(Ok(this.settings.read_all()?.remove(&this.settings.key(part.as_str()))))).await
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<FutureProducer>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Transactions>> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -141,7 +153,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Its drop waits for the brokers.
-fn drop_elsewhere(producer: Option<FutureProducer>) {
+fn drop_elsewhere(producer: Option<Transactions>) {
     if let Some(producer) = producer {
         let _ = std::thread::Builder::new().name("checkpoint-kafka".into()).spawn(move || drop(producer));
     }
@@ -151,13 +163,6 @@ fn is_fenced(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::Fatal)
-    )
-}
-
-fn is_no_topic(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
     )
 }
 
@@ -181,9 +186,9 @@ impl Settings {
     }
 
     /// A producer before which every earlier one of this name is fenced.
-    fn producer(&self) -> KafkaResult<FutureProducer> {
+    fn producer(&self) -> KafkaResult<Transactions> {
         let id = format!("{}.{}", self.topic, self.name);
-        let producer: FutureProducer = self
+        let producer: Transactions = self
             .client(&[
                 ("transactional.id", &id),
                 ("enable.idempotence", "true"),
@@ -193,12 +198,12 @@ impl Settings {
                 ("linger.ms", "0"),
                 ("allow.auto.create.topics", "false"),
             ])
-            .create()?;
+            .create_with_context(Quiet)?;
         producer.init_transactions(ANSWER)?;
         Ok(producer)
     }
 
-    fn commit(&self, producer: &FutureProducer, part: &str, bytes: &[u8]) -> KafkaResult<()> {
+    fn commit(&self, producer: &Transactions, part: &str, bytes: &[u8]) -> KafkaResult<()> {
         producer.begin_transaction()?;
         let key = self.key(part);
         let record = FutureRecord::to(&self.topic).partition(0).key(&key).payload(bytes);
@@ -220,16 +225,22 @@ impl Settings {
     /// The newest committed value of each key of this name.
     fn read_all(&self) -> KafkaResult<HashMap<String, Vec<u8>>> {
         // A group is named because librdkafka asks for one: nothing is committed under it.
-        let consumer: BaseConsumer = self
+        let consumer: BaseConsumer<Quiet> = self
             .client(&[
                 ("group.id", "rowbust.checkpoint.reader"),
                 ("enable.auto.commit", "false"),
                 ("enable.partition.eof", "true"),
+                // The end is only told by an empty answer: it has to come between two saves of an active daemon.
+                ("fetch.wait.max.ms", "10"),
                 ("isolation.level", "read_committed"),
                 ("check.crcs", "true"),
                 ("allow.auto.create.topics", "false"),
             ])
-            .create()?;
+            .create_with_context(Quiet)?;
+        // A consumer would wait for a topic that isn't there, and not say so.
+        if !self.is_there(&consumer.fetch_metadata(Some(&self.topic), ANSWER)?) {
+            return Ok(HashMap::new());
+        }
         let mut places = TopicPartitionList::new();
         places.add_partition_offset(&self.topic, 0, Offset::Beginning)?;
         consumer.assign(&places)?;
@@ -247,7 +258,6 @@ impl Settings {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
-                Some(Err(error)) if is_no_topic(&error) => return Err(error),
                 // Brokers that are away for a moment.
                 Some(Err(error)) if Instant::now() > until => return Err(error),
                 None if Instant::now() > until => {
@@ -258,14 +268,15 @@ impl Settings {
         }
     }
 
+    fn is_there(&self, metadata: &Metadata) -> bool {
+        metadata.topics().iter().any(|topic| topic.name() == self.topic && !topic.partitions().is_empty())
+    }
+
     /// Creates the topic where it is missing and that is allowed.
     fn ensure_topic(&self) -> KafkaResult<()> {
-        let admin: AdminClient<DefaultClientContext> = self.client(&[]).create()?;
+        let admin: AdminClient<Quiet> = self.client(&[]).create_with_context(Quiet)?;
         let metadata = admin.inner().fetch_metadata(Some(&self.topic), ANSWER)?;
-        let there = |topic: &rdkafka::metadata::MetadataTopic| {
-            topic.name() == self.topic && !topic.partitions().is_empty()
-        };
-        if metadata.topics().iter().any(there) {
+        if self.is_there(&metadata) {
             return Ok(());
         }
         let replication = i32::try_from(metadata.brokers().len().clamp(1, 3)).unwrap_or(1);

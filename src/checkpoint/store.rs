@@ -76,7 +76,7 @@ pub(super) enum Fault {
 /// The place of a shared record.
 #[derive(Debug)]
 enum Remote {
-    Redis(RedisRecord),
+    Redis(Box<RedisRecord>),
     #[cfg(feature = "kafka")]
     Kafka(KafkaRecord),
 }
@@ -89,7 +89,7 @@ impl Remote {
                     .redis
                     .get(*target)
                     .ok_or_else(|| Fault::Unavailable("no such target in `redis`".into()))?;
-                Ok(Self::Redis(RedisRecord::new(target.clone(), name)))
+                Ok(Self::Redis(Box::new(RedisRecord::new(target.clone(), name))))
             }
             #[cfg(feature = "kafka")]
             Shared::Kafka { brokers, prefix, properties, name } => {

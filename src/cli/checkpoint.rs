@@ -167,7 +167,7 @@ async fn set_now(global: &Global, config: &Config, args: &SetArgs) -> Result<Exi
     let new =
         if args.to.backup { None } else { Some(resolve(config, args, old.as_ref(), lease.is_some()).await?) };
     if !args.dry_run && !args.yes {
-        let to = new.as_ref().map_or("the backup".into(), |new| places(new));
+        let to = new.as_ref().map_or("the backup".into(), places);
         confirm(&place(config), old.as_ref(), &to)?;
     }
     if args.dry_run {
