@@ -24,6 +24,7 @@ on_both!(
     disk_of_a_dead_host,
     schema_travels,
     source_restarted,
+    one_file_on_one_host,
 );
 
 const PRODUCTS: u64 = 200;
@@ -429,5 +430,38 @@ async fn source_restarted(flavor: Flavor) -> Result<()> {
     let end = active.snapshot(&stage, "end").await?;
     stage.judge(&history, &[end], PRODUCTS, HOT).await?;
     wait_for_log(active, "lease", WITHIN).await?;
+    Ok(())
+}
+
+/// Without a shared checkpoint: a second daemon on the same file waits as well, and does not clash.
+async fn one_file_on_one_host(flavor: Flavor) -> Result<()> {
+    let Some(stage) = Stage::new(flavor, "one_file").await? else { return Ok(()) };
+    stage.open_shop(PRODUCTS).await?;
+    let dir = stage.dir().display();
+    let common = Common {
+        checkpoint: format!("{{ path: {dir}/both/checkpoint }}"),
+        retry: Some(format!("{{ disk: {{ path: {dir}/both/retry }}, delay: 1s }}")),
+        ..Common::in_redis()
+    };
+    let mut hosts = [Host::new(&stage, "a", &common).await?, Host::new(&stage, "b", &common).await?];
+    hosts[0].launch()?;
+    hosts[0].active(WITHIN).await?;
+    hosts[1].launch()?;
+    hosts[1].stands_by(WITHIN).await?;
+    let load = stage.load(plan(seed("one_file_on_one_host")));
+    let mut snapshots = Vec::new();
+    for turn in 0..4 {
+        let goal = load.transactions() + 50;
+        until("the load", WITHIN, async || Ok(Seen::check(load.transactions() > goal, String::new))).await?;
+        let (active, other) = (turn % 2, 1 - turn % 2);
+        ensure!(hosts[active].daemon()?.kill9()?, "it had ended");
+        hosts[other].active(TAKES_OVER_WITHIN).await?;
+        snapshots.push(hosts[other].snapshot(&stage, format!("kill {turn}")).await?);
+        hosts[active].launch()?;
+        hosts[active].stands_by(WITHIN).await?;
+    }
+    let history = load.stop().await?;
+    hosts[0].quiet(&stage).await?;
+    stage.judge(&history, &snapshots, PRODUCTS, HOT).await?;
     Ok(())
 }

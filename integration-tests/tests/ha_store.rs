@@ -9,7 +9,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use redis::AsyncCommands as _;
 use rowbust::checkpoint::file::Saved;
 use rowbust::checkpoint::{CheckpointError, Store, look};
-use rowbust::config::Config;
+use rowbust::config::{Config, Password};
 use rowbust_integration_tests::db::{Flavor, run};
 use rowbust_integration_tests::hosts::{Common, Host};
 use rowbust_integration_tests::stage::Stage;
@@ -91,7 +91,17 @@ async fn records_in_redis(flavor: Flavor) -> Result<()> {
         ..Common::in_redis()
     };
     let mut host = Host::new(&stage, "a", &common).await?;
-    keeps_its_promises(&host.config()?).await?;
+    // An account with the rights that are documented, and no more.
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "keeper", "on", ">canary", "~rowbust:*", "-@all"])
+        .arg(&["+ping", "+select", "+eval", "+hget", "+hset", "+hincrby", "+persist"])
+        .query_async::<()>(&mut store)
+        .await?;
+    let mut config = host.config()?;
+    let target = config.redis.get_mut(1).context("no second target")?;
+    target.username = Some("keeper".into());
+    target.password = Password::Value("canary".into());
+    keeps_its_promises(&config).await?;
     let ttl: i64 = store.ttl(key).await?;
     ensure!(ttl == -1, "the key goes away in {ttl} s");
 

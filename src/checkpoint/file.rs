@@ -75,6 +75,39 @@ fn prev_path(path: &Path) -> PathBuf {
     with_suffix(path, ".prev")
 }
 
+/// What tells this checkpoint from every other one, wherever its folder is mounted: a random number in `PATH.id`, made when it is first
+/// asked for.
+///
+/// # Errors
+/// It can't be read or made.
+pub fn identity(path: &Path) -> io::Result<String> {
+    let id = with_suffix(path, ".id");
+    let read = || {
+        let text = fs::read_to_string(&id)?;
+        let text = text.trim();
+        let plain = !text.is_empty() && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        plain.then(|| text.to_owned()).ok_or_else(|| io::Error::other("not a name of a checkpoint"))
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        known => return known,
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)?;
+    }
+    // Seeded by the system for each process, and apart for each call.
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let tmp = with_suffix(path, &format!(".id.{random:016x}"));
+    fs::write(&tmp, format!("{random:016x}\n"))?;
+    // Whoever comes first names it.
+    let linked = fs::hard_link(&tmp, &id);
+    fs::remove_file(&tmp)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => read(),
+    }
+}
+
 /// Reads a checkpoint without locking it: for `rowbust checkpoint show`.
 ///
 /// `None`: there is none yet.
@@ -297,6 +330,18 @@ mod tests {
         assert!(matches!(CheckpointFile::open(&path), Err(CheckpointError::Locked { .. })));
         drop(held);
         CheckpointFile::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = identity(&dir.path().join("deep/checkpoint")).unwrap();
+        assert_eq!(name.len(), 16);
+        assert_eq!(identity(&dir.path().join("deep/checkpoint")).unwrap(), name);
+        assert_ne!(identity(&dir.path().join("checkpoint")).unwrap(), name);
+        assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 1);
+        fs::write(dir.path().join("checkpoint.id"), "../x y").unwrap();
+        assert!(identity(&dir.path().join("checkpoint")).is_err());
     }
 
     proptest! {

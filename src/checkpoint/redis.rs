@@ -2,7 +2,7 @@
 //!
 //! Guarantees: taking over and saving are one script each, so a save under an older fence than the stored one changes nothing; the key has
 //! no time to live. Redis may still lose it, or go back to an older one: see `docs/high-availability.md`.
-//! Fields: `fence`, `generation`, `checkpoint`, `schema`, `backup`. Rights: `EVAL`, `HGET`, `HSET`, `HINCRBY`, `HMGET`, `PERSIST`, `PING` on
+//! Fields: `fence`, `generation`, `checkpoint`, `schema`, `backup`. Rights: `EVAL`, `HGET`, `HSET`, `HINCRBY`, `PERSIST`, `PING` on
 //! the key; `INFO` to look at the eviction policy. May depend on `invalidate::target` for connections.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a [`Lease`] is given to one connection at a time per server; the server takes it back when the connection ends, or
 //! when nothing was heard on it for [`TTL`] (a daemon that is stopped, or cut off). The lease alone can't keep a daemon that has just lost
-//! it from acting on: that is what the fence of a shared checkpoint is for. May depend on `connect` and `config`.
+//! it from acting on: that is what the fence of a shared checkpoint is for. May depend on `connect`, `config`, and the name of the
+//! checkpoint's file.
 //!
 //! `GET_LOCK` needs no privilege, is neither logged nor replicated, and exists on one server only: behind an address of several servers
 //! each has its own. Manuals: MySQL "Locking Functions", MariaDB "GET_LOCK".
@@ -18,7 +19,10 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{connect::Connector, error::SourceError, start::quote};
-use crate::config::{Config, Shared};
+use crate::{
+    checkpoint::file::identity,
+    config::{Config, Shared},
+};
 
 /// The server ends a lease connection that is silent for so long (`wait_timeout`), whole seconds.
 pub const TTL: Duration = Duration::from_secs(5);
@@ -40,22 +44,22 @@ const LONGEST_NAME: usize = 64;
 #[error("lease lost: {0}")]
 pub struct LeaseLost(pub String);
 
-/// Names the lock of a deployment: daemons with the same one take turns. A shared checkpoint is the deployment; a file is one of
-/// its host.
+/// Names the lock of a deployment: daemons with the same checkpoint take turns.
 pub fn name(config: &Config) -> String {
     let id = match &config.checkpoint.shared {
         Some(Shared::Redis { name, .. }) => format!("redis:{name}"),
         Some(Shared::Kafka { prefix, name, .. }) => format!("kafka:{prefix}:{name}"),
-        None => {
-            let host = nix::unistd::gethostname().unwrap_or_default();
-            let path = std::path::absolute(&config.checkpoint.path);
-            let path = path.unwrap_or_else(|_| config.checkpoint.path.clone());
-            format!("file:{}:{}", host.to_string_lossy(), path.display())
-        }
+        None => match identity(&config.checkpoint.path) {
+            Ok(id) => format!("file:{id}"),
+            // What can't be named can't be saved either, and opening it says so.
+            Err(error) => {
+                tracing::warn!(path = %config.checkpoint.path.display(), %error, "checkpoint can't be named, its path stands for it");
+                format!("file:{}", config.checkpoint.path.display())
+            }
+        },
     };
     let name = format!("rowbust:{id}");
-    // Names are compared without regard to letter case and may not be longer.
-    if name.is_ascii() && name.len() <= LONGEST_NAME && config.checkpoint.shared.is_some() {
+    if name.is_ascii() && name.len() <= LONGEST_NAME {
         return name;
     }
     let hash = id

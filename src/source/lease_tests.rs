@@ -18,9 +18,11 @@ fn a_lock_is_named_by_the_checkpoint() {
     assert_eq!(named("checkpoint: { redis: main, name: shop }"), "rowbust:redis:shop");
     let long = named(&format!("checkpoint: {{ redis: main, name: {} }}", "x".repeat(100)));
     assert!(long.len() <= LONGEST_NAME && long.starts_with("rowbust:redis:"), "{long}");
-    let (one, other) = (named("checkpoint: { path: /a/b }"), named("checkpoint: { path: /a/c }"));
-    assert!(one != other && one.len() <= LONGEST_NAME, "{one} {other}");
-    assert_eq!(one, named("checkpoint: { path: /a/b }"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name| named(&format!("checkpoint: {{ path: {}/{name} }}", dir.path().display()));
+    let (one, other) = (file("one"), file("other"));
+    assert!(one.starts_with("rowbust:file:") && one != other && one.len() <= LONGEST_NAME, "{one} {other}");
+    assert_eq!(one, file("one"));
 }
 
 #[tokio::test(start_paused = true)]
