@@ -22,6 +22,7 @@ use crate::{
     invalidate::{
         classify::Class,
         flush::Flusher,
+        refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
@@ -30,15 +31,17 @@ use crate::{
         Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
         pace::Pace,
+        refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
     route::Router,
     source::{
-        Resume, Sink as _, Source, SourceError, SourceStats,
+        self, Resume, Sink as _, Source, SourceError, SourceStats,
+        connect::Connector,
         lease::{Lease, LeaseLost},
         position::Position,
-        start,
+        retention, start,
     },
     standby::{self, Turns},
     supervisor::{Shutdown, Signals, Supervisor, signals},
@@ -126,9 +129,12 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         stats: Arc::default(),
         queue: None,
         fence: 0,
+        admin: None,
+        running: false,
+        epoch: 0,
+        gap: None,
     };
     let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone());
-    let mut gap = None;
     let mut kept = None;
     loop {
         let mut lease = match kept.take() {
@@ -138,16 +144,21 @@ pub async fn run(config: Config) -> Result<End, RunError> {
                 None => return Ok(End::Drained),
             },
         };
-        match life(Arc::clone(&config), &mut process, &mut lease, gap.take()).await {
+        process.running |= turns.has_waited();
+        match life(Arc::clone(&config), &mut process, &mut lease).await {
             Err(over) if standby::is_over(&over) => {
+                process.admin = None;
                 process.close_queue().await;
                 lease.release().await;
                 turns.ended(&over);
             }
-            Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
+            Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 kept = Some(lease);
                 tracing::warn!(why, "beginning anew at the checkpoint");
-                gap = is_gap.then_some(why);
+                process.running = true;
+                if gap {
+                    process.gap = Some(Gap { what: why, epoch: process.epoch });
+                }
                 tokio::select! {
                     _ = process.signals.next() => return Ok(End::Unfinished),
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
@@ -174,12 +185,24 @@ struct Process {
     queue: Option<Arc<Queue>>,
     /// The highest that it has had.
     fence: u64,
+    /// Serves from the first life of a turn on.
+    admin: Option<admin::Server>,
+    /// It is not the first beginning: what doesn't answer is waited for.
+    running: bool,
+    /// Of the checkpoint at the last beginning.
+    epoch: u64,
+    gap: Option<Gap>,
 }
 
 /// How long the tasks of a life may go on using the queue that they were ended with.
 const QUEUE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
 
 impl Process {
+    /// By a signal, while nothing is being read.
+    fn ended(&self) -> End {
+        if self.running { End::Unfinished } else { End::Drained }
+    }
+
     /// Another daemon of this host may open it next.
     async fn close_queue(&mut self) {
         let Some(mut queue) = self.queue.take() else { return };
@@ -197,17 +220,25 @@ impl Process {
     }
 }
 
-/// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
-async fn life(
-    config: Arc<Config>,
-    process: &mut Process,
-    lease: &mut Lease,
-    gap: Option<String>,
-) -> Result<End, RunError> {
+/// What is known to be lost behind the checkpoint of an epoch. The next epoch has it behind itself.
+struct Gap {
+    what: String,
+    epoch: u64,
+}
+
+/// From one beginning at the checkpoint to the next.
+async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
-    let (store, found) = Store::take(&config, process.fence).await?;
+    let (store, found) = tokio::select! {
+        taken = Store::take(&config, process.fence, process.running) => taken?,
+        _ = process.signals.next() => return Ok(process.ended()),
+    };
     process.fence = store.fence().max(process.fence);
+    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    process.epoch = epoch;
+    process.gap.take_if(|gap| gap.epoch != epoch);
+    let since = found.as_ref().map_or_else(source::now, |(saved, _)| saved.followed_since);
     let mut resume = match &found {
         None => None,
         Some((saved, generation)) => {
@@ -217,16 +248,20 @@ async fn life(
             }
             let position =
                 checkpoint::position(saved).map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
-            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
+            let gap = process.gap.as_ref().map(|gap| gap.what.clone());
+            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
         }
     };
-    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
     let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
     let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
+        .running(process.running)
         .gated(lease.gate())
         .keeping(store.keeper());
-    let server = source.preflight().await?;
+    let server = tokio::select! {
+        found = source.preflight() => found?,
+        _ = process.signals.next() => return Ok(process.ended()),
+    };
     if found.is_none() && store.is_shared() {
         // On another host `source.start` would be a place behind what nobody has removed.
         if config.source.policies.on_gap != Policy::Flush {
@@ -234,7 +269,8 @@ async fn life(
         }
         let position = Position { gtids: GtidState::empty(server.flavor), at: start::nowhere() };
         let gap = format!("checkpoint {store}: there is none, so nothing is known of what was done");
-        resume = Some(Resume { gap: Some(gap), ..Resume::new(position, server.identity.clone()) });
+        resume =
+            Some(Resume { position, identity: server.identity.clone(), anchor: None, gap: Some(gap), since });
     }
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
@@ -248,7 +284,7 @@ async fn life(
     let route_stats = Arc::new(RouteStats::default());
     // Until the source says that it is another server now.
     let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
-    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch };
+    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch, since };
     let (started, begins) = oneshot::channel();
     let hold = match (&config.retry, store.is_shared()) {
         // What this host's disk owes, a daemon of another host doesn't see.
@@ -321,11 +357,34 @@ async fn life(
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
     });
-    let listener = admin::bind(config.admin.listen).await?;
-    supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
+    match &process.admin {
+        Some(server) => server.hub.show(status),
+        None => process.admin = Some(admin::Server::start(status).await?),
+    }
 
     let paced = config.limits.keys_per_second > 0;
     let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
+    let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
+    supervisor.spawn("refused rows", async move {
+        filing.await;
+        Ok(())
+    });
+    let mark = {
+        let (saved, frontier, source) = (saved.clone(), frontier.clone(), source.stats());
+        move || {
+            let newest = saved.snapshot().saved?;
+            let is_done = source.idle_for().is_some() && frontier.stats().open == 0;
+            let commit_time =
+                if newest.commit_time == 0 { newest.saved_at } else { newest.commit_time.into() };
+            (!is_done).then_some(retention::Mark { file: newest.file, commit_time })
+        }
+    };
+    let keeping = retention::watch(Connector::new(&config.source), mark, shutdown.all.clone());
+    supervisor.spawn("retention", async move {
+        keeping.await;
+        Ok(())
+    });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -334,7 +393,8 @@ async fn life(
         saved,
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
-    );
+    )
+    .with_letters(letters);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -369,7 +429,13 @@ async fn life(
         supervisor.abort("flush");
         shutdown.reading.cancel();
         shutdown.all.cancel();
-        let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
+        let (unfinished, _) = tokio::select! {
+            drained = supervisor.drain(ANEW_DRAIN) => drained,
+            signal = process.signals.next() => {
+                tracing::info!(signal, "not beginning anew: the rest is repeated at the next start");
+                return Ok(End::Unfinished);
+            }
+        };
         if !unfinished.is_empty() {
             tracing::warn!(?unfinished, "tasks ended where they stood");
         }
@@ -455,7 +521,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
+                    Some(Ok("source" | "redis worker" | "flush" | "refused rows")) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

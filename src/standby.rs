@@ -42,6 +42,7 @@ pub(crate) struct Turns {
     fenced: u32,
     /// Before the lease is asked for again.
     pause: Duration,
+    waited: bool,
 }
 
 /// Another daemon is the active one now: this one's turn is over, its process is not.
@@ -70,6 +71,7 @@ impl Turns {
             began: None,
             fenced: 0,
             pause: Duration::ZERO,
+            waited: false,
         }
     }
 
@@ -96,7 +98,8 @@ impl Turns {
         Ok(lease)
     }
 
-    async fn wait(&self, signals: &mut Signals) -> Result<Option<Lease>, RunError> {
+    async fn wait(&mut self, signals: &mut Signals) -> Result<Option<Lease>, RunError> {
+        self.waited = true;
         let since = Instant::now();
         let (lock, holder) = (self.candidate.name(), self.candidate.waiting().holder);
         tracing::info!(
@@ -105,7 +108,7 @@ impl Turns {
             pause_ms = self.pause.as_millis(),
             "another daemon is active, standing by"
         );
-        let listener = admin::bind(self.config.admin.listen).await?;
+        let listener = admin::standby::bind(self.config.admin.listen).await?;
         let standby = Standby {
             started: self.started,
             since,
@@ -133,6 +136,11 @@ impl Turns {
             let _ = server.await;
         }
         Ok(lease)
+    }
+
+    /// Whether this process has waited for its turn: what doesn't answer then is waited for too.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.waited
     }
 
     /// Another daemon has ended this one's turn.

@@ -33,6 +33,9 @@ const WITHIN: Duration = Duration::from_secs(40);
 /// A daemon that is stopped or cut off loses the lease after its time to live, and the other one has to start; on a loaded machine.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(30);
 
+/// A takeover that takes longer shows its log.
+const SLOW: Duration = Duration::from_secs(10);
+
 fn plan(seed: u64) -> Plan {
     Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, seed }
 }
@@ -192,7 +195,12 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
                 }
             }
         }
-        took.push((fault, hosts[other].active(TAKES_OVER_WITHIN).await?));
+        let long = hosts[other].active(TAKES_OVER_WITHIN).await?;
+        if long > SLOW {
+            // For whoever wonders why.
+            eprintln!("slow: {fault:?} {long:?}\n{}", hosts[other].daemon()?.log_tail());
+        }
+        took.push((fault, long));
         snapshots.push(hosts[other].snapshot(stage, format!("{} after {fault:?}", snapshots.len())).await?);
         match fault {
             Fault::Killed => _ = hosts[active].launch()?,
@@ -268,7 +276,7 @@ async fn taken_over_under_its_hands(flavor: Flavor) -> Result<()> {
     let load = stage.load(plan(seed("taken_over_under_its_hands")));
     let mut snapshots = Vec::new();
     for time in 1..=3 {
-        let (store, found) = Store::take(&a.config()?, 0).await?;
+        let (store, found) = Store::take(&a.config()?, 0, false).await?;
         let found = found.map(|(saved, _)| saved);
         ensure!(found.is_some(), "no position");
         a.metric_at_least(telemetry::CHECKPOINT_FENCED, f64::from(time), WITHIN).await?;

@@ -30,6 +30,7 @@ fn saved(position: u64) -> Saved {
         file: "binlog.000001".into(),
         position,
         anchor: None,
+        followed_since: 0,
         commit_time: 0,
         saved_at: 0,
         fence: 0,
@@ -43,7 +44,7 @@ fn is_fenced<T>(result: &Result<T, CheckpointError>) -> bool {
 /// The promises that both stores make.
 async fn keeps_its_promises(config: &Config) -> Result<()> {
     ensure!(look(config).await?.is_none(), "there is something");
-    let (first, found) = Store::take(config, 0).await?;
+    let (first, found) = Store::take(config, 0, false).await?;
     ensure!(found.is_none(), "{found:?}");
     let one = first.save(saved(100)).await?;
     ensure!((one.generation, one.fence) == (1, first.fence()), "{one:?}");
@@ -53,7 +54,7 @@ async fn keeps_its_promises(config: &Config) -> Result<()> {
     first.keep_backup(&one).await?;
 
     // Taken over: everything of the first one is refused from now on, before the second has saved anything.
-    let (second, found) = Store::take(config, 0).await?;
+    let (second, found) = Store::take(config, 0, false).await?;
     ensure!(found.map(|(s, _)| s) == Some(one), "not what was saved");
     ensure!(second.fence() > first.fence(), "{} after {}", second.fence(), first.fence());
     ensure!(second.keeper().and_then(|k| k.load()).as_deref() == Some(b"columns of old"), "no history");
@@ -71,7 +72,7 @@ async fn keeps_its_promises(config: &Config) -> Result<()> {
     ensure!(look(config).await?.map(|(s, _)| s) == Some(three.clone()), "not the newest");
     ensure!(second.backup().await?.map(|s| s.position) == Some(100), "no backup");
 
-    let (third, found) = Store::take(config, 40).await?;
+    let (third, found) = Store::take(config, 40, false).await?;
     ensure!(third.fence() > 40, "a fence that this process had before: {}", third.fence());
     ensure!(found.map(|(s, _)| s) == Some(three), "not the newest");
     ensure!(third.keeper().and_then(|k| k.load()).as_deref() == Some(b"columns of old"), "another history");
@@ -106,7 +107,7 @@ async fn records_in_redis(flavor: Flavor) -> Result<()> {
     ensure!(ttl == -1, "the key goes away in {ttl} s");
 
     // Lost under a running store: written again, history and all, but not by who was taken over meanwhile.
-    let (taken, _) = Store::take(&host.config()?, 0).await?;
+    let (taken, _) = Store::take(&host.config()?, 0, false).await?;
     taken.save(saved(300)).await?;
     store.del::<_, ()>(key).await?;
     taken.save(saved(301)).await?;

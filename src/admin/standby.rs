@@ -2,8 +2,14 @@
 //!
 //! Guarantees: alive, not ready, and says so in `/status` and `/metrics`; nothing can be changed. May depend on `source::lease`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context as _;
 use axum::{
     Json, Router,
     extract::State,
@@ -57,6 +63,29 @@ impl Standby {
                 "waiting_seconds": self.since.elapsed().as_secs_f64(),
             },
         })
+    }
+}
+
+/// The server of the turn before may hold the address for a moment.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Listens.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let until = Instant::now() + FREE_WITHIN;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            bound => {
+                return bound.with_context(|| {
+                    format!("admin.listen: can't listen at {address}; choose another address or port")
+                });
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! `PREFIX.checkpoint.NAME`: a daemon that takes over makes every earlier producer's next commit fail, reads to the end, and writes its
 //! fence, all of which fails if yet another one comes in between. A producer that was lost is replaced, and the new one looks whether a higher
 //! fence stands there before it saves. Rights: WRITE on the transactional id, READ, WRITE, DESCRIBE (and CREATE) on the topic.
-//! May depend on nothing of ours but `store`'s seam.
+//! May depend on nothing of ours but `config` (the properties) and `store`'s seam.
 
 use std::{
     collections::HashMap,
@@ -24,6 +24,7 @@ use rdkafka::{
 };
 
 use super::store::{Fault, Part, Taken};
+use crate::config::Properties;
 
 /// One question to the brokers, a commit included.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -62,7 +63,7 @@ struct Settings {
     brokers: String,
     topic: String,
     name: String,
-    properties: Vec<(String, String)>,
+    properties: Properties,
 }
 
 impl std::fmt::Debug for KafkaRecord {
@@ -77,12 +78,12 @@ fn fault(error: &KafkaError) -> Fault {
 }
 
 impl KafkaRecord {
-    pub(super) fn new(brokers: &[String], prefix: &str, properties: &[(String, String)], name: &str) -> Self {
+    pub(super) fn new(brokers: &[String], prefix: &str, properties: &Properties, name: &str) -> Self {
         let settings = Settings {
             brokers: brokers.join(","),
             topic: format!("{prefix}.checkpoint"),
             name: name.to_owned(),
-            properties: properties.to_vec(),
+            properties: properties.clone(),
         };
         Self { settings: Arc::new(settings), producer: Arc::default() }
     }
@@ -172,7 +173,7 @@ impl Settings {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("client.id", "rowbust");
         config.set("socket.keepalive.enable", "true");
-        for (key, value) in &self.properties {
+        for (key, value) in self.properties.iter() {
             config.set(key, value);
         }
         for (key, value) in fixed {

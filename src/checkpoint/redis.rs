@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redis::{Cmd, FromRedisValue, Value};
+use redis::{Cmd, FromRedisValue};
 
 use super::store::{Fault, Part, Taken};
 use crate::{
@@ -99,12 +99,12 @@ impl RedisRecord {
                 target
             }
         };
-        let answer: Value = target.query(command).await.map_err(|failure| {
-            // Another master may answer by now: look for it.
+        let asked = target.master_of::<T>(self.key.as_bytes(), command).await;
+        asked.map(|(_, answer)| answer).map_err(|failure| {
+            // Another master may answer by now: it is looked for, with a closed breaker.
             *self.kept() = None;
             unavailable(&failure)
-        })?;
-        T::from_redis_value(answer).map_err(|error| unavailable(&error))
+        })
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Option<Arc<Target>>> {

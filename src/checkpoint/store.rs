@@ -34,6 +34,8 @@ const TAKE_WITHIN: Duration = Duration::from_secs(10);
 const TAKE_PAUSE: Duration = Duration::from_millis(200);
 /// An older daemon on this host that was killed has its locks for a moment.
 const LOCKED_WITHIN: Duration = Duration::from_secs(2);
+/// A new beginning waits so long for the last save of the life before, which holds the file.
+const LAST_SAVE: Duration = Duration::from_secs(60);
 
 /// A part of a shared record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,11 +202,14 @@ impl Store {
     /// Takes the checkpoint over: from now on this daemon saves, and nobody else. `least`: the highest fence that this process had
     /// before.
     ///
+    /// `running`: it isn't this process' first; the last save of the one before may still hold the file.
+    ///
     /// # Errors
     /// The file is locked, the store can't be reached within ten seconds, or what it holds can't be read.
-    pub async fn take(config: &Config, least: u64) -> Result<(Self, Found), CheckpointError> {
+    pub async fn take(config: &Config, least: u64, running: bool) -> Result<(Self, Found), CheckpointError> {
+        let locked = if running { LAST_SAVE } else { LOCKED_WITHIN };
         match &config.checkpoint.shared {
-            None => Self::take_file(config.checkpoint.path.clone()).await,
+            None => Self::take_file(config.checkpoint.path.clone(), locked).await,
             Some(shared) => Self::take_shared(config, shared, least, false).await,
         }
     }
@@ -215,13 +220,13 @@ impl Store {
     /// As there.
     pub async fn take_for_set(config: &Config) -> Result<(Self, Found), CheckpointError> {
         match &config.checkpoint.shared {
-            None => Self::take_file(config.checkpoint.path.clone()).await,
+            None => Self::take_file(config.checkpoint.path.clone(), Duration::ZERO).await,
             Some(shared) => Self::take_shared(config, shared, 0, true).await,
         }
     }
 
-    async fn take_file(path: PathBuf) -> Result<(Self, Found), CheckpointError> {
-        let until = Instant::now() + LOCKED_WITHIN;
+    async fn take_file(path: PathBuf, locked: Duration) -> Result<(Self, Found), CheckpointError> {
+        let until = Instant::now() + locked;
         loop {
             match CheckpointFile::open(&path) {
                 Ok((file, found)) => return Ok((Self::File(Arc::new(Mutex::new(file)), path), found)),

@@ -234,7 +234,7 @@ async fn resolve(
                 _ => Exit::Failure,
             }
         })?;
-        return Ok(saved(server.flavor, server.identity, &position));
+        return Ok(saved(server.flavor, server.identity, &position, old));
     }
     let (Start::Gtid(text), Some(old)) = (start, old) else {
         out::complain(
@@ -247,10 +247,11 @@ async fn resolve(
         out::complain(&format!("`{text}` is no GTID position of {flavor}"));
         Exit::Usage
     })?;
-    Ok(saved(flavor, old.source.clone(), &Position { gtids, at: crate::source::start::nowhere() }))
+    let position = Position { gtids, at: crate::source::start::nowhere() };
+    Ok(saved(flavor, old.source.clone(), &position, Some(old)))
 }
 
-fn saved(flavor: Flavor, source: String, position: &Position) -> Saved {
+fn saved(flavor: Flavor, source: String, position: &Position, old: Option<&Saved>) -> Saved {
     Saved {
         generation: 0,
         epoch: 0,
@@ -262,6 +263,7 @@ fn saved(flavor: Flavor, source: String, position: &Position) -> Saved {
         anchor: None,
         commit_time: 0,
         saved_at: 0,
+        followed_since: old.map_or_else(crate::source::now, |old| old.followed_since),
         fence: 0,
     }
 }
