@@ -21,6 +21,7 @@ use crate::{
     invalidate::{
         classify::Class,
         flush::Flusher,
+        refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
@@ -29,11 +30,12 @@ use crate::{
         Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
         pace::Pace,
+        refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Sink as _, Source, SourceError, SourceStats},
+    source::{self, Resume, Sink as _, Source, SourceError, SourceStats, connect::Connector, retention},
     supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -114,13 +116,19 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
         queue: None,
+        admin: None,
+        running: false,
+        epoch: 0,
+        gap: None,
     };
-    let mut gap = None;
     loop {
-        match life(Arc::clone(&config), &mut process, gap.take()).await {
-            Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
+        match life(Arc::clone(&config), &mut process).await {
+            Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 tracing::warn!(why, "beginning anew at the checkpoint");
-                gap = is_gap.then_some(why);
+                process.running = true;
+                if gap {
+                    process.gap = Some(Gap { what: why, epoch: process.epoch });
+                }
                 tokio::select! {
                     _ = process.signals.next() => return Ok(End::Unfinished),
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
@@ -140,13 +148,61 @@ struct Process {
     signals: Signals,
     stats: Arc<SourceStats>,
     queue: Option<Arc<Queue>>,
+    /// Serves from the first life on.
+    admin: Option<admin::Server>,
+    /// It is not the first beginning: what doesn't answer is waited for.
+    running: bool,
+    /// Of the checkpoint at the last beginning.
+    epoch: u64,
+    gap: Option<Gap>,
 }
 
-/// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
-async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<End, RunError> {
+impl Process {
+    /// By a signal, while nothing is being read.
+    fn ended(&self) -> End {
+        if self.running { End::Unfinished } else { End::Drained }
+    }
+}
+
+/// What is known to be lost behind the checkpoint of an epoch. The next epoch has it behind itself.
+struct Gap {
+    what: String,
+    epoch: u64,
+}
+
+/// A new beginning waits so long for the last save of the life before, which holds the file.
+const LAST_SAVE: Duration = Duration::from_secs(60);
+
+/// Opens the checkpoint.
+async fn open_checkpoint(
+    config: &Config,
+    running: bool,
+) -> Result<(CheckpointFile, Option<(checkpoint::file::Saved, checkpoint::file::Generation)>), RunError> {
+    let began = Instant::now();
+    loop {
+        match CheckpointFile::open(&config.checkpoint.path) {
+            Err(checkpoint::file::CheckpointError::Locked { .. })
+                if running && began.elapsed() < LAST_SAVE =>
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// From one beginning at the checkpoint to the next.
+async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
-    let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
+    let (file, found) = tokio::select! {
+        opened = open_checkpoint(&config, process.running) => opened?,
+        _ = process.signals.next() => return Ok(process.ended()),
+    };
+    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    process.epoch = epoch;
+    process.gap.take_if(|gap| gap.epoch != epoch);
+    let since = found.as_ref().map_or_else(source::now, |(saved, _)| saved.followed_since);
     let resume = match &found {
         None => None,
         Some((saved, generation)) => {
@@ -156,14 +212,17 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
             }
             let position = checkpoint::position(saved)
                 .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
-            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
+            let gap = process.gap.as_ref().map(|gap| gap.what.clone());
+            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
         }
     };
-    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
     let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
-    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats));
-    let server = source.preflight().await?;
+    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats)).running(process.running);
+    let server = tokio::select! {
+        found = source.preflight() => found?,
+        _ = process.signals.next() => return Ok(process.ended()),
+    };
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
         None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
@@ -176,7 +235,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     let route_stats = Arc::new(RouteStats::default());
     // Until the source says that it is another server now.
     let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
-    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch };
+    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch, since };
     let (started, begins) = oneshot::channel();
     let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
 
@@ -241,11 +300,34 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
     });
-    let listener = admin::bind(config.admin.listen).await?;
-    supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
+    match &process.admin {
+        Some(server) => server.hub.show(status),
+        None => process.admin = Some(admin::Server::start(status).await?),
+    }
 
     let paced = config.limits.keys_per_second > 0;
     let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
+    let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
+    supervisor.spawn("refused rows", async move {
+        filing.await;
+        Ok(())
+    });
+    let mark = {
+        let (saved, frontier, source) = (saved.clone(), frontier.clone(), source.stats());
+        move || {
+            let newest = saved.snapshot().saved?;
+            let is_done = source.idle_for().is_some() && frontier.stats().open == 0;
+            let commit_time =
+                if newest.commit_time == 0 { newest.saved_at } else { newest.commit_time.into() };
+            (!is_done).then_some(retention::Mark { file: newest.file, commit_time })
+        }
+    };
+    let keeping = retention::watch(Connector::new(&config.source), mark, shutdown.all.clone());
+    supervisor.spawn("retention", async move {
+        keeping.await;
+        Ok(())
+    });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -254,7 +336,8 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         saved,
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
-    );
+    )
+    .with_letters(letters);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -288,7 +371,13 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         supervisor.abort("flush");
         shutdown.reading.cancel();
         shutdown.all.cancel();
-        let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
+        let (unfinished, _) = tokio::select! {
+            drained = supervisor.drain(ANEW_DRAIN) => drained,
+            signal = process.signals.next() => {
+                tracing::info!(signal, "not beginning anew: the rest is repeated at the next start");
+                return Ok(End::Unfinished);
+            }
+        };
         if !unfinished.is_empty() {
             tracing::warn!(?unfinished, "tasks ended where they stood");
         }
@@ -368,7 +457,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
+                    Some(Ok("source" | "redis worker" | "flush" | "refused rows")) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -263,7 +263,7 @@ impl Stage {
         if !folder.exists() {
             return Ok(HashSet::new());
         }
-        let policy = RetryPolicy { delay: Duration::from_secs(1), attempts: 5 };
+        let policy = RetryPolicy::one(Duration::from_secs(1), 5);
         let queue = DiskQueue::open(&folder, policy, Clock::system()).await?;
         let listed = queue.list(Which::Pending, usize::MAX).await?;
         queue.close().await;
@@ -272,7 +272,7 @@ impl Stage {
             field.map_or(key.clone(), |f| monitor::field(&key, &String::from_utf8_lossy(f)))
         };
         let records = listed.iter().filter_map(|l| l.record.as_ref());
-        Ok(records.map(|r| name(&r.key, r.field.as_deref())).collect())
+        Ok(records.map(|r| name(&r.key, r.op.field())).collect())
     }
 
     /// `SHUTDOWN SAVE`, as seen by the daemon too.

@@ -194,7 +194,7 @@ async fn start(config: &Config, dir: &Path) -> Result<(TargetQueues, Arc<FlushSt
     target.connect().await?;
     let retry = config::Retry::Disk {
         path: dir.join("retry"),
-        policy: config::RetryPolicy { delay: Duration::from_secs(1), attempts: 5 },
+        policy: config::RetryPolicy::one(Duration::from_secs(1), 5),
     };
     let shared = Arc::new(worker::Shared {
         queue: Arc::new(Queue::open(&retry).await?),

@@ -68,6 +68,8 @@ pub struct Assembler {
     handed: Handed,
     /// Settled with the next segment.
     riders: Vec<Ticket<Done>>,
+    /// Theirs once the running transaction is read to its end.
+    owed: Vec<Ticket<Done>>,
     /// No witness tells when its commits are visible.
     by_delay: bool,
 }
@@ -144,6 +146,7 @@ impl Assembler {
             commit_micros: 0,
             handed: Handed::default(),
             riders: Vec::new(),
+            owed: Vec::new(),
             by_delay: false,
         }
     }
@@ -192,7 +195,7 @@ impl Assembler {
     }
 
     /// Hands on what was kept under another transaction: its keys are the running transaction's now, by lane, and the tickets are
-    /// settled with them. `by_delay`: no witness tells when the running transaction is visible.
+    /// settled with them, if it is read to its end: otherwise the place stays undone. `by_delay`: no witness tells when the running transaction is visible.
     pub fn resume(&mut self, keys: &[KeyBatch], tickets: Vec<Ticket<Done>>, by_delay: bool) {
         let place = RowPlace { position: self.begun_at.position, row: 0 };
         for (lane, keys) in keys.iter().enumerate() {
@@ -200,7 +203,7 @@ impl Assembler {
                 self.push_to(lane, removal, place);
             }
         }
-        self.riders.extend(tickets);
+        self.owed.extend(tickets);
         self.by_delay |= by_delay;
         self.full = true;
     }
@@ -292,6 +295,7 @@ impl Assembler {
     /// coordinates move.
     pub fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         let transaction = self.transaction.take();
+        self.riders.append(&mut self.owed);
         // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
         if let (Some(span), Some(transaction), false) =
             (&mut self.visible, &transaction, self.transaction_in_segment)
@@ -334,6 +338,7 @@ impl Assembler {
         self.transaction = None;
         self.transaction_in_segment = false;
         self.handed.clear();
+        self.owed.drain(..).for_each(Ticket::keep);
     }
 
     /// Hands what was collected to the workers as one segment; waits while the byte budget is used up.
