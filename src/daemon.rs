@@ -18,19 +18,17 @@ use crate::{
     checkpoint::{self, CheckpointError, Hold, Store},
     cli::Exit,
     config::{Config, Policy, Retry, SecondRemoval},
-    flush::FlushStats,
     invalidate::{
+        self,
         classify::Class,
-        flush::Flusher,
         refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
     },
     pipeline::{
-        Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
+        Assembler, Budget, Lanes,
         frontier::Frontier,
-        pace::Pace,
         refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
@@ -55,9 +53,6 @@ pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// The most of it: nobody waits longer for a daemon to end. What isn't finished then is repeated at the next start.
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
-
-/// Workers of each target. They share its connection; two, so that commands are made on both cores.
-const WORKERS: usize = 2;
 
 /// The part of `limits.memory` that keys of prepared XA transactions may take.
 const PREPARED_SHARE: u64 = 8;
@@ -321,36 +316,18 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         epoch,
     });
     let mut queues = Vec::new();
-    let mut flushes = Vec::new();
-    for target in &targets {
-        let mut workers = Vec::new();
-        let pace = Arc::new(Pace::new(config.limits.keys_per_second));
-        for _ in 0..WORKERS {
-            let (sender, batches) = mpsc::channel(WORKER_QUEUE);
-            let (bulk_sender, bulk) = mpsc::unbounded_channel();
-            let feed = worker::Feed { batches, bulk, pace: Arc::clone(&pace) };
-            let work = worker::run(Arc::clone(target), Arc::clone(&shared), feed);
-            supervisor.spawn("redis worker", async move {
-                work.await;
+    let (mut flushes, mut sweepers) = (Vec::new(), Vec::new());
+    let lanes = Lanes::new(&config);
+    for (at, target) in targets.iter().enumerate() {
+        let started = invalidate::start(target, at, &config, &lanes, &shared, |name, task| {
+            supervisor.spawn(name, async move {
+                task.await;
                 Ok(())
             });
-            workers.push(WorkerQueue { batches: sender, bulk: bulk_sender });
-        }
-        let (flush, requests) = mpsc::unbounded_channel();
-        let stats = Arc::new(FlushStats::default());
-        let flusher = Flusher::new(
-            Arc::clone(target),
-            config.mappings.clone(),
-            watermark.clone(),
-            config.limits.flush_keys_per_second,
-            Arc::clone(&stats),
-        );
-        supervisor.spawn("flush", async move {
-            flusher.run(requests).await;
-            Ok(())
         });
-        flushes.push(stats);
-        queues.push(TargetQueues { workers, flush });
+        queues.push(started.queues);
+        flushes.push(started.flush);
+        sweepers.push(started.sweeper);
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -370,6 +347,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         queue: Arc::clone(&queue),
         targets: targets.clone(),
         flushes,
+        sweeps: sweepers.iter().map(|sweeper| Arc::clone(&sweeper.stats)).collect(),
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
     });
@@ -378,8 +356,8 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         None => process.admin = Some(admin::Server::start(status).await?),
     }
 
-    let paced = config.limits.keys_per_second > 0;
-    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let paced = lanes.is_paced(&config);
+    let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced);
     let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
     let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
     supervisor.spawn("refused rows", async move {
@@ -424,7 +402,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity));
+    let remover = Arc::new(RetryRemover::new(&sweepers, watermark, server.identity));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
@@ -441,8 +419,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
     };
     if failure.as_ref().is_some_and(standby::ends_turn) {
         // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap. Or another daemon repeats it.
-        supervisor.abort("redis worker");
-        supervisor.abort("flush");
+        invalidate::TASKS.iter().for_each(|name| supervisor.abort(name));
         shutdown.reading.cancel();
         shutdown.all.cancel();
         let (unfinished, _) = tokio::select! {
@@ -519,6 +496,11 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
     }
 }
 
+/// Tasks that end when reading has, and all that they had is settled.
+fn is_owed(task: &str) -> bool {
+    ["source", "refused rows"].contains(&task) || invalidate::TASKS.contains(&task)
+}
+
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
 async fn drain(
     supervisor: &mut Supervisor,
@@ -537,7 +519,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush" | "refused rows")) => workers_and_source += 1,
+                    Some(Ok(name)) if is_owed(name) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

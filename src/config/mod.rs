@@ -8,6 +8,7 @@ mod codes;
 mod connections;
 mod diag;
 mod fields;
+mod keys;
 mod mappings;
 mod mask;
 mod node;
@@ -489,6 +490,9 @@ pub struct Limits {
     pub keys_per_second: u64,
     /// Removals a second of a flush, per target; a key that is only looked at counts as a tenth. 0: unlimited. Default 20000.
     pub flush_keys_per_second: u64,
+    /// Removals a second of `prefix` and `members_of`, per target; a key that is only looked at counts as a tenth. 0: unlimited.
+    /// Default 50000.
+    pub sweep_keys_per_second: u64,
 }
 
 /// One entry of `mappings:`
@@ -508,8 +512,13 @@ pub struct Mapping {
     pub keys: Vec<KeyRule>,
     /// When the second removal runs.
     pub second_removal: SecondRemoval,
-    /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
+    /// How much longer than visibility the second removal of a plain key waits. Default 1 s; 0 where `guarded`.
     pub fill_grace: Duration,
+    /// The keys are filled under leases, which the second removal revokes. Default: false.
+    pub guarded: bool,
+    /// As [`Limits::keys_per_second`], for this mapping alone; 0 (default): that of the target only. Paces what its `prefix` and
+    /// `members_of` remove, too.
+    pub keys_per_second: u64,
     /// What TRUNCATE, DROP and RENAME do.
     pub on_ddl: OnDdl,
     /// What to do when the table lacks a column that the mapping names, or its columns' names aren't known.
@@ -565,7 +574,20 @@ pub enum KeyOp {
         /// The field's template.
         field: Template,
     },
+    /// `UNLINK` of every key that begins with what the template makes. The template begins with a text of its own.
+    Prefix {
+        /// More keys than this under one prefix are told about; all are removed. Default [`ALARM_ABOVE`].
+        alarm_above: u64,
+    },
+    /// `UNLINK` of every member of a set of keys, and `SREM` of these from the set.
+    MembersOf {
+        /// Members that begin with none of these stay as they are; empty (default): all are removed.
+        members_prefix: Vec<String>,
+    },
 }
+
+/// The default of `alarm_above`.
+pub const ALARM_ABOVE: u64 = 10_000;
 
 /// `events:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

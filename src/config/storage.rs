@@ -290,6 +290,10 @@ impl Walk<'_> {
         let protocol =
             out.iter().find(|(name, _)| name == "security.protocol").map(|(_, value)| value.as_str());
         for (name, key, _) in &entries {
+            // One stands for all; and only where nothing else is wrong.
+            if !ok {
+                break;
+            }
             let kind = name.split('.').next().unwrap_or_default();
             let has_effect = match kind {
                 "sasl" => protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().starts_with("sasl_")),
@@ -379,12 +383,18 @@ impl Walk<'_> {
     }
 
     pub(super) fn limits(&mut self, found: Option<(&Node, Range<usize>)>) -> Option<Limits> {
-        let mut limits = Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 };
+        let mut limits = Limits {
+            memory: 48 << 20,
+            keys_per_second: 0,
+            flush_keys_per_second: 20_000,
+            sweep_keys_per_second: 50_000,
+        };
         let Some((node, at)) = found else { return Some(limits) };
         let object = self.object(node, at, &fields::LIMITS)?;
         for (name, limit) in [
             ("keys_per_second", &mut limits.keys_per_second),
             ("flush_keys_per_second", &mut limits.flush_keys_per_second),
+            ("sweep_keys_per_second", &mut limits.sweep_keys_per_second),
         ] {
             if let Some(node) = object.get(name) {
                 *limit = self.number(node, "number of keys per second", 0..=1_000_000_000)?;

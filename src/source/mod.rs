@@ -54,7 +54,7 @@ pub use stats::SourceStats;
 
 #[cfg(feature = "mysql-cdc")]
 use crate::config::Driver;
-use crate::config::{Config, Policy};
+use crate::config::{Config, Policy, Start};
 use connect::Connector;
 use follow::{Ended, Follower};
 use lease::Gate;
@@ -333,7 +333,8 @@ impl Source {
         let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
         let Some(place) = place else {
             let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
-            let begin = self.countable(&mut conn, &server, begin).await?;
+            let by_gtid = matches!(self.config.source.start, Start::Gtid(_));
+            let begin = self.tried(&mut conn, &server, begin, by_gtid).await?;
             conn.disconnect().await.ok();
             let stream = self.followed(&server, &begin.request).await?;
             return Ok(Opened { server, begin, stream, change: None });
@@ -354,19 +355,21 @@ impl Source {
             }
             Err(error) => return Err(error),
         };
-        let begin = self.countable(&mut conn, &server, begin).await?;
+        let begin = self.tried(&mut conn, &server, begin, false).await?;
         conn.disconnect().await.ok();
         let stream = self.followed(&server, &begin.request).await?;
         Ok(Opened { server, begin, stream, change })
     }
 
     /// A beginning from which positions can be counted. The server says nothing of what it skips on the way to a GTID, and events have
-    /// only 32 bits for their place: in a file beyond 4 GiB it is asked for all of it, unless the place is known.
-    async fn countable(
+    /// only 32 bits for their place: in a file beyond 4 GiB it is asked for all of it, unless the place is known. `always`: the server is
+    /// to show first that it has what is asked for, before anything counts as begun.
+    async fn tried(
         &self,
         conn: &mut mysql_async::Conn,
         server: &Preflight,
         begin: start::Begin,
+        always: bool,
     ) -> Result<start::Begin, SourceError> {
         let start::Request::Gtid(gtids) = &begin.request else { return Ok(begin) };
         if begin.position.at.position > start::FIRST_EVENT {
@@ -374,7 +377,7 @@ impl Source {
         }
         let mut logs = start::binary_logs(conn).await?;
         logs.retain(|(_, size)| u32::try_from(*size).is_err());
-        if logs.is_empty() {
+        if logs.is_empty() && !always {
             return Ok(begin);
         }
         // Only the server knows with which file it begins.
