@@ -142,10 +142,9 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         process.running |= turns.has_waited();
         match life(Arc::clone(&config), &mut process, &mut lease).await {
             Err(over) if standby::is_over(&over) => {
-                process.admin = None;
                 process.close_queue().await;
+                turns.ended(&over, &mut lease).await;
                 lease.release().await;
-                turns.ended(&over);
             }
             Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 kept = Some(lease);
@@ -159,12 +158,13 @@ pub async fn run(config: Config) -> Result<End, RunError> {
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
                 }
             }
-            ended => {
+            Ok(End::Drained) => {
                 process.close_queue().await;
-                // Only now: whoever takes over finds everything saved.
+                // Only now: whoever takes over finds everything saved and free.
                 lease.release().await;
-                return ended;
+                return Ok(End::Drained);
             }
+            ended => return ended,
         }
     }
 }
@@ -200,6 +200,7 @@ impl Process {
 
     /// Another daemon of this host may open it next.
     async fn close_queue(&mut self) {
+        self.admin = None;
         let Some(mut queue) = self.queue.take() else { return };
         let until = tokio::time::Instant::now() + QUEUE_CLOSES_WITHIN;
         loop {
@@ -219,6 +220,21 @@ impl Process {
 struct Gap {
     what: String,
     epoch: u64,
+}
+
+/// Another daemon of this host that had it is ending.
+const QUEUE_LOCKED_WITHIN: Duration = Duration::from_secs(5);
+
+async fn open_queue(config: &Config) -> Result<Queue, RetryError> {
+    let until = Instant::now() + QUEUE_LOCKED_WITHIN;
+    loop {
+        match Queue::open(&config.retry).await {
+            Err(RetryError::Locked { .. }) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// From one beginning at the checkpoint to the next.
@@ -269,7 +285,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
     }
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
-        None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
+        None => Arc::clone(process.queue.insert(Arc::new(open_queue(&config).await?))),
     };
     let targets = connect_targets(&config).await?;
     let watermark = Watermark::new(&config, &server);

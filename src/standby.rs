@@ -144,7 +144,7 @@ impl Turns {
     }
 
     /// Another daemon has ended this one's turn.
-    pub(crate) fn ended(&mut self, why: &RunError) {
+    pub(crate) async fn ended(&mut self, why: &RunError, lease: &mut Lease) {
         t::set_gauge(t::ACTIVE, 0.0);
         tracing::warn!(%why, "no longer the active daemon, going back to waiting");
         self.pause = Duration::ZERO;
@@ -152,6 +152,10 @@ impl Turns {
             return;
         }
         metrics::counter!(t::CHECKPOINT_FENCED).increment(1);
+        if !lease.is_confirmed().await {
+            // It was the other one's turn.
+            return;
+        }
         if self.began.is_some_and(|began| began.elapsed() > QUIET) {
             self.fenced = 0;
         }

@@ -314,6 +314,16 @@ impl Lease {
         }
     }
 
+    /// Whether the server still says that it is this one's: completes at its next answer.
+    pub async fn is_confirmed(&mut self) -> bool {
+        let (asked, mut heard) = (Instant::now(), self.gate.0.clone());
+        tokio::select! {
+            _ = self.lost() => false,
+            answer = heard.wait_for(|heard| heard.is_some_and(|at| at > asked)) => answer.is_ok(),
+            () = tokio::time::sleep(TTL * 2) => false,
+        }
+    }
+
     /// Gives it back; returns when the server has it, if that can be reached.
     pub async fn release(mut self) {
         self.stop.cancel();
