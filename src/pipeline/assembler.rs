@@ -382,7 +382,7 @@ impl Assembler {
         }
         let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
-        // A flush or a sweep may last: it mustn't keep the bytes of keys that are long done.
+        // A flush or a sweep may last: it mustn't keep the bytes of keys that are long done. Sweeps leave half to others, as bulk does.
         let apart = match slow {
             0 => 0,
             _ => {
@@ -390,10 +390,12 @@ impl Assembler {
                 bytes + sweep_keys + sweeps * size_of::<Batch>()
             }
         };
+        let only_sweeps = slow > 0 && flushes == 0;
         let bytes = keys + spans + size_of::<Segment>() + batches * size_of::<Batch>();
         // Taken at once: with the one in hand, waiting for the other may be waiting for oneself.
-        let mut budget = self.budget.take(apart + bytes, bulk).await?;
-        let slow_segment = (slow > 0).then(|| self.segment(span.clone(), received, budget.split(apart)));
+        let mut budget = self.budget.take(apart + bytes, bulk || only_sweeps).await?;
+        let slow_segment =
+            (slow > 0).then(|| self.segment(span.clone(), received, budget.split(apart, only_sweeps)));
         let segment = self.segment(span, received, budget);
         let tickets = self.frontier.open(u32::try_from(batches + slow).map_err(|_| Closed)?, done);
         let mut tickets = tickets.into_iter();
