@@ -5,7 +5,8 @@
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
 //! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
-//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
+//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`lease`] (which of several daemons follows it),
+//! [`start`] (where to begin), [`locate`] (where a place is),
 //! [`anchor`] (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
 //! (transactions), [`tail`] (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
 //! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
@@ -17,6 +18,8 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod lease;
+pub mod locate;
 pub mod pause;
 pub mod policy;
 pub mod position;
@@ -51,12 +54,13 @@ pub use stats::SourceStats;
 
 #[cfg(feature = "mysql-cdc")]
 use crate::config::Driver;
-use crate::config::{Config, Policy};
+use crate::config::{Config, Policy, Start};
 use connect::Connector;
 use follow::{Ended, Follower};
+use lease::Gate;
 use policy::PolicyTable;
 use position::{Anchor, Position};
-use schema::{History, SchemaCache};
+use schema::{History, Keeper, SchemaCache};
 use stream::{EventStream, StreamError};
 
 /// Where to go on after a restart.
@@ -114,6 +118,8 @@ pub struct Source {
     config: Arc<Config>,
     connector: Connector,
     stats: Arc<SourceStats>,
+    gate: Option<Gate>,
+    keeper: Option<Arc<dyn Keeper>>,
     running: bool,
 }
 
@@ -126,7 +132,19 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats, running: false }
+        Self { config, connector, stats, running: false, gate: None, keeper: None }
+    }
+
+    /// Connects for the stream only while the lease is held: another daemon may have the same `server_id`.
+    #[must_use]
+    pub fn gated(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// Keeps the schema history there and not beside the checkpoint's file.
+    #[must_use]
+    pub fn keeping(self, keeper: Option<Arc<dyn Keeper>>) -> Self {
+        Self { keeper, ..self }
     }
 
     /// Of a daemon that runs already: no failed connection ends it, not the first one either.
@@ -181,10 +199,13 @@ impl Source {
         mut on_ready: impl FnMut(&Preflight) + Send,
     ) -> Result<(), SourceError> {
         let mut place = resume;
-        let history = History::open(&self.config.checkpoint.path).map_err(|why| {
-            let help = "restore the file, or remove it: columns are then asked for anew";
-            Refusal::new("source.schema_history", why, help)
-        })?;
+        let history = match &self.keeper {
+            Some(keeper) => History::kept(Arc::clone(keeper)),
+            None => History::open(&self.config.checkpoint.path).map_err(|why| {
+                let help = "restore the file, or remove it: columns are then asked for anew";
+                Refusal::new("source.schema_history", why, help)
+            })?,
+        };
         let mut schema = SchemaCache::new(self.connector.clone(), history);
         if place.is_none() {
             // Without a checkpoint it is of another life, or of another server.
@@ -202,7 +223,12 @@ impl Source {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+                opened = async {
+                    if let Some(gate) = &self.gate {
+                        gate.open().await;
+                    }
+                    in_time(self.open(place.as_ref(), !connected_once)).await
+                } => opened,
             };
             #[cfg(feature = "mysql-cdc")]
             let opened = match opened {
@@ -307,7 +333,8 @@ impl Source {
         let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
         let Some(place) = place else {
             let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
-            let begin = self.countable(&mut conn, &server, begin).await?;
+            let by_gtid = matches!(self.config.source.start, Start::Gtid(_));
+            let begin = self.tried(&mut conn, &server, begin, by_gtid).await?;
             conn.disconnect().await.ok();
             let stream = self.followed(&server, &begin.request).await?;
             return Ok(Opened { server, begin, stream, change: None });
@@ -328,19 +355,21 @@ impl Source {
             }
             Err(error) => return Err(error),
         };
-        let begin = self.countable(&mut conn, &server, begin).await?;
+        let begin = self.tried(&mut conn, &server, begin, false).await?;
         conn.disconnect().await.ok();
         let stream = self.followed(&server, &begin.request).await?;
         Ok(Opened { server, begin, stream, change })
     }
 
     /// A beginning from which positions can be counted. The server says nothing of what it skips on the way to a GTID, and events have
-    /// only 32 bits for their place: in a file beyond 4 GiB it is asked for all of it, unless the place is known.
-    async fn countable(
+    /// only 32 bits for their place: in a file beyond 4 GiB it is asked for all of it, unless the place is known. `always`: the server is
+    /// to show first that it has what is asked for, before anything counts as begun.
+    async fn tried(
         &self,
         conn: &mut mysql_async::Conn,
         server: &Preflight,
         begin: start::Begin,
+        always: bool,
     ) -> Result<start::Begin, SourceError> {
         let start::Request::Gtid(gtids) = &begin.request else { return Ok(begin) };
         if begin.position.at.position > start::FIRST_EVENT {
@@ -348,7 +377,7 @@ impl Source {
         }
         let mut logs = start::binary_logs(conn).await?;
         logs.retain(|(_, size)| u32::try_from(*size).is_err());
-        if logs.is_empty() {
+        if logs.is_empty() && !always {
             return Ok(begin);
         }
         // Only the server knows with which file it begins.
