@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rowbust_binlog::GtidState;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin::{self, status::Status},
-    checkpoint::{self, file::CheckpointFile},
+    checkpoint::{self, CheckpointError, Hold, Store},
     cli::Exit,
-    config::{Config, SecondRemoval},
+    config::{Config, Policy, Retry, SecondRemoval},
     invalidate::{
         self,
         classify::Class,
@@ -33,7 +34,14 @@ use crate::{
     },
     retry::{Queue, RetryError},
     route::Router,
-    source::{self, Resume, Sink as _, Source, SourceError, SourceStats, connect::Connector, retention},
+    source::{
+        self, Resume, Sink as _, Source, SourceError, SourceStats,
+        connect::Connector,
+        lease::{Lease, LeaseLost},
+        position::Position,
+        retention, start,
+    },
+    standby::{self, Turns},
     supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -74,7 +82,10 @@ pub enum RunError {
     Redis(#[from] ConnectError),
     /// The checkpoint.
     #[error("{0}")]
-    Checkpoint(#[from] checkpoint::file::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
+    /// Another daemon has the lease. The command line never sees it: the daemon goes back to waiting.
+    #[error("{0}")]
+    Lease(#[from] LeaseLost),
     /// The retry queue.
     #[error("{0}")]
     Retry(#[from] RetryError),
@@ -94,8 +105,9 @@ impl RunError {
             },
             // An outage doesn't keep the daemon from starting: this is the login.
             Self::Redis(_) | Self::Retry(RetryError::Refused(_)) => Exit::Config,
-            Self::Retry(RetryError::Unreachable { .. }) => Exit::Unavailable,
-            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
+            Self::Retry(RetryError::Unreachable { .. })
+            | Self::Checkpoint(CheckpointError::Unavailable { .. }) => Exit::Unavailable,
+            Self::Checkpoint(_) | Self::Lease(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
         }
     }
 }
@@ -111,14 +123,31 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
         queue: None,
+        fence: 0,
         admin: None,
         running: false,
         epoch: 0,
         gap: None,
     };
+    let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone());
+    let mut kept = None;
     loop {
-        match life(Arc::clone(&config), &mut process).await {
+        let mut lease = match kept.take() {
+            Some(lease) => lease,
+            None => match turns.next(&mut process.signals).await? {
+                Some(lease) => lease,
+                None => return Ok(End::Drained),
+            },
+        };
+        process.running |= turns.has_waited();
+        match life(Arc::clone(&config), &mut process, &mut lease).await {
+            Err(over) if standby::is_over(&over) => {
+                process.close_queue().await;
+                turns.ended(&over, &mut lease).await;
+                lease.release().await;
+            }
             Err(RunError::Source(SourceError::Anew { why, gap })) => {
+                kept = Some(lease);
                 tracing::warn!(why, "beginning anew at the checkpoint");
                 process.running = true;
                 if gap {
@@ -128,6 +157,12 @@ pub async fn run(config: Config) -> Result<End, RunError> {
                     _ = process.signals.next() => return Ok(End::Unfinished),
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
                 }
+            }
+            Ok(End::Drained) => {
+                process.close_queue().await;
+                // Only now: whoever takes over finds everything saved and free.
+                lease.release().await;
+                return Ok(End::Drained);
             }
             ended => return ended,
         }
@@ -143,7 +178,9 @@ struct Process {
     signals: Signals,
     stats: Arc<SourceStats>,
     queue: Option<Arc<Queue>>,
-    /// Serves from the first life on.
+    /// The highest that it has had.
+    fence: u64,
+    /// Serves from the first life of a turn on.
     admin: Option<admin::Server>,
     /// It is not the first beginning: what doesn't answer is waited for.
     running: bool,
@@ -152,10 +189,30 @@ struct Process {
     gap: Option<Gap>,
 }
 
+/// How long the tasks of a life may go on using the queue that they were ended with.
+const QUEUE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
 impl Process {
     /// By a signal, while nothing is being read.
     fn ended(&self) -> End {
         if self.running { End::Unfinished } else { End::Drained }
+    }
+
+    /// Another daemon of this host may open it next.
+    async fn close_queue(&mut self) {
+        self.admin = None;
+        let Some(mut queue) = self.queue.take() else { return };
+        let until = tokio::time::Instant::now() + QUEUE_CLOSES_WITHIN;
+        loop {
+            match Arc::try_unwrap(queue) {
+                Ok(queue) => return queue.close().await,
+                Err(_) if tokio::time::Instant::now() > until => {
+                    return tracing::warn!("the retry queue is still in use, it closes later");
+                }
+                Err(shared) => queue = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -165,62 +222,70 @@ struct Gap {
     epoch: u64,
 }
 
-/// A new beginning waits so long for the last save of the life before, which holds the file.
-const LAST_SAVE: Duration = Duration::from_secs(60);
+/// Another daemon of this host that had it is ending.
+const QUEUE_LOCKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Opens the checkpoint.
-async fn open_checkpoint(
-    config: &Config,
-    running: bool,
-) -> Result<(CheckpointFile, Option<(checkpoint::file::Saved, checkpoint::file::Generation)>), RunError> {
-    let began = Instant::now();
+async fn open_queue(config: &Config) -> Result<Queue, RetryError> {
+    let until = Instant::now() + QUEUE_LOCKED_WITHIN;
     loop {
-        match CheckpointFile::open(&config.checkpoint.path) {
-            Err(checkpoint::file::CheckpointError::Locked { .. })
-                if running && began.elapsed() < LAST_SAVE =>
-            {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        match Queue::open(&config.retry).await {
+            Err(RetryError::Locked { .. }) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            opened => return Ok(opened?),
+            opened => return opened,
         }
     }
 }
 
 /// From one beginning at the checkpoint to the next.
-async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunError> {
+async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
-    let (file, found) = tokio::select! {
-        opened = open_checkpoint(&config, process.running) => opened?,
+    let (store, found) = tokio::select! {
+        taken = Store::take(&config, process.fence, process.running) => taken?,
         _ = process.signals.next() => return Ok(process.ended()),
     };
+    process.fence = store.fence().max(process.fence);
     let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
     process.epoch = epoch;
     process.gap.take_if(|gap| gap.epoch != epoch);
     let since = found.as_ref().map_or_else(source::now, |(saved, _)| saved.followed_since);
-    let resume = match &found {
+    let mut resume = match &found {
         None => None,
         Some((saved, generation)) => {
             if *generation == checkpoint::file::Generation::Previous {
-                tracing::warn!(path = %config.checkpoint.path.display(),
+                tracing::warn!(path = %store,
                     "newest checkpoint is torn or missing, resuming from the one before");
             }
-            let position = checkpoint::position(saved)
-                .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
+            let position =
+                checkpoint::position(saved).map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
             let gap = process.gap.as_ref().map(|gap| gap.what.clone());
             Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
         }
     };
     let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
-    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats)).running(process.running);
+    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
+        .running(process.running)
+        .gated(lease.gate())
+        .keeping(store.keeper());
     let server = tokio::select! {
         found = source.preflight() => found?,
         _ = process.signals.next() => return Ok(process.ended()),
     };
+    if found.is_none() && store.is_shared() {
+        // On another host `source.start` would be a place behind what nobody has removed.
+        if config.source.policies.on_gap != Policy::Flush {
+            return Err(CheckpointError::Absent { place: store.to_string() }.into());
+        }
+        let position = Position { gtids: GtidState::empty(server.flavor), at: start::nowhere() };
+        let gap = format!("checkpoint {store}: there is none, so nothing is known of what was done");
+        resume =
+            Some(Resume { position, identity: server.identity.clone(), anchor: None, gap: Some(gap), since });
+    }
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
-        None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
+        None => Arc::clone(process.queue.insert(Arc::new(open_queue(&config).await?))),
     };
     let targets = connect_targets(&config).await?;
     let watermark = Watermark::new(&config, &server);
@@ -232,7 +297,15 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
     let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
     let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch, since };
     let (started, begins) = oneshot::channel();
-    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
+    let hold = match (&config.retry, store.is_shared()) {
+        // What this host's disk owes, a daemon of another host doesn't see.
+        (Retry::Disk { .. }, true) => {
+            let queue = Arc::clone(&queue);
+            Hold::new(move || queue.stats().pending != Some(0))
+        }
+        _ => Hold::never(),
+    };
+    let (writer, saved) = checkpoint::Writer::new(store, hold, identity, begins, anchor, frontier.clone());
 
     let mut supervisor = Supervisor::default();
     let shared = Arc::new(worker::Shared {
@@ -342,9 +415,10 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
+        lost = lease.lost() => Some(lost.into()),
     };
-    if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
-        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
+    if failure.as_ref().is_some_and(standby::ends_turn) {
+        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap. Or another daemon repeats it.
         invalidate::TASKS.iter().for_each(|name| supervisor.abort(name));
         shutdown.reading.cancel();
         shutdown.all.cancel();
@@ -369,7 +443,13 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<End, RunErro
     match failure {
         Some(error) => Err(match error.downcast::<SourceError>() {
             Ok(error) => RunError::Source(error),
-            Err(error) => RunError::Other(error),
+            Err(error) => match error.downcast::<LeaseLost>() {
+                Ok(lost) => RunError::Lease(lost),
+                Err(error) => match error.downcast::<CheckpointError>() {
+                    Ok(error) => RunError::Checkpoint(error),
+                    Err(error) => RunError::Other(error),
+                },
+            },
         }),
         None if drained => Ok(End::Drained),
         None => Ok(End::Unfinished),
@@ -398,7 +478,7 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
         };
         match next {
             Some(Err(failure)) => {
-                if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+                if standby::ends_turn(&failure.error) {
                     return failure.error;
                 }
                 tracing::error!(

@@ -30,6 +30,7 @@ pub mod pipeline;
 pub mod retry;
 pub mod route;
 pub mod source;
+mod standby;
 pub mod supervisor;
 pub mod telemetry;
 pub mod watermark;

@@ -79,6 +79,9 @@ metrics_table! {
     CHECKPOINT_AGE = "rowbust_checkpoint_age_seconds", Gauge, Seconds, [], "Time since the last saved checkpoint while something is behind it; 0 when all is saved";
     CHECKPOINT_SAVES = "rowbust_checkpoint_saves_total", Counter, Count, [], "Checkpoints saved";
     CHECKPOINT_FAILURES = "rowbust_checkpoint_failures_total", Counter, Count, [], "Checkpoints that couldn't be saved";
+    CHECKPOINT_FENCED = "rowbust_checkpoint_fenced_total", Counter, Count, [], "Checkpoints that a shared store refused because another daemon had taken over";
+    ACTIVE = "rowbust_active", Gauge, Count, [], "1 while this daemon is the active one, 0 while it stands by";
+    TAKEOVERS = "rowbust_takeovers_total", Counter, Count, [], "Times that this daemon became the active one, its start included";
     BREAKER_OPEN = "rowbust_breaker_open", Gauge, Count, ["target"], "1 while the target fails and removals go straight to the queue";
     REDIRECTS = "rowbust_redis_redirects_total", Counter, Count, ["target", "code"], "Removals that a cluster sent elsewhere: MOVED, ASK, TRYAGAIN";
     SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";

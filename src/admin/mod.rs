@@ -8,6 +8,7 @@
 pub mod access;
 pub mod error;
 mod retry;
+pub mod standby;
 pub mod status;
 
 use std::{

@@ -69,7 +69,11 @@ fn text(config: &Config) -> String {
         rows.push(row("redis", format!("{}: {}{auth}{tls}{durability}", target.name, redis_url(target))));
     }
     rows.push(row("retry", retry(&config.retry)));
-    rows.push(row("checkpoint", config.checkpoint.path.display().to_string()));
+    rows.push(row("checkpoint", crate::checkpoint::place(config)));
+    if config.checkpoint.shared.is_some() && matches!(config.retry, Retry::Disk { .. }) {
+        let note = "shared, but the retry queue is on this host's disk: the checkpoint waits while that holds anything;                     use retry.kafka";
+        rows.push(row("", note.into()));
+    }
     rows.push(row("admin", config.admin.listen.to_string()));
     rows.push(row(
         "limits",
@@ -147,7 +151,7 @@ fn to_json(file: &str, config: &Config) -> Value {
         },
         "redis": redis,
         "retry": retry(&config.retry),
-        "checkpoint": config.checkpoint.path.display().to_string(),
+        "checkpoint": crate::checkpoint::place(config),
         "admin": config.admin.listen.to_string(),
         "limits": {
             "memory_bytes": config.limits.memory,

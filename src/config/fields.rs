@@ -45,10 +45,6 @@ const fn field(name: &'static str, takes: &'static str, default: &'static str, a
     Field { name, takes, default: Default::Is(default), about, built: true }
 }
 
-const fn later(name: &'static str, takes: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Is("none"), about, built: false }
-}
-
 /// All sections, in the order of the documentation.
 pub const SECTIONS: &[&Section] = &[
     &ROOT,
@@ -441,7 +437,7 @@ pub(super) static DISK: Section = Section {
 /// `checkpoint`
 pub(super) static CHECKPOINT: Section = Section {
     path: "checkpoint",
-    about: "Where the position to resume from is kept.",
+    about: "Where the position to resume from is kept: one of `path`, `redis`, `kafka`. See [high availability](high-availability.md).",
     fields: &[
         field(
             "path",
@@ -449,10 +445,26 @@ pub(super) static CHECKPOINT: Section = Section {
             "`rowbust-data/checkpoint` beside the config file",
             "The file; two generations and a temporary file stand beside it.",
         ),
-        later("kafka", "mapping", "A compacted topic, for a standby on another host."),
-        later("redis", "name of a target", "A key in Redis, for a standby on another host."),
+        field(
+            "redis",
+            "name of a target",
+            "none",
+            "A key `rowbust:checkpoint:NAME` of this target instead of the file, for a standby on another host.",
+        ),
+        field(
+            "kafka",
+            "mapping as `retry.kafka`",
+            "none",
+            "A compacted topic `<prefix>.checkpoint` instead of the file, for a standby on another host.",
+        ),
+        field(
+            "name",
+            "text: letters, digits, `.`, `_`, `-`, `:`",
+            "`HOST:PORT` of the source",
+            "Of the deployment, with `redis` or `kafka`: daemons with the same one take turns. Two deployments on one source need two.",
+        ),
     ],
-    hints: &[("file", "its name is `path`")],
+    hints: &[("file", "its name is `path`"), ("target", "its name is `redis`")],
 };
 
 /// `admin`

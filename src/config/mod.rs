@@ -404,10 +404,67 @@ impl RetryPolicy {
 }
 
 /// `checkpoint:`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// The file; two generations and a temporary file stand beside it.
+    /// The file; two generations and a temporary file stand beside it. Not used with a shared one, but for the default place of
+    /// the retry queue.
     pub path: PathBuf,
+    /// Kept where daemons of other hosts see it, instead of the file.
+    pub shared: Option<Shared>,
+}
+
+impl Checkpoint {
+    /// A file of this host.
+    pub fn file(path: PathBuf) -> Self {
+        Self { path, shared: None }
+    }
+}
+
+/// A checkpoint that several daemons share, of which one is active.
+#[derive(Clone)]
+pub enum Shared {
+    /// A key of a target.
+    Redis {
+        /// Index into [`Config::redis`].
+        target: usize,
+        /// Of the deployment. Default: `HOST:PORT` of the source.
+        name: String,
+    },
+    /// A compacted topic, `PREFIX.checkpoint`.
+    Kafka {
+        /// `host:port` of the brokers.
+        brokers: Vec<String>,
+        /// Prefix of the topic's name.
+        prefix: String,
+        /// More librdkafka properties.
+        properties: Properties,
+        /// Of the deployment. Default: `HOST:PORT` of the source.
+        name: String,
+    },
+}
+
+impl Shared {
+    /// The key of a checkpoint in Redis.
+    pub fn redis_key(name: &str) -> String {
+        format!("rowbust:checkpoint:{name}")
+    }
+}
+
+/// Properties may hold a password.
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Redis { target, name } => {
+                f.debug_struct("Redis").field("target", target).field("name", name).finish()
+            }
+            Self::Kafka { brokers, prefix, name, .. } => f
+                .debug_struct("Kafka")
+                .field("brokers", brokers)
+                .field("prefix", prefix)
+                .field("name", name)
+                .finish_non_exhaustive(),
+        }
+    }
 }
 
 /// `admin:`
@@ -612,13 +669,16 @@ impl Walk<'_> {
         }
         let source = at("source").and_then(|(node, span)| self.source(node, span));
         let redis = at("redis").and_then(|(node, span)| self.redis(node, span));
-        let checkpoint = self.checkpoint(at("checkpoint"));
+        let checkpoint = self.checkpoint(at("checkpoint"), source.as_ref(), redis.as_deref());
         let retry = self.retry(at("retry"), checkpoint.as_ref());
         let admin = self.admin(at("admin"));
         let limits = self.limits(at("limits"));
         let policies = source.as_ref().map(|source| source.policies).unwrap_or_default();
         let mappings =
             object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref(), policies));
+        if let (Some(checkpoint), Some(mappings)) = (&checkpoint, &mappings) {
+            self.checkpoint_apart(checkpoint, at("checkpoint"), mappings);
+        }
         Some(Config {
             source: source?,
             redis: redis?,

@@ -22,6 +22,8 @@ use crate::config::RetryPolicy;
 
 /// (first failure, sequence number) of a target's pending ones: its head is the oldest.
 pub(super) type Age<'a> = TableDefinition<'a, (u64, u64), ()>;
+type PendingTable<'t> = Table<'t, PendingKey, &'static [u8]>;
+type AgeTable<'t> = Table<'t, (u64, u64), ()>;
 const AGE_PREFIX: &str = "age:";
 /// Of schema 1.
 pub(super) const OLD_PENDING: Pending<'_> = TableDefinition::new("pending");
@@ -41,8 +43,8 @@ pub(super) struct Level {
 pub(super) struct Tables<'t> {
     txn: &'t WriteTransaction,
     policy: RetryPolicy,
-    pending: BTreeMap<Arc<Shelf>, Table<'t, PendingKey, &'static [u8]>>,
-    age: BTreeMap<String, Table<'t, (u64, u64), ()>>,
+    pending: BTreeMap<Arc<Shelf>, PendingTable<'t>>,
+    age: BTreeMap<String, AgeTable<'t>>,
     shelves: &'t mut BTreeSet<Arc<Shelf>>,
 }
 
@@ -55,11 +57,7 @@ impl<'t> Tables<'t> {
         Self { txn, policy, pending: BTreeMap::new(), age: BTreeMap::new(), shelves }
     }
 
-    fn of(
-        &mut self,
-        shelf: &Arc<Shelf>,
-    ) -> Result<(&mut Table<'t, PendingKey, &'static [u8]>, &mut Table<'t, (u64, u64), ()>), redb::Error>
-    {
+    fn of(&mut self, shelf: &Arc<Shelf>) -> Result<(&mut PendingTable<'t>, &mut AgeTable<'t>), redb::Error> {
         if !self.pending.contains_key(shelf) {
             self.pending.insert(Arc::clone(shelf), self.txn.open_table(shelf.pending())?);
             self.shelves.insert(Arc::clone(shelf));

@@ -69,7 +69,7 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             durability: None,
         }],
         retry: Retry::Disk { path: PathBuf::from("retry"), policy: RetryPolicy::default() },
-        checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
+        checkpoint: Checkpoint::file(PathBuf::from("checkpoint")),
         admin: Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
         limits: Limits {
             memory: 1 << 20,

@@ -5,7 +5,8 @@
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
 //! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
-//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin), `open` (all of it),
+//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`lease`] (which of several daemons follows it),
+//! [`start`] (where to begin), [`locate`] (where a place is), `open` (all of it),
 //! `anchor` (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
 //! (transactions), `tail` (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
 //! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
@@ -17,6 +18,8 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod lease;
+pub mod locate;
 mod open;
 pub mod pause;
 pub mod policy;
@@ -53,10 +56,11 @@ pub use stats::SourceStats;
 use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
+use lease::Gate;
 use open::{Change, Opened};
 use policy::PolicyTable;
 use position::{Anchor, Position};
-use schema::{History, SchemaCache};
+use schema::{History, Keeper, SchemaCache};
 
 /// Where to go on after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +102,8 @@ pub struct Source {
     config: Arc<Config>,
     connector: Connector,
     stats: Arc<SourceStats>,
+    gate: Option<Gate>,
+    keeper: Option<Arc<dyn Keeper>>,
     running: bool,
 }
 
@@ -110,7 +116,19 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats, running: false }
+        Self { config, connector, stats, running: false, gate: None, keeper: None }
+    }
+
+    /// Connects for the stream only while the lease is held: another daemon may have the same `server_id`.
+    #[must_use]
+    pub fn gated(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// Keeps the schema history there and not beside the checkpoint's file.
+    #[must_use]
+    pub fn keeping(self, keeper: Option<Arc<dyn Keeper>>) -> Self {
+        Self { keeper, ..self }
     }
 
     /// Of a daemon that runs already: no failed connection ends it, not the first one either.
@@ -165,10 +183,13 @@ impl Source {
         mut on_ready: impl FnMut(&Preflight) + Send,
     ) -> Result<(), SourceError> {
         let mut place = resume;
-        let history = History::open(&self.config.checkpoint.path).map_err(|why| {
-            let help = "restore the file, or remove it: columns are then asked for anew";
-            Refusal::new("source.schema_history", why, help)
-        })?;
+        let history = match &self.keeper {
+            Some(keeper) => History::kept(Arc::clone(keeper)),
+            None => History::open(&self.config.checkpoint.path).map_err(|why| {
+                let help = "restore the file, or remove it: columns are then asked for anew";
+                Refusal::new("source.schema_history", why, help)
+            })?,
+        };
         let mut schema = SchemaCache::new(self.connector.clone(), history);
         if place.is_none() {
             // Without a checkpoint it is of another life, or of another server.
@@ -186,7 +207,14 @@ impl Source {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+                opened = async {
+                    if let Some(gate) = self.gate.as_ref().filter(|gate| !gate.is_open()) {
+                        // A server that is away is no reason to wait for the lease.
+                        in_time(async { Ok(self.connector.primary().await?) }).await?;
+                        gate.open().await;
+                    }
+                    in_time(self.open(place.as_ref(), !connected_once)).await
+                } => opened,
             };
             #[cfg(feature = "mysql-cdc")]
             let opened = match opened {

@@ -183,7 +183,7 @@ pub fn config(port: u16) -> Config {
         },
         redis: Vec::new(),
         retry: config::Retry::Disk { path: PathBuf::new(), policy: config::RetryPolicy::default() },
-        checkpoint: config::Checkpoint { path: PathBuf::new() },
+        checkpoint: config::Checkpoint::file(PathBuf::new()),
         admin: config::Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
         limits: config::Limits {
             memory: 48 << 20,
