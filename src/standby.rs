@@ -110,6 +110,7 @@ impl Turns {
         );
         let listener = admin::standby::bind(self.config.admin.listen).await?;
         let standby = Standby {
+            config: Arc::clone(&self.config),
             started: self.started,
             since,
             candidate: Arc::clone(&self.candidate),

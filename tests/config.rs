@@ -77,8 +77,9 @@ fn every_mistake_has_a_snapshot() {
     }
     if cfg!(feature = "kafka") {
         let missing: Vec<_> = Code::ALL.iter().map(|c| c.name()).filter(|c| !seen.contains(c)).collect();
-        // Of files that can't be opened there is no fixture: see `unreadable`.
-        assert_eq!(missing, ["config::unreadable", "config::not_in_this_build"], "codes without a fixture");
+        // Of files that can't be opened there is no fixture: see `unreadable`. At the moment every field is built.
+        let without = ["config::unreadable", "config::not_yet", "config::not_in_this_build"];
+        assert_eq!(missing, without, "codes without a fixture");
     }
 }
 
@@ -233,7 +234,7 @@ mappings:
       - { prefix: "feed:{id}:" }
       - { prefix: "list:{id}:", alarm_above: 1, events: [update] }
       - { members_of: "tag:{id}" }
-      - { members_of: "any:{id}", members_prefix: [product:, "page:"] }
+      - { members_of: "any:{id}", members_prefix: ["product:", "page:"] }
       - { members_of: "one:{id}", members_prefix: "product:" }
 "#,
     )

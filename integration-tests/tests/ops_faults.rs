@@ -1,7 +1,7 @@
 //! `prefix` and `members_of` under load, with kill -9 of the daemon and restarts of Redis: I1, I2, I3 and I7.
 //!
-//! For each transaction the load caches a key of its own under the prefix, and one in the set, before it commits: when both are removed after
-//! the commit was sent, a sweep ran for that transaction.
+//! After each commit the load caches a key of its own under the prefix, and one in the set, as a fill that has read the older row does: both
+//! have to be removed once more, by a sweep that ran for that transaction.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,18 +85,18 @@ impl Load {
             conn.query_drop(format!("INSERT INTO {schema}.txlog VALUES ({n})")).await?;
             let update = format!("UPDATE {schema}.products SET ver={n}, category_id={after} WHERE id={id}");
             conn.query_drop(update).await?;
-            // While Redis is away there is nothing cached, and nothing to prove.
+            let (sent, begun) = (now_micros(), Instant::now());
+            conn.query_drop("COMMIT").await?;
+            // As a late fill: after the commit, within the grace. While Redis is away there is nothing cached, and nothing to prove.
             let categories: BTreeSet<u64> = before.into_iter().chain([after]).collect();
-            let own = match self.cache_own(&mut cache, n, &categories).await {
+            let own = match self.cache_own(&mut cache, n, &categories, begun).await {
                 Ok(own) => own,
                 Err(_) => {
                     cache = None;
                     Vec::new()
                 }
             };
-            let entry = Entry { sent: now_micros(), own };
-            self.history.lock().unwrap_or_else(|e| e.into_inner()).insert(n, entry);
-            conn.query_drop("COMMIT").await?;
+            self.history.lock().unwrap_or_else(|e| e.into_inner()).insert(n, Entry { sent, own });
         }
         Ok(())
     }
@@ -106,12 +106,15 @@ impl Load {
         cache: &mut Option<MultiplexedConnection>,
         n: u64,
         categories: &BTreeSet<u64>,
+        begun: Instant,
     ) -> Result<Vec<(String, String)>> {
         if cache.is_none() {
             *cache = Some(shop::redis(self.redis).await?);
         }
-        let Some(cache) = cache else { return Ok(Vec::new()) };
-        let mut own = Vec::new();
+        let Some(cache) = cache.as_mut().filter(|_| begun.elapsed() < FILL_GRACE / 2) else {
+            return Ok(Vec::new());
+        };
+        let mut own: Vec<(String, String)> = Vec::new();
         for c in categories {
             let (feed, tagged) = (format!("feed:{c}:tx{n}"), format!("tagged:{c}:tx{n}"));
             let mut all = redis::pipe();
@@ -119,7 +122,14 @@ impl Load {
             all.query_async::<()>(cache).await?;
             own.extend([(feed, format!("feed:{c}:")), (tagged, format!("tag:{c}"))]);
         }
-        Ok(own)
+        if begun.elapsed() < FILL_GRACE * 8 / 10 {
+            return Ok(own);
+        }
+        let mut script = redis::cmd("EVAL");
+        script.arg("redis.call('UNLINK', unpack(KEYS))").arg(own.len());
+        own.iter().for_each(|(key, _)| _ = script.arg(key));
+        script.query_async::<()>(cache).await?;
+        Ok(Vec::new())
     }
 
     /// Plain cache-aside, value first and entry then.
@@ -205,10 +215,11 @@ async fn sweeps_under_faults(flavor: Flavor) -> Result<()> {
         fills: Arc::default(),
         seed,
     };
-    let mut tasks = JoinSet::new();
+    let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+    let stop_readers = CancellationToken::new();
     for n in 0..2 {
-        tasks.spawn(load.clone().write(n));
-        tasks.spawn(load.clone().read(n));
+        writers.spawn(load.clone().write(n));
+        readers.spawn(Load { stop: stop_readers.clone(), ..load.clone() }.read(n));
     }
     let mut snapshots = Vec::new();
     let (mut outages, mut queued) = (0, 0.0);
@@ -237,7 +248,19 @@ async fn sweeps_under_faults(flavor: Flavor) -> Result<()> {
     })
     .await?;
     load.stop.cancel();
-    while let Some(ended) = tasks.join_next().await {
+    while let Some(ended) = writers.join_next().await {
+        ended??;
+    }
+    stage.quiet(&daemon).await.map_err(|e| daemon.explain(&e))?;
+    // Nothing is written any more: what is cached from now on stays.
+    let before = load.fills.load(Ordering::Relaxed);
+    until("readers fill", WITHIN, async || {
+        let now = load.fills.load(Ordering::Relaxed);
+        Ok(Seen::check(now > before + 50, || now.to_string()))
+    })
+    .await?;
+    stop_readers.cancel();
+    while let Some(ended) = readers.join_next().await {
         ended??;
     }
     stage.quiet(&daemon).await.map_err(|e| daemon.explain(&e))?;

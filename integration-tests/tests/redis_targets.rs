@@ -429,7 +429,7 @@ async fn throughput() -> Result<()> {
                     task.await?;
                 }
                 let keys = (AT_ONCE * BATCHES * BATCH) as f64;
-                println!(
+                eprintln!(
                     "{name:>10} {kind:>14} {how:>12}: {:>9.0} keys/s",
                     keys / begun.elapsed().as_secs_f64()
                 );

@@ -186,6 +186,12 @@ async fn values_touch_no_other_key(flavor: Flavor) -> Result<()> {
         left(&mut cache, &own).await?,
         daemon.log_tail()
     );
+    // Other rows could have made these: of the values `1` and `:`.
+    let makeable: [&[u8]; 3] = [b"app:t:1", b"app:t:%3A", b"app:{user:%3A}:4"];
+    for key in makeable {
+        ensure!(others.contains(key) && !cache.exists::<_, bool>(key).await?, "the template can make it");
+        cache.set::<_, _, ()>(key, "old").await?;
+    }
     untouched(&mut cache, "a flush").await?;
 
     // Longer than a key may be: nothing is cut off, the daemon stops at the row and names it.

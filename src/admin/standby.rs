@@ -1,6 +1,7 @@
 //! What a daemon that waits for its turn answers.
 //!
-//! Guarantees: alive, not ready, and says so in `/status` and `/metrics`; nothing can be changed. May depend on `source::lease`.
+//! Guarantees: alive, not ready, and says so in `/status` and `/metrics`; nothing can be changed. May depend on `access` and
+//! `source::lease`.
 
 use std::{
     io::ErrorKind,
@@ -12,9 +13,10 @@ use std::{
 use anyhow::Context as _;
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Request, State},
     http::{StatusCode, header},
-    response::IntoResponse,
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -22,11 +24,14 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::source::lease::Candidate;
+use super::access::{Access, Need};
+use crate::{config::Config, source::lease::Candidate};
 
 /// The state of a daemon that waits.
 #[derive(Debug)]
 pub struct Standby {
+    /// Who may look.
+    pub config: Arc<Config>,
     /// When the process began.
     pub started: Instant,
     /// When the waiting did.
@@ -89,6 +94,14 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     }
 }
 
+/// As for a daemon that is active.
+async fn look(State(access): State<Access>, request: Request, next: Next) -> Response {
+    match access.check(Need::Look, request.headers()).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
 /// Serves until `shutdown`.
 ///
 /// # Errors
@@ -98,6 +111,7 @@ pub async fn serve(
     standby: Arc<Standby>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
+    let access = Access::new(listener.local_addr()?, &standby.config.admin);
     let app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route(
@@ -114,6 +128,7 @@ pub async fn serve(
             }),
         )
         .route("/status", get(|State(standby): State<Arc<Standby>>| async move { Json(standby.json()) }))
+        .route_layer(from_fn_with_state(access, look))
         .with_state(standby);
     axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }

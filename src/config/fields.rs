@@ -45,10 +45,6 @@ const fn field(name: &'static str, takes: &'static str, default: &'static str, a
     Field { name, takes, default: Default::Is(default), about, built: true }
 }
 
-const fn later(name: &'static str, takes: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Is("none"), about, built: false }
-}
-
 /// All sections, in the order of the documentation.
 pub const SECTIONS: &[&Section] = &[
     &ROOT,

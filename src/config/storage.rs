@@ -5,8 +5,8 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use super::{
-    Admin, Checkpoint, Limits, MIN_TOKEN, Mapping, Password, Properties, RedisTarget, Retry, RetryPolicy,
-    Shared, Source, Tier,
+    Admin, Checkpoint, KeyOp, KeyRule, Limits, MIN_TOKEN, Mapping, Password, Properties, RedisTarget, Retry,
+    RetryPolicy, Shared, Source, Tier,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -135,9 +135,14 @@ impl Walk<'_> {
             return;
         };
         let key = Shared::redis_key(name);
-        let makes = |mapping: &&Mapping| {
-            mapping.target == *target && mapping.keys.iter().any(|rule| rule.key.could_make(key.as_bytes()))
+        let (key_bytes, begins) = (key.as_bytes(), 1..=key.len());
+        let reaches = |rule: &KeyRule| match rule.op {
+            KeyOp::Prefix { .. } => {
+                begins.clone().any(|end| key_bytes.get(..end).is_some_and(|part| rule.key.could_make(part)))
+            }
+            KeyOp::Unlink | KeyOp::Hdel { .. } | KeyOp::MembersOf { .. } => rule.key.could_make(key_bytes),
         };
+        let makes = |mapping: &&Mapping| mapping.target == *target && mapping.keys.iter().any(reaches);
         if let Some(mapping) = mappings.iter().find(makes) {
             let message = format!(
                 "the checkpoint's key `{key}` could be made by the mapping of {} (line {}), which would remove it",

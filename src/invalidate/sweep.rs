@@ -2,7 +2,7 @@
 //!
 //! Guarantees: what is removed begins with the prefix, byte for byte, or was a member of the set when the command ran; nothing else
 //! (I7). A sweep that says `Ok` has removed every key that began so, or was a member, from its beginning to its end. Each command is
-//! short ([`SCAN_COUNT`], [`SLICE`]) and paced: nobody waits for more than one of them. Memory is that of one page. May depend
+//! short (`SCAN_COUNT`, `SLICE`) and paced: nobody waits for more than one of them. Memory is that of one page. May depend
 //! on `config`, `pipeline::pace` and the rest of `invalidate`.
 //!
 //! Complete, because `SCAN` and `SSCAN` return every element that is there from the beginning of the iteration to its end
@@ -13,14 +13,15 @@
 //! entry, or an entry alone. So there is never a value for longer than between these two commands that no set names, and the set is
 //! never removed as a whole: it is gone with its last entry. Were the entries removed first, or apart, a fill in between would leave
 //! a value that the next change of the row doesn't find. On a cluster that holds for members in the set's own slot; others are removed
-//! as [`Target::remove_members`] says.
+//! as `Target::remove_members` says.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use rowbust_protocol::template::Template;
@@ -42,6 +43,8 @@ const SCAN_COUNT: usize = 500;
 const SLICE: usize = 128;
 /// What rowbust itself keeps in Redis begins so: no set and no prefix of the application means it.
 const OWN: &[u8] = b"rowbust:";
+/// Between two lines of the log about members that stay.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A key that is only looked at costs Redis a fraction of a removal.
 const LOOKS_PER_REMOVAL: usize = 10;
 
@@ -77,6 +80,7 @@ pub struct Sweeper {
     alarms: Vec<(Template, u64)>,
     sets: Vec<(Template, Vec<String>)>,
     pace: Arc<Pace>,
+    left_told: Mutex<Option<Instant>>,
     /// What it has done.
     pub stats: Arc<SweepStats>,
 }
@@ -117,6 +121,7 @@ impl Sweeper {
             sets: sets.collect(),
             alarms,
             pace: Arc::new(Pace::new(config.limits.sweep_keys_per_second)),
+            left_told: Mutex::default(),
             stats: Arc::default(),
         })
     }
@@ -302,10 +307,19 @@ impl Sweeper {
         }
         if left > 0 {
             self.stats.left.fetch_add(left, Relaxed);
+            self.tell_left(set, left);
+        }
+        Ok(removed)
+    }
+
+    /// At most once a minute: a set that has such members is met at every change.
+    fn tell_left(&self, set: &[u8], left: u64) {
+        let mut told = self.left_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
             tracing::warn!(target = self.target.name(), set = %set.escape_ascii(), members = left,
                 "members of a set begin with none of members_prefix, they stay");
         }
-        Ok(removed)
     }
 
     /// A plain value in place of a set: the key is the mapping's, so it is removed as it is.

@@ -208,7 +208,9 @@ impl Source {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 opened = async {
-                    if let Some(gate) = &self.gate {
+                    if let Some(gate) = self.gate.as_ref().filter(|gate| !gate.is_open()) {
+                        // A server that is away is no reason to wait for the lease.
+                        in_time(async { Ok(self.connector.primary().await?) }).await?;
                         gate.open().await;
                     }
                     in_time(self.open(place.as_ref(), !connected_once)).await
