@@ -42,6 +42,11 @@ async fn sigterm_drains(flavor: Flavor) -> Result<()> {
     until("the load", WITHIN, async || Ok(Seen::check(load.transactions() > 200, String::new))).await?;
     let status = daemon.sigterm(WITHIN).await?;
     ensure!(status.code() == Some(0), "{status}\n{}", daemon.log_tail());
+    let ended = load.transactions();
+    until("writes behind its end", WITHIN, async || {
+        Ok(Seen::check(load.transactions() > ended + 10, String::new))
+    })
+    .await?;
     let history = load.stop().await?;
     let snapshot = stage.snapshot("SIGTERM").await?;
     ensure!(snapshot.queued.is_empty(), "{:?}", snapshot.queued);
