@@ -15,6 +15,7 @@ use super::{
     target::Target,
 };
 use crate::{
+    journal::Journal,
     pipeline::batch::Removal,
     retry::{Clock, Handler, Record, Verdict},
     source::position::{CommitSpan, Coordinates},
@@ -33,12 +34,19 @@ pub struct RetryRemover {
     source: String,
     /// As the queue's own: a clock that is set must not end a wait.
     clock: Clock,
+    journal: Arc<Journal>,
 }
 
 impl RetryRemover {
     /// `source`: as in [`crate::retry::Origin::source`].
     pub fn new(targets: Vec<Arc<Target>>, watermark: Watermark, source: String) -> Self {
-        Self { targets, watermark, source, clock: Clock::system() }
+        Self { targets, watermark, source, clock: Clock::system(), journal: Arc::default() }
+    }
+
+    /// What is removed is noted there.
+    pub fn journal(mut self, journal: Arc<Journal>) -> Self {
+        self.journal = journal;
+        self
     }
 
     /// Whether a removal that is sent now is the last one owed.
@@ -86,7 +94,15 @@ impl RetryRemover {
             Err(Failure { class: Class::Key, code, .. }) => Verdict::KeyError(code),
             Err(Failure { class: Class::Target, code, .. }) => Verdict::TargetError(code),
         };
-        records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect()
+        let verdicts: Vec<_> =
+            records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect();
+        let journal = self.journal.target(target.name());
+        for ((_, record), (_, verdict)) in records.iter().zip(&verdicts) {
+            if matches!(verdict, Verdict::Done) {
+                journal.retried(record);
+            }
+        }
+        verdicts
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Done {
     pub restart: Option<Box<Restart>>,
     /// The transactions whose end was read in it, behind `restart`.
     pub commits: Option<Commits>,
+    /// Mappings whose keyspaces were flushed with it: see [`crate::coverage`].
+    pub covers: Vec<String>,
 }
 
 /// Transactions that are done.
@@ -76,10 +78,11 @@ pub struct Restart {
 }
 
 impl Append for Done {
-    fn append(&mut self, later: Self) {
+    fn append(&mut self, mut later: Self) {
+        self.covers.append(&mut later.covers);
         if let Some(mut restart) = later.restart {
             restart.gap |= self.restart.as_ref().is_some_and(|own| own.gap);
-            *self = Self { restart: Some(restart), commits: later.commits };
+            (self.restart, self.commits) = (Some(restart), later.commits);
             return;
         }
         match (self.commits.as_mut(), later.commits) {

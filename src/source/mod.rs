@@ -41,6 +41,7 @@ use tracing::{info, warn};
 #[cfg(feature = "mysql-cdc")]
 pub use cdc::limits::LIMITS as CDC_LIMITS;
 pub use error::{Halt, Refusal, SourceError};
+pub use pause::Pause;
 pub use preflight::Preflight;
 pub use seam::{Prepared, Scope, Sink, Transaction};
 pub use stats::SourceStats;
@@ -107,6 +108,7 @@ pub struct Source {
     config: Arc<Config>,
     connector: Connector,
     stats: Arc<SourceStats>,
+    pause: Pause,
 }
 
 impl Source {
@@ -118,7 +120,13 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats }
+        Self { config, connector, stats, pause: Pause::default() }
+    }
+
+    /// Reading stops at a transaction's end while `pause` holds it, and the connection is closed meanwhile.
+    pub fn pausing(mut self, pause: Pause) -> Self {
+        self.pause = pause;
+        self
     }
 
     /// The follower's counters.
@@ -166,7 +174,8 @@ impl Source {
             // Without a checkpoint it is of another life, or of another server.
             schema.clear()?;
         }
-        let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
+        let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone())
+            .pausing(self.pause.clone());
         if place.is_none() {
             follower.covers_from(now());
         }
@@ -176,6 +185,11 @@ impl Source {
         let mut unknown_errors = 0;
         let mut clashes: VecDeque<Instant> = VecDeque::new();
         loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.pause.goes_on() => {}
+            }
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -223,6 +237,10 @@ impl Source {
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
+                        Ended::Held => {
+                            sink.flush().await.map_err(|e| SourceError::Sink(Box::new(e)))?;
+                            continue;
+                        }
                         Ended::Error(error @ SourceError::Sink(_)) => return Err(error),
                         Ended::Error(error) => {
                             // What was read to its end is handed on, however long it takes to go on, and if never.
