@@ -4,6 +4,7 @@
 //! finished within a deadline ([`DRAIN`]), and the checkpoint is saved last. May depend on everything.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,11 +14,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    admin::{self, status::Status},
+    admin::{self, Control, status::Status},
     checkpoint::{self, file::CheckpointFile},
     cli::Exit,
     config::{Config, SecondRemoval},
-    flush::FlushStats,
+    coverage::Coverage,
+    flush::{self, FlushStats},
     invalidate::{
         classify::Class,
         flush::Flusher,
@@ -25,16 +27,18 @@ use crate::{
         target::{ConnectError, Target},
         worker,
     },
+    journal::Journal,
     pipeline::{
         Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
         pace::Pace,
         sink::{RouteSink, RouteStats},
     },
+    reload::{Next, Reloader},
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Sink as _, Source, SourceError, SourceStats},
-    supervisor::{Shutdown, Signals, Supervisor, signals},
+    source::{Pause, Resume, Sink as _, Source, SourceError, SourceStats},
+    supervisor::{Shutdown, Signals, Supervisor, hangups, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
 };
@@ -103,22 +107,66 @@ impl RunError {
     }
 }
 
+/// How a daemon is run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The config's file, which a reload reads again.
+    pub path: PathBuf,
+    /// Remove the keyspaces of mappings that the checkpoint doesn't cover: see [`crate::coverage`].
+    pub flush_new: bool,
+}
+
 /// Follows, removes and serves until a signal or an error.
 ///
 /// # Errors
 /// See [`RunError`]; each says what to do.
-pub async fn run(config: Config) -> Result<End, RunError> {
-    let config = Arc::new(config);
+pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
+    let mut config = Arc::new(config);
+    let (next_sender, next) = mpsc::channel(1);
+    let (reloader, reloads) = Reloader::new(&options.path, Arc::clone(&config), next_sender);
+    let mut hangup = hangups().context("signals can't be listened for")?;
+    let on_hangup = reloads.clone();
+    // Both end with the runtime.
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            on_hangup.ask();
+        }
+    });
+    tokio::spawn(reloader.run());
+    let control = Control { pause: Pause::default(), journal: Arc::new(Journal::default()), reloads };
     let mut process = Process {
         metrics: telemetry::install_metrics().context("metrics can't be set up")?,
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
         queue: None,
         admin: None,
+        control: Arc::new(control),
+        next,
+        flush_new: options.flush_new,
+        begun: None,
     };
     let mut gap = None;
+    // What is gone back to if a new config can't begin.
+    let mut before: Option<Arc<Config>> = None;
     loop {
-        match life(Arc::clone(&config), &mut process, gap.take()).await {
+        let ended = life(Arc::clone(&config), &mut process, gap.take()).await;
+        let began = process.begun.take();
+        let old = before.take();
+        match ended {
+            // It failed before it began: nothing was read with it. The reloader says it.
+            Err(error) if began.is_some() => {
+                if let (Some(began), Some(old)) = (began, old) {
+                    let _ = began.send(Err(error.to_string()));
+                    config = old;
+                }
+                process.flush_new = options.flush_new;
+            }
+            Ok(Ended::Reload(Next { config: new, flush_new, begun })) => {
+                tracing::info!("beginning anew at the checkpoint with the new config");
+                before = Some(std::mem::replace(&mut config, new));
+                process.flush_new = flush_new || options.flush_new;
+                process.begun = Some(begun);
+            }
             Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
                 tracing::warn!(why, "beginning anew at the checkpoint");
                 gap = is_gap.then_some(why);
@@ -127,9 +175,17 @@ pub async fn run(config: Config) -> Result<End, RunError> {
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
                 }
             }
-            ended => return ended,
+            Ok(Ended::End(end)) => return Ok(end),
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// How a life ended.
+enum Ended {
+    End(End),
+    /// Drained, for this.
+    Reload(Next),
 }
 
 /// Between two lives.
@@ -143,10 +199,16 @@ struct Process {
     queue: Option<Arc<Queue>>,
     /// Serves from the first life on.
     admin: Option<admin::Server>,
+    control: Arc<Control>,
+    /// Configs to go on with.
+    next: mpsc::Receiver<Next>,
+    flush_new: bool,
+    /// Waits for this life's beginning.
+    begun: Option<oneshot::Sender<Result<(), String>>>,
 }
 
 /// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
-async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<End, RunError> {
+async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<Ended, RunError> {
     let shutdown = Shutdown::default();
 
     let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
@@ -162,10 +224,18 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
             Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
         }
     };
+    let covered = found.as_ref().map_or(Some(&[][..]), |(saved, _)| saved.covered.as_deref());
+    let coverage = Coverage::new(&config, covered);
+    let flushed = process.flush_new && !coverage.new.is_empty();
+    let uncovered = if flushed { Vec::new() } else { tables(&config, &coverage.new) };
+    if flushed {
+        check_flushable(&config, &coverage.new)?;
+    }
     let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
     let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
-    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats));
+    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
+        .pausing(process.control.pause.clone());
     let server = source.preflight().await?;
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
@@ -184,16 +254,17 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
 
     let mut supervisor = Supervisor::default();
-    let shared = Arc::new(worker::Shared {
-        queue: Arc::clone(&queue),
-        watermark: watermark.clone(),
-        metrics,
-        source: server.identity.clone(),
-        epoch,
-    });
     let mut queues = Vec::new();
     let mut flushes = Vec::new();
     for target in &targets {
+        let shared = Arc::new(worker::Shared {
+            queue: Arc::clone(&queue),
+            watermark: watermark.clone(),
+            metrics: Arc::clone(&metrics),
+            journal: process.control.journal.target(target.name()),
+            source: server.identity.clone(),
+            epoch,
+        });
         let mut workers = Vec::new();
         let pace = Arc::new(Pace::new(config.limits.keys_per_second));
         for _ in 0..WORKERS {
@@ -243,6 +314,8 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         flushes,
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
+        control: Arc::clone(&process.control),
+        uncovered: uncovered.clone(),
     });
     match &process.admin {
         Some(server) => server.hub.show(status),
@@ -250,7 +323,10 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     }
 
     let paced = config.limits.keys_per_second > 0;
-    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced)
+        .journal(Arc::clone(&process.control.journal));
+    say_coverage(&uncovered, &tables(&config, &coverage.new));
+    let writer = writer.covering(if flushed { coverage.known.clone() } else { coverage.all() });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -260,6 +336,9 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
     );
+    if flushed {
+        sink = sink.flushing(coverage.new, coverage.new_digests);
+    }
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -273,15 +352,26 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity));
+    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity).journal(Arc::clone(&process.control.journal)));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
 
+    if let Some(begun) = process.begun.take() {
+        // Who asked may have gone.
+        let _ = begun.send(Ok(()));
+    }
+
     let deadline = drain_deadline(&config);
+    let mut next = None;
     let failure = tokio::select! {
         signal = process.signals.next() => {
             tracing::info!(signal, deadline_s = deadline.as_secs(), "draining: reading stops, what was read is finished");
+            None
+        }
+        Some(new) = process.next.recv() => {
+            tracing::info!(deadline_s = deadline.as_secs(), "new config: draining, what was read is finished with the old one");
+            next = Some(new);
             None
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
@@ -302,7 +392,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some(), deadline) => drained,
         signal = process.signals.next() => {
             tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
-            return Ok(End::Interrupted);
+            return Ok(Ended::End(End::Interrupted));
         }
     };
     match failure {
@@ -310,8 +400,49 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
             Ok(error) => RunError::Source(error),
             Err(error) => RunError::Other(error),
         }),
-        None if drained => Ok(End::Drained),
-        None => Ok(End::Unfinished),
+        None => Ok(match next {
+            // What isn't finished is read again.
+            Some(next) => Ended::Reload(next),
+            None if drained => Ended::End(End::Drained),
+            None => Ended::End(End::Unfinished),
+        }),
+    }
+}
+
+/// The tables of mappings, as the config writes them.
+fn tables(config: &Config, mappings: &[usize]) -> Vec<String> {
+    let mut tables: Vec<String> =
+        mappings.iter().filter_map(|at| config.mappings.get(*at)).map(|mapping| mapping.table.clone()).collect();
+    tables.dedup();
+    tables
+}
+
+fn say_coverage(uncovered: &[String], new: &[String]) {
+    if !uncovered.is_empty() {
+        tracing::warn!(
+            tables = ?uncovered,
+            "new mappings: keys cached before now were never covered and may be stale; remove them with `rowbust flush --table TABLE`, or start with --flush-new"
+        );
+    } else if !new.is_empty() {
+        tracing::warn!(tables = ?new, "new mappings: removing every key that they could make");
+    }
+}
+
+/// Refuses mappings whose keyspace is bounded by nothing.
+fn check_flushable(config: &Config, mappings: &[usize]) -> Result<(), RunError> {
+    let endless = mappings
+        .iter()
+        .filter_map(|at| config.mappings.get(*at))
+        .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
+    match endless {
+        None => Ok(()),
+        Some((mapping, rule)) => Err(RunError::Other(anyhow::anyhow!(
+            "--flush-new: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key; begin it with a \
+             text of its own, or remove its keys by hand and start without --flush-new",
+            mapping.table,
+            rule.key.source(),
+            rule.line
+        ))),
     }
 }
 
@@ -404,7 +535,7 @@ async fn drain(
 
 /// Connects each target. One that can't be reached doesn't keep the daemon from starting (its removals are queued until it is back); one that refuses the
 /// login does.
-async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> {
+pub(crate) async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> {
     let mut targets = Vec::new();
     for redis in &config.redis {
         let target = Target::new(redis.clone());

@@ -229,6 +229,7 @@ mod tests {
             anchor: None,
             commit_time: 0,
             saved_at: 0,
+            covered: None,
         };
         Snapshot { name: "here".into(), checkpoint, removals: 1, queued: HashSet::new() }
     }

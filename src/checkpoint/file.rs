@@ -40,6 +40,9 @@ pub struct Saved {
     pub commit_time: u32,
     /// Unix time in seconds of the save.
     pub saved_at: u64,
+    /// Which mappings it stands for: see [`crate::coverage`]. `None`: written by a version that didn't say.
+    #[serde(default)]
+    pub covered: Option<Vec<String>>,
 }
 
 /// Why there is no checkpoint to be had.
@@ -258,6 +261,7 @@ mod tests {
             anchor: Some(Anchor { size: 31, event_type: 16, timestamp: 5, crc: 7 }),
             commit_time: 5,
             saved_at: 6,
+            covered: None,
         }
     }
 

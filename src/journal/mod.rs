@@ -215,7 +215,7 @@ impl TargetJournal {
             waited: std::time::Duration::ZERO,
             by: By::Retry,
         });
-        ring.push(hash_key(&record.key), origin.position, origin.row, record.field.is_some());
+        ring.push(hash_key(&record.key), origin.position, origin.row, record.op.field().is_some());
     }
 
     /// Keys acknowledged since the start.

@@ -7,7 +7,7 @@ use rowbust_binlog::Gtid;
 use super::{By, CAPACITY};
 
 /// Transactions whose GTIDs are remembered.
-const TRANSACTIONS: usize = 1 << 15;
+pub(super) const TRANSACTIONS: usize = 1 << 15;
 
 /// A removal that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -152,6 +152,23 @@ pub struct Segment {
     _budget: Permit,
 }
 
+impl Segment {
+    /// Of what isn't read from the log: its second removal waits for `span`. Takes bytes of `budget`, and waits for them.
+    ///
+    /// # Errors
+    /// The daemon is on its way down.
+    pub async fn of(span: CommitSpan, budget: &Budget) -> Result<Arc<Self>, Closed> {
+        let bytes = span.footprint() + size_of::<Self>();
+        Ok(Arc::new(Self {
+            file: Arc::clone(&span.last.file),
+            span,
+            received: Instant::now(),
+            commit_micros: 0,
+            _budget: budget.take(bytes, false).await?,
+        }))
+    }
+}
+
 /// Keys for one worker, with the duty to acknowledge them.
 #[derive(Debug)]
 pub struct Batch {
