@@ -21,7 +21,12 @@ fn batch(runtime: &tokio::runtime::Runtime, frontier: &Frontier<Done>, keys: u32
     for n in 0..keys {
         let key = format!("product:{}", 1_000_000 + n);
         let removal = Removal { key: key.as_bytes(), field: None };
-        batch.push(&mut seen, hash_key(removal.key), removal, RowPlace { position: u64::from(n) * 80, row: 0 });
+        batch.push(
+            &mut seen,
+            hash_key(removal.key),
+            removal,
+            RowPlace { position: u64::from(n) * 80, row: 0 },
+        );
     }
     let at = Coordinates { file: "b.000001".into(), position: 4 };
     let budget = Budget::new(1 << 20);

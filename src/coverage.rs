@@ -80,8 +80,9 @@ fn described(rule: &KeyRule) -> String {
 
 /// FNV-1a, 64 bits: stable across versions and machines.
 fn digest(text: &str) -> String {
-    let hash =
-        text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     format!("{hash:016x}")
 }
 
@@ -108,15 +109,27 @@ mod tests {
         assert_eq!(Coverage::new(&before, None).new, [] as [usize; 0]);
         assert_eq!(covered.len(), 1);
         for (mappings, new) in [
-            ("  - { table: a.b, to: main, keys: [\"k:{id}\"], when_changed: [v, x], fill_grace: 5s }\n", vec![]),
+            (
+                "  - { table: a.b, to: main, keys: [\"k:{id}\"], when_changed: [v, x], fill_grace: 5s }\n",
+                vec![],
+            ),
             ("  - { table: a.b, to: other, keys: [\"k:{id}\"], when_changed: [x, v] }\n", vec![0]),
             ("  - { table: a.b, to: main, keys: [\"k:{id}\"], when_changed: [x, v, z] }\n", vec![0]),
             ("  - { table: a.b, to: main, keys: [\"k:{id}\"] }\n", vec![0]),
             ("  - { table: a.c, to: main, keys: [\"k:{id}\"], when_changed: [x, v] }\n", vec![0]),
             ("  - { table: a.b, to: main, keys: [\"k:{id}\", \"l:{id}\"], when_changed: [x, v] }\n", vec![0]),
-            ("  - { table: a.b, to: main, keys: [{ key: \"k:{id}\", events: [update] }], when_changed: [x, v] }\n", vec![0]),
-            ("  - { table: a.b, to: main, keys: [{ key: \"k:{id}\", op: hdel, field: f }], when_changed: [x, v] }\n", vec![0]),
-            ("  - { table: n.n, to: main, keys: [\"n\"] }\n  - { table: a.b, to: main, keys: [\"k:{id}\"], when_changed: [x, v] }\n", vec![0]),
+            (
+                "  - { table: a.b, to: main, keys: [{ key: \"k:{id}\", events: [update] }], when_changed: [x, v] }\n",
+                vec![0],
+            ),
+            (
+                "  - { table: a.b, to: main, keys: [{ key: \"k:{id}\", op: hdel, field: f }], when_changed: [x, v] }\n",
+                vec![0],
+            ),
+            (
+                "  - { table: n.n, to: main, keys: [\"n\"] }\n  - { table: a.b, to: main, keys: [\"k:{id}\"], when_changed: [x, v] }\n",
+                vec![0],
+            ),
         ] {
             let found = Coverage::new(&config(mappings), Some(&covered));
             assert_eq!(found.new, new, "{mappings}");

@@ -23,6 +23,7 @@ use crate::{
     invalidate::{
         classify::Class,
         flush::Flusher,
+        refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
@@ -32,12 +33,15 @@ use crate::{
         Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
         frontier::Frontier,
         pace::Pace,
+        refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
     reload::{Next, Reloader},
     retry::{Queue, RetryError},
     route::Router,
-    source::{Pause, Resume, Sink as _, Source, SourceError, SourceStats},
+    source::{
+        self, Pause, Resume, Sink as _, Source, SourceError, SourceStats, connect::Connector, retention,
+    },
     supervisor::{Shutdown, Signals, Supervisor, hangups, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -144,12 +148,14 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
         next,
         flush_new: options.flush_new,
         begun: None,
+        running: false,
+        epoch: 0,
+        gap: None,
     };
-    let mut gap = None;
     // What is gone back to if a new config can't begin.
     let mut before: Option<Arc<Config>> = None;
     loop {
-        let ended = life(Arc::clone(&config), &mut process, gap.take()).await;
+        let ended = life(Arc::clone(&config), &mut process).await;
         let began = process.begun.take();
         let old = before.take();
         match ended {
@@ -164,12 +170,16 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
             Ok(Ended::Reload(Next { config: new, flush_new, begun })) => {
                 tracing::info!("beginning anew at the checkpoint with the new config");
                 before = Some(std::mem::replace(&mut config, new));
+                process.running = true;
                 process.flush_new = flush_new || options.flush_new;
                 process.begun = Some(begun);
             }
-            Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
+            Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 tracing::warn!(why, "beginning anew at the checkpoint");
-                gap = is_gap.then_some(why);
+                process.running = true;
+                if gap {
+                    process.gap = Some(Gap { what: why, epoch: process.epoch });
+                }
                 tokio::select! {
                     _ = process.signals.next() => return Ok(End::Unfinished),
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
@@ -205,13 +215,59 @@ struct Process {
     flush_new: bool,
     /// Waits for this life's beginning.
     begun: Option<oneshot::Sender<Result<(), String>>>,
+    /// It is not the first beginning: what doesn't answer is waited for.
+    running: bool,
+    /// Of the checkpoint at the last beginning.
+    epoch: u64,
+    gap: Option<Gap>,
 }
 
-/// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
-async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<Ended, RunError> {
+impl Process {
+    /// By a signal, while nothing is being read.
+    fn ended(&self) -> End {
+        if self.running { End::Unfinished } else { End::Drained }
+    }
+}
+
+/// What is known to be lost behind the checkpoint of an epoch. The next epoch has it behind itself.
+struct Gap {
+    what: String,
+    epoch: u64,
+}
+
+/// A new beginning waits so long for the last save of the life before, which holds the file.
+const LAST_SAVE: Duration = Duration::from_secs(60);
+
+/// Opens the checkpoint.
+async fn open_checkpoint(
+    config: &Config,
+    running: bool,
+) -> Result<(CheckpointFile, Option<(checkpoint::file::Saved, checkpoint::file::Generation)>), RunError> {
+    let began = Instant::now();
+    loop {
+        match CheckpointFile::open(&config.checkpoint.path) {
+            Err(checkpoint::file::CheckpointError::Locked { .. })
+                if running && began.elapsed() < LAST_SAVE =>
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// From one beginning at the checkpoint to the next.
+async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunError> {
     let shutdown = Shutdown::default();
 
-    let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
+    let (file, found) = tokio::select! {
+        opened = open_checkpoint(&config, process.running) => opened?,
+        _ = process.signals.next() => return Ok(Ended::End(process.ended())),
+    };
+    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    process.epoch = epoch;
+    process.gap.take_if(|gap| gap.epoch != epoch);
+    let since = found.as_ref().map_or_else(source::now, |(saved, _)| saved.followed_since);
     let resume = match &found {
         None => None,
         Some((saved, generation)) => {
@@ -221,7 +277,8 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
             }
             let position = checkpoint::position(saved)
                 .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
-            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
+            let gap = process.gap.as_ref().map(|gap| gap.what.clone());
+            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
         }
     };
     let covered = found.as_ref().map_or(Some(&[][..]), |(saved, _)| saved.covered.as_deref());
@@ -231,12 +288,15 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     if flushed {
         check_flushable(&config, &coverage.new)?;
     }
-    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
     let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
     let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
+        .running(process.running)
         .pausing(process.control.pause.clone());
-    let server = source.preflight().await?;
+    let server = tokio::select! {
+        found = source.preflight() => found?,
+        _ = process.signals.next() => return Ok(Ended::End(process.ended())),
+    };
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
         None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
@@ -249,7 +309,7 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
     let route_stats = Arc::new(RouteStats::default());
     // Until the source says that it is another server now.
     let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
-    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch };
+    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch, since };
     let (started, begins) = oneshot::channel();
     let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
 
@@ -327,6 +387,27 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         .journal(Arc::clone(&process.control.journal));
     say_coverage(&uncovered, &tables(&config, &coverage.new));
     let writer = writer.covering(if flushed { coverage.known.clone() } else { coverage.all() });
+    let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
+    let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
+    supervisor.spawn("refused rows", async move {
+        filing.await;
+        Ok(())
+    });
+    let mark = {
+        let (saved, frontier, source) = (saved.clone(), frontier.clone(), source.stats());
+        move || {
+            let newest = saved.snapshot().saved?;
+            let is_done = source.idle_for().is_some() && frontier.stats().open == 0;
+            let commit_time =
+                if newest.commit_time == 0 { newest.saved_at } else { newest.commit_time.into() };
+            (!is_done).then_some(retention::Mark { file: newest.file, commit_time })
+        }
+    };
+    let keeping = retention::watch(Connector::new(&config.source), mark, shutdown.all.clone());
+    supervisor.spawn("retention", async move {
+        keeping.await;
+        Ok(())
+    });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -335,7 +416,8 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         saved,
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
-    );
+    )
+    .with_letters(letters);
     if flushed {
         sink = sink.flushing(coverage.new, coverage.new_digests);
     }
@@ -352,7 +434,9 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity).journal(Arc::clone(&process.control.journal)));
+    let remover = Arc::new(
+        RetryRemover::new(targets, watermark, server.identity).journal(Arc::clone(&process.control.journal)),
+    );
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
@@ -383,7 +467,13 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         supervisor.abort("flush");
         shutdown.reading.cancel();
         shutdown.all.cancel();
-        let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
+        let (unfinished, _) = tokio::select! {
+            drained = supervisor.drain(ANEW_DRAIN) => drained,
+            signal = process.signals.next() => {
+                tracing::info!(signal, "not beginning anew: the rest is repeated at the next start");
+                return Ok(Ended::End(End::Unfinished));
+            }
+        };
         if !unfinished.is_empty() {
             tracing::warn!(?unfinished, "tasks ended where they stood");
         }
@@ -411,8 +501,11 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
 
 /// The tables of mappings, as the config writes them.
 fn tables(config: &Config, mappings: &[usize]) -> Vec<String> {
-    let mut tables: Vec<String> =
-        mappings.iter().filter_map(|at| config.mappings.get(*at)).map(|mapping| mapping.table.clone()).collect();
+    let mut tables: Vec<String> = mappings
+        .iter()
+        .filter_map(|at| config.mappings.get(*at))
+        .map(|mapping| mapping.table.clone())
+        .collect();
     tables.dedup();
     tables
 }
@@ -504,7 +597,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
+                    Some(Ok("source" | "redis worker" | "flush" | "refused rows")) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -223,7 +223,11 @@ impl Reloader {
         let (begun, outcome) = oneshot::channel();
         let next = Next { config: Arc::clone(&new), flush_new, begun };
         if self.next.send(next).await.is_err() {
-            return Outcome::refused("reload.ending", "the daemon ends", "start it again: it reads the file then");
+            return Outcome::refused(
+                "reload.ending",
+                "the daemon ends",
+                "start it again: it reads the file then",
+            );
         }
         match outcome.await {
             Ok(Ok(())) => {
@@ -285,7 +289,10 @@ mod tests {
         let now = |source: &str, rest: &str| fixed(&old, &config(source, rest));
         assert_eq!(now(url, "limits: { memory: 9MiB }"), [] as [&str; 0]);
         assert_eq!(now("url: \"mysql://u@other\"", ""), ["source.url"]);
-        assert_eq!(now("url: \"mysql://u@h\", server_id: 7", "admin: { listen: \"127.0.0.1:1\" }"), ["source.server_id", "admin.listen"]);
+        assert_eq!(
+            now("url: \"mysql://u@h\", server_id: 7", "admin: { listen: \"127.0.0.1:1\" }"),
+            ["source.server_id", "admin.listen"]
+        );
         assert_eq!(now(url, "retry: { attempts: 7 }"), ["retry"]);
         // The store's default stands beside the checkpoint.
         assert_eq!(now(url, "checkpoint: { path: /elsewhere/c }"), ["checkpoint", "retry"]);

@@ -47,7 +47,10 @@ fn row(template: &Template, key: &[u8]) -> Value {
         if let Some(path) = &column.path {
             name.push_str(&format!("->{path}"));
         }
-        row.insert(name, value.map_or(Value::Null, |value| String::from_utf8_lossy(&value).into_owned().into()));
+        row.insert(
+            name,
+            value.map_or(Value::Null, |value| String::from_utf8_lossy(&value).into_owned().into()),
+        );
     }
     Value::Object(row)
 }
@@ -75,7 +78,10 @@ mappings:
         let config = crate::config::parse(text, Path::new("/x/y.yaml"), &|_| None).unwrap();
         let found = makers(&config, b"product:4%3A2");
         assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!((&found[0]["table"], &found[0]["row"]), (&json!("shop.products"), &json!({ "id": "4:2" })));
+        assert_eq!(
+            (&found[0]["table"], &found[0]["row"]),
+            (&json!("shop.products"), &json!({ "id": "4:2" }))
+        );
         let found = makers(&config, b"product:1-2");
         assert_eq!(found.len(), 2, "{found:?}");
         // `-` may be in either.

@@ -8,10 +8,11 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use proptest::prelude::*;
-use rowbust::config::{self, Code, Password, Retry, SecondRemoval, Start, Style, TlsMode};
+use rowbust::config::{self, Code, Password, Retry, RetryPolicy, SecondRemoval, Start, Style, TlsMode};
 use secrecy::ExposeSecret as _;
 
 const SECRET: &str = "hunter2";
@@ -128,12 +129,12 @@ fn defaults() {
     assert_eq!((source.tls.mode, &source.start), (TlsMode::VerifyIdentity, &Start::Latest));
     assert!(matches!(source.password, Password::Empty));
     let redis = &config.redis[0];
-    assert_eq!((redis.name.as_str(), redis.host.as_str(), redis.port, redis.db), ("main", "cache", 6379, 0));
+    assert_eq!((redis.name.as_str(), redis.addresses(), redis.db), ("main", vec![("cache".into(), 6379)], 0));
     assert!(redis.tls.is_none());
     assert_eq!(config.checkpoint.path, Path::new("/etc/rowbust/rowbust-data/checkpoint"));
     let Retry::Disk { path, policy } = &config.retry else { panic!("{:?}", config.retry) };
     assert_eq!(path, Path::new("/etc/rowbust/rowbust-data/retry"));
-    assert_eq!((policy.attempts, policy.delay.as_secs()), (5, 10));
+    assert_eq!(*policy, RetryPolicy::default());
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8321");
     assert_eq!(config.limits.memory, 48 << 20);
     let mapping = &config.mappings[0];
@@ -204,8 +205,8 @@ mappings:
     assert_eq!(redis.tls.as_ref().unwrap().ca_file.as_deref(), Some(Path::new("/certs/ca.pem")));
     let Retry::Disk { path, policy } = &config.retry else { panic!() };
     assert_eq!(
-        (path.as_path(), policy.attempts, policy.delay.as_millis()),
-        (Path::new("/data/retry"), 3, 100)
+        (path.as_path(), *policy),
+        (Path::new("/data/retry"), RetryPolicy::one(Duration::from_millis(100), 3))
     );
     let mapping = &config.mappings[0];
     assert_eq!(mapping.when.as_ref().unwrap().any_of, ["active", "1", "yes", "007"]);

@@ -227,6 +227,7 @@ mod tests {
             file: "f".into(),
             position,
             anchor: None,
+            followed_since: 0,
             commit_time: 0,
             saved_at: 0,
             covered: None,

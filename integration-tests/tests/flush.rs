@@ -14,6 +14,7 @@ use rowbust::flush::FlushStats;
 use rowbust::invalidate::flush::Flusher;
 use rowbust::invalidate::target::Target;
 use rowbust::invalidate::worker;
+use rowbust::journal::Journal;
 use rowbust::pipeline::batch::{Removal, RowPlace};
 use rowbust::pipeline::frontier::Frontier;
 use rowbust::pipeline::pace::Pace;
@@ -194,12 +195,13 @@ async fn start(config: &Config, dir: &Path) -> Result<(TargetQueues, Arc<FlushSt
     target.connect().await?;
     let retry = config::Retry::Disk {
         path: dir.join("retry"),
-        policy: config::RetryPolicy { delay: Duration::from_secs(1), attempts: 5 },
+        policy: config::RetryPolicy::one(Duration::from_secs(1), 5),
     };
     let shared = Arc::new(worker::Shared {
         queue: Arc::new(Queue::open(&retry).await?),
         watermark: watermark.clone(),
         metrics: Arc::new(Metrics::default()),
+        journal: Journal::default().target("main"),
         source: "1".into(),
         epoch: 1,
     });

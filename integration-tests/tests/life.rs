@@ -20,7 +20,7 @@ use rowbust_integration_tests::{on_both, oracle, shop};
 use rowbust_servers::ports::free_port;
 use rowbust_servers::{Need, Redis, RedisTls, StartOptions, require};
 
-on_both!(sigterm_drains, second_signal, refused_by_preflight, redis_with_tls_and_acl);
+on_both!(sigterm_drains, second_signal, server_id_clash, refused_by_preflight, redis_with_tls_and_acl);
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -99,6 +99,34 @@ async fn second_signal(flavor: Flavor) -> Result<()> {
     Ok(())
 }
 
+/// Two daemons with one `server_id` (FAULTS: each kicks the other out): one of them ends and names the cause, the other goes on.
+async fn server_id_clash(flavor: Flavor) -> Result<()> {
+    let Some(mut first) = Stage::new(flavor, "clash_a").await? else { return Ok(()) };
+    let mut second = Stage::on(Arc::clone(&first.db), "clash_b").await?;
+    for stage in [&mut first, &mut second] {
+        stage.open_shop(2).await?;
+        stage.settings.source = "server_id: 7007".into();
+    }
+    let mut a = first.start().await?;
+    let mut b = second.launch("")?;
+    let (ended, log, other, stage) = tokio::select! {
+        status = a.exited(Duration::from_secs(60)) => (status?, a.log_text(), &b, &second),
+        status = b.exited(Duration::from_secs(60)) => (status?, b.log_text(), &a, &first),
+    };
+    ensure!(ended.code() == Some(78), "{ended}\n{log}");
+    for word in ["source.server_id_clash", "give each daemon and replica its own `source.server_id`"] {
+        ensure!(log.contains(word), "{word:?} is missing: {log}");
+    }
+    // What it had read is removed all the same, and the other one loses nothing.
+    ensure!(log.matches("server_id clash").count() >= 5, "{log}");
+    let mut conn = stage.sql().await?;
+    run(&mut conn, &["UPDATE products SET ver=1001 WHERE id=1"]).await?;
+    stage.quiet(other).await?;
+    ensure!(!stage.removals.of("product:1").is_empty(), "{}", other.log_tail());
+    ensure!(stage.stale().await?.is_empty(), "{}", other.log_tail());
+    Ok(())
+}
+
 async fn refused_by_preflight(flavor: Flavor) -> Result<()> {
     if require(&[flavor.need(), Need::Redis]).is_none() {
         return Ok(());
@@ -165,7 +193,7 @@ fn certificate(dir: &Path) -> Result<RedisTls> {
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     fs::write(&cert, made.cert.pem())?;
     fs::write(&key, made.signing_key.serialize_pem())?;
-    Ok(RedisTls { cert, key, client_ca: None })
+    Ok(RedisTls { cert, key, client_ca: None, ca: None })
 }
 
 async fn redis_with_tls_and_acl(flavor: Flavor) -> Result<()> {

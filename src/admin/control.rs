@@ -11,11 +11,11 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{error::ApiError, queue_fails, status::Status};
+use super::{error::ApiError, status::Status};
 use crate::{
     journal::{Journal, Removed},
     reload::{Outcome, Reloads},
-    retry::{Listed, RetryError, Which, show::listed_json},
+    retry::{Filter, Listed, RetryError, Which, show::listed_json},
     source::{Pause, pause::Held},
     why,
 };
@@ -53,7 +53,9 @@ fn paused(status: &Status, changed: bool) -> Json<Value> {
 pub(super) async fn pause(State(status): State<Arc<Status>>) -> Json<Value> {
     let changed = status.control.pause.hold();
     if changed {
-        tracing::warn!("paused: reading stops at the end of a transaction, until it is resumed or the daemon restarts");
+        tracing::warn!(
+            "paused: reading stops at the end of a transaction, until it is resumed or the daemon restarts"
+        );
     }
     paused(&status, changed)
 }
@@ -74,7 +76,8 @@ pub(super) struct ReloadArgs {
 
 pub(super) async fn reload(State(status): State<Arc<Status>>, Json(args): Json<ReloadArgs>) -> Response {
     match status.control.reloads.reload(args.flush_new).await {
-        None => ApiError::conflict("reload.busy", "another reload is under way", "wait for its end").into_response(),
+        None => ApiError::conflict("reload.busy", "another reload is under way", "wait for its end")
+            .into_response(),
         Some(outcome @ (Outcome::Done | Outcome::Unchanged)) => {
             let mut answer = outcome.json();
             answer["schema_version"] = json!(1);
@@ -95,16 +98,22 @@ pub(super) struct WhyArgs {
 
 /// Removals of a key that are shown, per target.
 const REMOVALS: usize = 20;
-/// Records of the queue that are looked through.
-const LOOKED_THROUGH: usize = 100_000;
+/// Records and dead letters that are shown, and of keys that begin as it does.
+const RECORDS: usize = 1000;
 
 pub(super) async fn why(State(status): State<Arc<Status>>, Query(args): Query<WhyArgs>) -> Response {
     let key = args.key.as_bytes();
     let journal = &status.control.journal;
     let removals: Vec<Value> = journal.find(key, REMOVALS).iter().map(removed_json).collect();
-    let (owed, dead) = match (queued(&status, Which::Pending, key).await, queued(&status, Which::Dead, key).await) {
+    let (owed, dead) = match (
+        queued(&status, Which::Pending, &args.key).await,
+        queued(&status, Which::Dead, &args.key).await,
+    ) {
         (Ok(owed), Ok(dead)) => (owed, dead),
-        (Err(error), _) | (_, Err(error)) => return queue_fails(&error).into_response(),
+        (Err(error), _) | (_, Err(error)) => {
+            let help = "look at the daemon's log, and try again";
+            return ApiError::unavailable("retry.unavailable", error.to_string(), help).into_response();
+        }
     };
     Json(json!({
         "schema_version": 1,
@@ -124,11 +133,13 @@ pub(super) async fn why(State(status): State<Arc<Status>>, Query(args): Query<Wh
 }
 
 /// Records of this key, and whether all were looked through.
-async fn queued(status: &Status, which: Which, key: &[u8]) -> Result<(Vec<Value>, bool), RetryError> {
-    let listed = status.queue.list(which, LOOKED_THROUGH).await?;
-    let is_of_key = |listed: &&Listed| listed.record.as_ref().is_some_and(|record| record.key == key);
+async fn queued(status: &Status, which: Which, key: &str) -> Result<(Vec<Value>, bool), RetryError> {
+    let filter = Filter { key_prefix: Some(key.to_owned()), ..Filter::default() };
+    let listed = status.queue.find(which, &filter, RECORDS).await?;
+    let is_of_key =
+        |listed: &&Listed| listed.record.as_ref().is_some_and(|record| record.key == key.as_bytes());
     let of_key = listed.iter().filter(is_of_key).map(listed_json).collect();
-    Ok((of_key, listed.len() < LOOKED_THROUGH))
+    Ok((of_key, listed.len() < RECORDS))
 }
 
 fn removed_json(removed: &Removed) -> Value {

@@ -172,7 +172,10 @@ impl Seen {
             let Some(was) = before.targets.get(name) else { continue };
             if target.opened != was.opened || target.breaker.is_some() != was.breaker.is_some() {
                 let state = if target.breaker.is_some() { "open" } else { "closed" };
-                say("breaker", json!({ "target": name, "breaker": state, "error": target.breaker, "times_opened": target.opened }));
+                say(
+                    "breaker",
+                    json!({ "target": name, "breaker": state, "error": target.breaker, "times_opened": target.opened }),
+                );
             }
         }
         if self.held != before.held {

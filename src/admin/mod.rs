@@ -9,6 +9,8 @@ pub mod access;
 mod control;
 pub mod error;
 mod events;
+pub mod flush;
+mod retry;
 pub mod status;
 
 use std::{
@@ -20,23 +22,22 @@ use std::{
 use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::{FromRef, Query, State},
+    extract::{FromRef, State},
     http::{HeaderMap, StatusCode, header},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::ListenerExt as _,
 };
-use serde::Deserialize;
-use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 pub use self::control::Control;
-use self::{access::{Access, Need}, error::ApiError, status::Status};
-use crate::{
-    recent,
-    retry::{Filter, Which, show::listed_json},
+use self::{
+    access::{Access, Need},
+    error::ApiError,
+    status::Status,
 };
+use crate::recent;
 
 /// What the handlers see: the daemon as it is now.
 #[derive(Debug, Clone)]
@@ -45,6 +46,7 @@ pub struct Hub(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     listening: SocketAddr,
+    flushes: flush::Jobs,
     shown: RwLock<Shown>,
 }
 
@@ -112,7 +114,11 @@ impl Server {
         })?;
         let listening = listener.local_addr()?;
         let access = Access::new(listening, &status.config.admin);
-        let hub = Hub(Arc::new(Inner { listening, shown: RwLock::new(Shown { status, access }) }));
+        let hub = Hub(Arc::new(Inner {
+            listening,
+            flushes: flush::Jobs::default(),
+            shown: RwLock::new(Shown { status, access }),
+        }));
         let app = router(hub.clone());
         let listener = listener.tap_io(|client| {
             // Where the system has no such option, a stuck client keeps its connection.
@@ -132,11 +138,13 @@ fn router(hub: Hub) -> Router {
         .route("/status", get(state))
         .route("/events", get(events::events))
         .route_layer(from_fn_with_state(hub.clone(), access::look));
-    let keys =
-        Router::new().route("/retry", get(list))
-        .route("/why", get(control::why)).route_layer(from_fn_with_state(hub.clone(), access::keys));
-    let changing = Router::new()
-        .route("/retry/requeue", post(requeue))
+    let keys = retry::reading()
+        .route("/why", get(control::why))
+        .route("/flush", get(flush::state))
+        .route_layer(from_fn_with_state(hub.clone(), access::keys));
+    let changing = retry::changing()
+        .route("/flush", post(flush::start))
+        .route("/flush/cancel", post(flush::cancel))
         .route("/pause", post(control::pause))
         .route("/resume", post(control::resume))
         .route("/reload", post(control::reload))
@@ -172,50 +180,4 @@ async fn readyz(State(status): State<Arc<Status>>) -> Response {
 async fn metrics(State(status): State<Arc<Status>>) -> Response {
     status.refresh_metrics();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], status.metrics.render()).into_response()
-}
-
-/// Records of one answer at most.
-const LIST_LIMIT: usize = 10_000;
-
-#[derive(Debug, Deserialize)]
-struct ListArgs {
-    #[serde(default)]
-    dead: bool,
-    limit: Option<usize>,
-}
-
-async fn list(State(status): State<Arc<Status>>, Query(args): Query<ListArgs>) -> Response {
-    let which = if args.dead { Which::Dead } else { Which::Pending };
-    match status.queue.list(which, args.limit.unwrap_or(100).min(LIST_LIMIT)).await {
-        Ok(listed) => Json(json!({
-            "schema_version": 1,
-            "records": listed.iter().map(listed_json).collect::<Vec<_>>(),
-        }))
-        .into_response(),
-        Err(error) => queue_fails(&error).into_response(),
-    }
-}
-
-fn queue_fails(error: &crate::retry::RetryError) -> ApiError {
-    ApiError::unavailable("retry.unavailable", error.to_string(), "look at the daemon's log, and try again")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RequeueArgs {
-    target: Option<String>,
-    key_prefix: Option<String>,
-    error_code: Option<String>,
-}
-
-async fn requeue(State(status): State<Arc<Status>>, Json(args): Json<RequeueArgs>) -> Response {
-    let filter = Filter {
-        target: args.target,
-        key_prefix: args.key_prefix.map(String::into_bytes),
-        error_code: args.error_code,
-    };
-    match status.queue.requeue(filter).await {
-        Ok(requeued) => Json(json!({ "schema_version": 1, "requeued": requeued })).into_response(),
-        Err(error) => queue_fails(&error).into_response(),
-    }
 }

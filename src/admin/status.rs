@@ -13,7 +13,7 @@ use crate::{
     checkpoint,
     config::Config,
     flush::FlushStats,
-    invalidate::target::Target,
+    invalidate::target::{ServerState, Target},
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     retry::Queue,
     source::{Preflight, SourceStats, policy::Cause},
@@ -51,7 +51,10 @@ impl Status {
     /// Why the daemon isn't doing its work at the moment; `None`: it is.
     pub fn not_ready(&self) -> Option<String> {
         if let Some(held) = self.control.pause.held() {
-            return Some(format!("paused for {} s: `rowbust resume` goes on", held.since.elapsed().as_secs()));
+            return Some(format!(
+                "paused for {} s: `rowbust resume` goes on",
+                held.since.elapsed().as_secs()
+            ));
         }
         if !self.source.is_connected() {
             return Some("the source is not connected".into());
@@ -99,6 +102,7 @@ impl Status {
                     "open_seconds": since.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
                     "error": since.map(|(_, code)| code),
                     "times_opened": target.breaker.times_opened(),
+                    "servers": servers_json(target),
                 })
             })
             .collect();
@@ -164,8 +168,12 @@ impl Status {
             "queue": {
                 "pending": queue.pending,
                 "oldest_seconds": queue.oldest_age.map(|age| age.as_secs_f64()),
+                "dead_letters": queue.letters,
                 "dead": queue.dead,
                 "poison": queue.poison,
+                "requeued": queue.requeued,
+                "dropped": queue.dropped,
+                "parked": queue.parked,
             },
             "targets": targets,
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
@@ -209,12 +217,22 @@ impl Status {
         for target in &self.targets {
             target_gauge(t::BREAKER_OPEN, target.name()).set(flag(target.breaker.is_open()));
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
+            let failing = target.servers().iter().filter(|server| server.error.is_some()).count();
+            target_gauge(t::SERVERS_FAILING, target.name()).set(f(failing as u64));
         }
         let queue = self.queue.stats();
         if let Some(pending) = queue.pending {
             set_gauge(t::QUEUE_PENDING, f(pending));
         }
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        if let Some(letters) = queue.letters {
+            set_gauge(t::DEAD_LETTERS_NOW, f(letters));
+        }
+        set_counter(t::QUEUE_REMOVED, queue.acked);
+        set_counter(t::QUEUE_FORWARDED, queue.forwarded);
+        set_counter(t::QUEUE_PARKED, queue.parked);
+        set_counter(t::QUEUE_REQUEUED, queue.requeued);
+        set_counter(t::QUEUE_DROPPED, queue.dropped);
         set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
         for (target, flush) in self.targets.iter().zip(&self.flushes) {
@@ -241,6 +259,13 @@ impl Status {
         set_counter(t::RELOAD_FAILURES, self.control.reloads.failed());
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
+}
+
+/// The server, or a cluster's masters, each with its own breaker.
+fn servers_json(target: &Target) -> Value {
+    let server =
+        |server: &ServerState| json!({ "host": server.host, "port": server.port, "error": server.error });
+    target.servers().iter().map(server).collect()
 }
 
 fn flush_json(target: &str, flush: &FlushStats) -> Value {

@@ -36,6 +36,9 @@ pub struct Saved {
     /// The event that ends there; by it a log that began anew is told apart.
     #[serde(default)]
     pub anchor: Option<Anchor>,
+    /// Unix time in seconds of the first start: what the server lost in a crash before it concerns nobody. 0: not known.
+    #[serde(default)]
+    pub followed_since: u32,
     /// Unix time in seconds of the newest transaction that is done, by the server's clock; 0: none yet.
     pub commit_time: u32,
     /// Unix time in seconds of the save.
@@ -259,6 +262,7 @@ mod tests {
             file: "mysql-bin.000001".into(),
             position,
             anchor: Some(Anchor { size: 31, event_type: 16, timestamp: 5, crc: 7 }),
+            followed_since: 4,
             commit_time: 5,
             saved_at: 6,
             covered: None,

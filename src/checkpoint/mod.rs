@@ -50,6 +50,8 @@ pub struct Identity {
     pub source: String,
     /// Changes with each gap.
     pub epoch: u64,
+    /// When following began, in Unix seconds.
+    pub since: u32,
 }
 
 /// Shares what the writer has done.
@@ -231,6 +233,7 @@ impl Writer {
             file: self.position.at.file.to_string(),
             position: self.position.at.position,
             anchor: self.anchor,
+            followed_since: self.identity.since,
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
             covered: Some(self.covered.clone()),

@@ -44,7 +44,7 @@ pub use self::{
     man::ManArgs,
     pause::{PauseArgs, ResumeArgs},
     reload::ReloadArgs,
-    retry::{LsArgs, RequeueArgs},
+    retry::{DropArgs, LsArgs, RequeueArgs, ShowArgs},
     run::RunArgs,
     schema::SchemaArgs,
     status::StatusArgs,
@@ -181,12 +181,16 @@ pub enum CheckpointCommand {
 pub enum RetryCommand {
     /// List removals that wait, or dead letters
     Ls(LsArgs),
+    /// Show removals or dead letters with all that is known of them
+    Show(ShowArgs),
     /// Send dead letters back to the queue
     Requeue(RequeueArgs),
+    /// Drop dead letters for good
+    Drop(DropArgs),
 }
 
 /// Commands and flags of the contract that come later.
-const LATER: &[&str] = &["lab", "audit", "top", "set", "show", "drop", "--live", "--role"];
+const LATER: &[&str] = &["lab", "audit", "top", "set", "--live", "--role"];
 
 /// Parses the arguments.
 ///
@@ -234,6 +238,8 @@ pub fn execute(args: &Args) -> Exit {
         Command::Man(man) => man::execute(global, man),
         Command::Checkpoint(CheckpointCommand::Show) => checkpoint::show(global),
         Command::Retry(RetryCommand::Ls(ls)) => retry::ls(global, ls),
+        Command::Retry(RetryCommand::Show(show)) => retry::show(global, show),
+        Command::Retry(RetryCommand::Drop(drop)) => retry::drop_letters(global, drop),
         Command::Retry(RetryCommand::Requeue(requeue)) => retry::requeue(global, requeue),
     }
 }
@@ -280,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_a_usage_error() {
-        for args in ["check --live", "checkpoint set", "retry drop", "lab model", "nonsense", ""] {
+        for args in ["check --live", "checkpoint set", "lab model", "nonsense", ""] {
             let args = std::iter::once("rowbust").chain(args.split_whitespace()).map(OsString::from);
             assert_eq!(parse(args).err(), Some(Exit::Usage));
         }

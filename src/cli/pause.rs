@@ -6,11 +6,13 @@ use super::{Exit, Global, admin::Admin, load, out};
 
 /// Arguments of `rowbust pause`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Reading stops at the end of a transaction; what was read is finished and checkpointed. /readyz says `paused`. A restart
+#[command(
+    after_help = "Reading stops at the end of a transaction; what was read is finished and checkpointed. /readyz says `paused`. A restart
 reads on. Keep an eye on the binlog's retention: what is purged meanwhile is a gap.
 
 Example:
-  rowbust pause && … && rowbust resume")]
+  rowbust pause && … && rowbust resume"
+)]
 pub struct PauseArgs {}
 
 /// Arguments of `rowbust resume`.

@@ -15,12 +15,14 @@ const WITHIN: Duration = Duration::from_secs(120);
 
 /// Arguments of `rowbust reload`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "All of the new file or nothing: with a mistake, or a change that a running daemon can't make, the old config stays and
+#[command(
+    after_help = "All of the new file or nothing: with a mistake, or a change that a running daemon can't make, the old config stays and
 the exit code is 78. SIGHUP does the same without an answer. What was read is finished with the old config first.
 
 Examples:
   rowbust check && rowbust reload
-  rowbust reload --flush-new")]
+  rowbust reload --flush-new"
+)]
 pub struct ReloadArgs {
     /// Remove the keyspaces of mappings that are new: what was cached before may be stale
     #[arg(long)]

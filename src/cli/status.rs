@@ -8,13 +8,15 @@ use super::{Exit, Global, admin::Admin, load, out};
 
 /// Arguments of `rowbust status`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Asks the running daemon at the config's `admin.listen`. Exits with 0 if one answers, whatever it says; `rowbust healthcheck
+#[command(
+    after_help = "Asks the running daemon at the config's `admin.listen`. Exits with 0 if one answers, whatever it says; `rowbust healthcheck
 --ready` judges. With --json everything that /status has.
 
 Examples:
   rowbust status
   rowbust status --watch
-  rowbust status --json | jq .lag_seconds")]
+  rowbust status --json | jq .lag_seconds"
+)]
 pub struct StatusArgs {
     /// Again each second, until interrupted
     #[arg(long)]
@@ -90,7 +92,10 @@ fn text(status: &Value, before: Option<&Value>) -> String {
     let source = &status["source"];
     let mut rows = vec![
         row("state", state),
-        row("uptime", format!("{} (rowbust {})", seconds(&status["uptime_seconds"]), word(&status["version"]))),
+        row(
+            "uptime",
+            format!("{} (rowbust {})", seconds(&status["uptime_seconds"]), word(&status["version"])),
+        ),
         row("lag", seconds(&status["lag_seconds"])),
         row(
             "source",
@@ -109,7 +114,12 @@ fn text(status: &Value, before: Option<&Value>) -> String {
         let behind = if checkpoint["behind"] == true { ", more is on its way" } else { "" };
         rows.push(row(
             "checkpoint",
-            format!("{}:{}, {} old{behind}", word(&checkpoint["file"]), checkpoint["position"], seconds(&checkpoint["age_seconds"])),
+            format!(
+                "{}:{}, {} old{behind}",
+                word(&checkpoint["file"]),
+                checkpoint["position"],
+                seconds(&checkpoint["age_seconds"])
+            ),
         ));
         rows.push(row("gtids", word(&checkpoint["gtids"])));
         if checkpoint["failures"].as_u64().is_some_and(|n| n > 0) {
@@ -130,7 +140,12 @@ fn text(status: &Value, before: Option<&Value>) -> String {
     ));
     rows.push(row(
         "in flight",
-        format!("{} segments, {} of {} bytes", count(&status["frontier"]["open_segments"]), count(&status["in_flight_bytes"]), count(&status["in_flight_limit_bytes"])),
+        format!(
+            "{} segments, {} of {} bytes",
+            count(&status["frontier"]["open_segments"]),
+            count(&status["in_flight_bytes"]),
+            count(&status["in_flight_limit_bytes"])
+        ),
     ));
     let queue = &status["queue"];
     rows.push(row(
@@ -138,13 +153,17 @@ fn text(status: &Value, before: Option<&Value>) -> String {
         format!(
             "{} pending{}, {} dead letters since the start",
             count(&queue["pending"]),
-            queue["oldest_seconds"].as_f64().map_or(String::new(), |_| format!(", oldest {}", seconds(&queue["oldest_seconds"]))),
+            queue["oldest_seconds"]
+                .as_f64()
+                .map_or(String::new(), |_| format!(", oldest {}", seconds(&queue["oldest_seconds"]))),
             count(&queue["dead"])
         ),
     ));
     for (at, target) in status["targets"].as_array().into_iter().flatten().enumerate() {
         let breaker = match target["breaker"].as_str() {
-            Some("open") => format!("BREAKER OPEN for {} ({})", seconds(&target["open_seconds"]), word(&target["error"])),
+            Some("open") => {
+                format!("BREAKER OPEN for {} ({})", seconds(&target["open_seconds"]), word(&target["error"]))
+            }
             _ => "breaker closed".into(),
         };
         rows.push(row(
@@ -157,26 +176,45 @@ fn text(status: &Value, before: Option<&Value>) -> String {
             ),
         ));
     }
-    for flush in status["flush"].as_array().into_iter().flatten().filter(|flush| flush["running"].is_object()) {
+    for flush in status["flush"].as_array().into_iter().flatten().filter(|flush| flush["running"].is_object())
+    {
         let running = &flush["running"];
         rows.push(row(
             "flush",
-            format!("{}: {} removed, {} of {} looked at, for {}", word(&flush["target"]), running["removed"], running["scanned"], running["to_scan"], seconds(&running["seconds"])),
+            format!(
+                "{}: {} removed, {} of {} looked at, for {}",
+                word(&flush["target"]),
+                running["removed"],
+                running["scanned"],
+                running["to_scan"],
+                seconds(&running["seconds"])
+            ),
         ));
     }
     for server in status["visibility"].as_array().into_iter().flatten() {
         rows.push(row(
             "visible at",
-            format!("{}: by {}, seen {} ago", word(&server["server"]), word(&server["witness"]), seconds(&server["sample_age_seconds"])),
+            format!(
+                "{}: by {}, seen {} ago",
+                word(&server["server"]),
+                word(&server["witness"]),
+                seconds(&server["sample_age_seconds"])
+            ),
         ));
     }
     let config = &status["config"];
     if let Some(tables) = config["uncovered"].as_array().filter(|tables| !tables.is_empty()) {
         let tables: Vec<&str> = tables.iter().filter_map(Value::as_str).collect();
-        rows.push(row("uncovered", format!("{}: keys cached before the start were never covered", tables.join(", "))));
+        rows.push(row(
+            "uncovered",
+            format!("{}: keys cached before the start were never covered", tables.join(", ")),
+        ));
     }
     if config["last_reload"]["outcome"]["ok"] == false {
-        rows.push(row("reload", format!("REFUSED: {}", word(&config["last_reload"]["outcome"]["error"]["message"]))));
+        rows.push(row(
+            "reload",
+            format!("REFUSED: {}", word(&config["last_reload"]["outcome"]["error"]["message"])),
+        ));
     }
     let mut text = out::table(&rows);
     let log: Vec<&Value> = status["log"].as_array().into_iter().flatten().collect();

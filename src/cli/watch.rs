@@ -17,13 +17,15 @@ use crate::{
 
 /// Arguments of `rowbust watch`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Follows the binlog from now on, as a replica with an id of its own. Writes nothing: no key, no checkpoint. No daemon
+#[command(
+    after_help = "Follows the binlog from now on, as a replica with an id of its own. Writes nothing: no key, no checkpoint. No daemon
 has to run, and one that does isn't disturbed. With --json one object per line.
 
 Examples:
   rowbust watch
   rowbust watch --table 'shop.*' --json
-  rowbust watch --key 'product:4*'")]
+  rowbust watch --key 'product:4*'"
+)]
 pub struct WatchArgs {
     /// Only changes of this table; may be a glob
     #[arg(long, value_name = "DB.TABLE")]
@@ -59,7 +61,8 @@ pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
         Ok(None) => None,
         Ok(Some((saved, _))) => match checkpoint::position(&saved) {
             Ok(position) => {
-                Some(Resume { position, identity: saved.source, anchor: saved.anchor, gap: None })
+                let since = saved.followed_since;
+                Some(Resume { position, identity: saved.source, anchor: saved.anchor, gap: None, since })
             }
             Err(why) => {
                 out::complain(&format!("checkpoint {}: {why}", path.display()));
@@ -129,7 +132,8 @@ fn follow(
             stopped.cancel();
         });
         let show = |values: &[Value]| {
-            let text: String = values.iter().map(|value| if json { format!("{value}\n") } else { line(value) }).collect();
+            let text: String =
+                values.iter().map(|value| if json { format!("{value}\n") } else { line(value) }).collect();
             out::try_stdout(&text)
         };
         Ok::<_, std::io::Error>(watch::follow(&config, resume, strict, only, stop, show).await)

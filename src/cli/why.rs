@@ -11,13 +11,15 @@ use crate::why::makers;
 
 /// Arguments of `rowbust why`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Which mappings could make the key and of which row; from the running daemon also its newest removals with their
+#[command(
+    after_help = "Which mappings could make the key and of which row; from the running daemon also its newest removals with their
 commits, whether it is owed in the retry queue, and its dead letters. The daemon remembers the newest 65536 removals of each target since
 its start. Without a daemon only the mappings are shown.
 
 Examples:
   rowbust why product:42
-  rowbust why 'category:7:products' --json")]
+  rowbust why 'category:7:products' --json"
+)]
 pub struct WhyArgs {
     /// The cache key, as Redis has it
     #[arg(value_name = "KEY")]
@@ -42,7 +44,10 @@ pub(super) fn execute(global: &Global, args: &WhyArgs) -> Exit {
                 "daemon": false,
                 "mappings": makers(&config, args.key.as_bytes()),
             });
-            let why = format!("no daemon answers at {} ({why}): its removals and its queue aren't known", config.admin.listen);
+            let why = format!(
+                "no daemon answers at {} ({why}): its removals and its queue aren't known",
+                config.admin.listen
+            );
             (answer, Some(why))
         }
         Err(refused) => return admin.complain(global, &refused),
@@ -77,7 +82,9 @@ fn text(answer: &Value) -> String {
                 let row = match mapping["row"].as_object() {
                     Some(row) if row.is_empty() => "any row".to_owned(),
                     Some(row) => {
-                        let all = row.iter().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or("NULL")));
+                        let all = row
+                            .iter()
+                            .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or("NULL")));
                         format!("row {}", out::key(all.collect::<Vec<_>>().join(", ").as_bytes()))
                     }
                     None => "a row that the key doesn't tell".to_owned(),
@@ -126,7 +133,10 @@ fn text(answer: &Value) -> String {
     }
     for (name, title) in [("owed", "owed in the retry queue"), ("dead", "dead letters")] {
         let records = list(answer, name);
-        text.push_str(&format!("\n{title}: {}\n", if records.is_empty() { "none".to_owned() } else { records.len().to_string() }));
+        text.push_str(&format!(
+            "\n{title}: {}\n",
+            if records.is_empty() { "none".to_owned() } else { records.len().to_string() }
+        ));
         for record in records {
             text.push_str(&format!(
                 "  {} attempt {} {} {}:{}\n",

@@ -11,6 +11,7 @@ mod fields;
 mod mappings;
 mod mask;
 mod node;
+mod redis;
 mod storage;
 mod units;
 mod url;
@@ -225,23 +226,72 @@ pub enum Start {
     },
 }
 
-/// One Redis target (standalone; other modes come later).
+/// One Redis target.
 #[derive(Debug, Clone)]
 pub struct RedisTarget {
     /// Name that `to:` refers to.
     pub name: String,
-    /// Host name or address.
-    pub host: String,
-    /// TCP port. Default 6379.
-    pub port: u16,
+    /// What it consists of, and where.
+    pub mode: RedisMode,
     /// Database number. Default 0.
     pub db: i64,
     /// ACL user.
     pub username: Option<String>,
     /// Password.
     pub password: Password,
-    /// TLS (`rediss://`); `None`: plain TCP.
+    /// TLS to the Redis servers; `None`: plain TCP.
     pub tls: Option<Tls>,
+    /// Whether replicas must have a removal. `None`: the master's word is enough.
+    pub durability: Option<Durability>,
+}
+
+impl RedisTarget {
+    /// The addresses that the config names: of the server, of nodes of the cluster, of the sentinels.
+    pub fn addresses(&self) -> Vec<(String, u16)> {
+        match &self.mode {
+            RedisMode::Standalone { host, port } => vec![(host.clone(), *port)],
+            RedisMode::Cluster { nodes } | RedisMode::Sentinel { nodes, .. } => nodes.clone(),
+        }
+    }
+}
+
+/// `redis.NAME.mode`: what a target consists of.
+#[derive(Debug, Clone)]
+pub enum RedisMode {
+    /// One server, or a proxy that acts as one.
+    Standalone {
+        /// Host name or address.
+        host: String,
+        /// TCP port. Default 6379.
+        port: u16,
+    },
+    /// A Redis cluster.
+    Cluster {
+        /// Some of its nodes, at least one. Default port 6379.
+        nodes: Vec<(String, u16)>,
+    },
+    /// A master that sentinels watch.
+    Sentinel {
+        /// Its name there.
+        master: String,
+        /// The sentinels, at least one. Default port 26379.
+        nodes: Vec<(String, u16)>,
+        /// ACL user at the sentinels.
+        username: Option<String>,
+        /// Password at the sentinels.
+        password: Password,
+        /// TLS to the sentinels; `None`: plain TCP.
+        tls: Option<Tls>,
+    },
+}
+
+/// `redis.NAME.durability`: `WAIT` behind the removals (<https://redis.io/docs/latest/commands/wait/>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durability {
+    /// How many replicas must acknowledge, at least 1; of a cluster, of each master.
+    pub replicas: u64,
+    /// How long to wait for them. Default 1 s.
+    pub timeout: Duration,
 }
 
 /// `retry:`
@@ -261,19 +311,95 @@ pub enum Retry {
         /// Prefix of the topics' names.
         prefix: String,
         /// More librdkafka properties.
-        properties: Vec<(String, String)>,
+        properties: Properties,
         /// Tiers and attempts.
         policy: RetryPolicy,
     },
 }
 
-/// Delay and number of the attempts before a removal becomes a dead letter.
+/// librdkafka properties by name. Values that look like secrets are not printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Properties(Vec<(String, String)>);
+
+impl Properties {
+    /// Names and values, secrets included.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Names and values as they may be shown: `****` for what looks like a secret.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().map(|(name, value)| (name, if mask::is_secret_field(name) { "****" } else { value }))
+    }
+
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+}
+
+impl From<Vec<(String, String)>> for Properties {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+}
+
+impl std::fmt::Debug for Properties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.shown()).finish()
+    }
+}
+
+/// Delay and number of attempts of one tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tier {
+    /// Time before each attempt.
+    pub delay: Duration,
+    /// Attempts before the next tier, or the dead letter.
+    pub attempts: u32,
+}
+
+/// The attempts before a removal becomes a dead letter. Default: 5, 10 s apart, then 12, 5 min apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Time between attempts. Default 10 s.
-    pub delay: Duration,
-    /// Attempts before the dead letter. Default 5.
-    pub attempts: u32,
+    /// The first attempts.
+    pub first: Tier,
+    /// Those after them.
+    pub second: Option<Tier>,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let second = Tier { delay: Duration::from_secs(5 * 60), attempts: 12 };
+        Self { first: Tier { delay: Duration::from_secs(10), attempts: 5 }, second: Some(second) }
+    }
+}
+
+impl RetryPolicy {
+    /// One tier alone.
+    pub const fn one(delay: Duration, attempts: u32) -> Self {
+        Self { first: Tier { delay, attempts }, second: None }
+    }
+
+    /// All tiers, in order.
+    pub fn tiers(&self) -> impl Iterator<Item = Tier> {
+        std::iter::once(self.first).chain(self.second)
+    }
+
+    /// Attempts before the dead letter.
+    pub fn attempts(&self) -> u32 {
+        self.tiers().fold(0, |sum, tier| sum.saturating_add(tier.attempts))
+    }
+
+    /// Whether a record that has used up `attempt` attempts stands in the second tier.
+    pub fn is_second(&self, attempt: u32) -> bool {
+        self.second.is_some() && attempt >= self.first.attempts
+    }
+
+    /// The tier of a record that has used up `attempt` attempts.
+    pub fn tier(&self, attempt: u32) -> Tier {
+        self.second.filter(|_| self.is_second(attempt)).unwrap_or(self.first)
+    }
 }
 
 /// `checkpoint:`
@@ -482,6 +608,14 @@ impl Walk<'_> {
             fingerprint,
         })
     }
+}
+
+/// A duration as it is written in the config, such as `2h`.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|(why, help)| format!("{why}: {help}"))
 }
 
 /// FNV-1a over host name and config path: stable across restarts and versions, and different for two configs on one

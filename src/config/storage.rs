@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use super::{
-    Admin, Checkpoint, Limits, MIN_TOKEN, Password, Retry, RetryPolicy,
+    Admin, Checkpoint, Limits, MIN_TOKEN, Password, Properties, Retry, RetryPolicy, Tier,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -61,13 +61,11 @@ impl Walk<'_> {
     ) -> Option<Retry> {
         let beside = checkpoint.and_then(|c| c.path.parent()).map_or(self.base.clone(), PathBuf::from);
         let default = beside.join("retry");
-        let mut policy = RetryPolicy { delay: Duration::from_secs(10), attempts: 5 };
-        let Some((node, at)) = found else { return Some(Retry::Disk { path: default, policy }) };
+        let Some((node, at)) = found else {
+            return Some(Retry::Disk { path: default, policy: RetryPolicy::default() });
+        };
         let object = self.object(node, at, &fields::RETRY)?;
-        let delay = object.get("delay").map(|n| {
-            self.duration(n, "`retry.delay`", Duration::from_millis(10), Duration::from_secs(24 * 3600))
-        });
-        let attempts = object.get("attempts").map(|n| self.number(n, "number of attempts", 1..=1000));
+        let policy = self.retry_policy(&object);
         let disk = object.get("disk").map(|node| {
             let object = self.object(node, object.key_span("disk"), &fields::DISK)?;
             match object.get("path") {
@@ -76,12 +74,7 @@ impl Walk<'_> {
             }
         });
         let kafka = object.get("kafka").map(|node| self.kafka(node, object.key_span("kafka")));
-        if let Some(delay) = delay {
-            policy.delay = delay?;
-        }
-        if let Some(attempts) = attempts {
-            policy.attempts = u32::try_from(attempts?).ok()?;
-        }
+        let policy = policy?;
         match (kafka, disk) {
             (Some(_), Some(_)) => {
                 let span = object.key_span("disk");
@@ -96,12 +89,55 @@ impl Walk<'_> {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn kafka(
-        &mut self,
-        node: &Node,
-        at: Range<usize>,
-    ) -> Option<(Vec<String>, String, Vec<(String, String)>)> {
+    fn retry_policy(&mut self, object: &Object<'_>) -> Option<RetryPolicy> {
+        let delay = object.get("delay").map(|node| self.tier_delay(node, "`retry.delay`"));
+        let attempts = object.get("attempts").map(|node| self.tier_attempts(node));
+        let Some(node) = object.get("tiers") else {
+            let RetryPolicy { first, .. } = RetryPolicy::default();
+            return match (delay, attempts) {
+                (None, None) => Some(RetryPolicy::default()),
+                (delay, attempts) => Some(RetryPolicy::one(
+                    delay.unwrap_or(Some(first.delay))?,
+                    attempts.unwrap_or(Some(first.attempts))?,
+                )),
+            };
+        };
+        for name in ["delay", "attempts"] {
+            if object.get(name).is_some() {
+                let help = "write it in the tier: `tiers: [{ delay: 10s, attempts: 5 }]`";
+                self.report(Code::Conflict, object.key_span(name), format!("`{name}` beside `tiers`"), help);
+            }
+        }
+        let example = "[{ delay: 10s, attempts: 5 }, { delay: 5m, attempts: 12 }]";
+        let nodes = self.list(node, "`retry.tiers`", example)?;
+        if !(1..=2).contains(&nodes.len()) {
+            let message = format!("`retry.tiers` has {} entries", nodes.len());
+            self.report(Code::BadNumber, object.key_span("tiers"), message, "write one or two tiers");
+            return None;
+        }
+        let tiers: Vec<Option<Tier>> = nodes.iter().map(|node| self.tier(node)).collect();
+        let mut tiers = tiers.into_iter();
+        let first = tiers.next().flatten();
+        let second = tiers.next();
+        Some(RetryPolicy { first: first?, second: second.map_or(Some(None), |tier| tier.map(Some))? })
+    }
+
+    fn tier(&mut self, node: &Node) -> Option<Tier> {
+        let object = self.object(node, node.span.clone(), &fields::TIER)?;
+        let delay = object.get("delay").and_then(|node| self.tier_delay(node, "`delay`"));
+        let attempts = object.get("attempts").and_then(|node| self.tier_attempts(node));
+        Some(Tier { delay: delay?, attempts: attempts? })
+    }
+
+    fn tier_delay(&mut self, node: &Node, what: &str) -> Option<Duration> {
+        self.duration(node, what, Duration::from_millis(10), Duration::from_secs(24 * 3600))
+    }
+
+    fn tier_attempts(&mut self, node: &Node) -> Option<u32> {
+        u32::try_from(self.number(node, "number of attempts", 1..=1000)?).ok()
+    }
+
+    fn kafka(&mut self, node: &Node, at: Range<usize>) -> Option<(Vec<String>, String, Properties)> {
         if !cfg!(feature = "kafka") {
             let help = "build with `cargo build --release --features kafka`, or keep failed removals on disk: \
                         `retry: { disk: { path: PATH } }`";
@@ -113,7 +149,7 @@ impl Walk<'_> {
         let prefix = object.get("prefix").and_then(|n| self.topic_prefix(n));
         let properties = match object.get("properties") {
             Some(node) => self.properties(node),
-            None => Some(Vec::new()),
+            None => Some(Properties::default()),
         };
         let join = |(host, port): (String, u16)| {
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
@@ -134,22 +170,76 @@ impl Walk<'_> {
         None
     }
 
-    fn properties(&mut self, node: &Node) -> Option<Vec<(String, String)>> {
+    fn properties(&mut self, node: &Node) -> Option<Properties> {
         let mut out = Vec::new();
         let mut ok = true;
-        for (name, key, value) in self.entries(node, "`properties`")? {
-            if RESERVED_PROPERTIES.contains(&name) {
+        let entries = self.entries(node, "`properties`")?;
+        for (name, key, value) in &entries {
+            if RESERVED_PROPERTIES.contains(name) {
                 let message = format!("rowbust sets `{name}` itself");
                 self.report(Code::ReservedProperty, key.span.clone(), message, "remove it");
                 ok = false;
                 continue;
             }
-            match self.text(value, "the property's value") {
-                Some(text) => out.push((name.to_owned(), text.value)),
-                None => ok = false,
+            let Some(text) = self.text(value, "the property's value") else {
+                ok = false;
+                continue;
+            };
+            ok &= self.property(name, key, &text.value, value);
+            out.push(((*name).to_owned(), text.value));
+        }
+        // librdkafka only logs it, and sends everything in plain text.
+        let protocol =
+            out.iter().find(|(name, _)| name == "security.protocol").map(|(_, value)| value.as_str());
+        for (name, key, _) in &entries {
+            let kind = name.split('.').next().unwrap_or_default();
+            let has_effect = match kind {
+                "sasl" => protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().starts_with("sasl_")),
+                "ssl" => protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl")),
+                _ => true,
+            };
+            if !has_effect {
+                let message = format!("`{name}` has no effect without its `security.protocol`");
+                let help = "add `security.protocol: sasl_ssl` (or ssl, or sasl_plaintext)";
+                self.report(Code::Conflict, key.span.clone(), message, help);
+                ok = false;
             }
         }
-        ok.then_some(out)
+        ok.then_some(out.into())
+    }
+
+    #[cfg(feature = "kafka")]
+    fn property(&mut self, name: &str, key: &Node, value: &str, at: &Node) -> bool {
+        use crate::retry::kafka::properties::{PropertyError, check};
+        let (span, message, help) = match check(name, value, super::mask::is_secret_field(name)) {
+            Ok(()) => return true,
+            Err(PropertyError::Unknown { nearest }) => {
+                let help = nearest.map_or_else(
+                    || "see CONFIGURATION.md of librdkafka for the names that there are".to_owned(),
+                    |name| format!("did you mean `{name}`?"),
+                );
+                let name = super::mask::printable(name);
+                (key.span.clone(), format!("librdkafka has no property `{name}`"), help)
+            }
+            // Where the value came from the environment, it is not to be shown.
+            Err(PropertyError::Invalid(_)) if self.shown(&at.span).contains("${") => (
+                at.span.clone(),
+                format!("librdkafka refuses the value of `{name}`"),
+                "see CONFIGURATION.md of librdkafka".to_owned(),
+            ),
+            Err(PropertyError::Invalid(why)) => (
+                at.span.clone(),
+                super::mask::printable(&why),
+                "see CONFIGURATION.md of librdkafka".to_owned(),
+            ),
+        };
+        self.report(Code::BadProperty, span, message, help);
+        false
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn property(&mut self, _: &str, _: &Node, _: &str, _: &Node) -> bool {
+        true
     }
 
     pub(super) fn admin(&mut self, found: Option<(&Node, Range<usize>)>) -> Option<Admin> {

@@ -6,6 +6,7 @@
 pub mod breaker;
 pub mod classify;
 pub mod flush;
+pub mod refused;
 pub mod retrying;
 pub mod second;
 pub mod target;

@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn buckets_double() {
-        for (micros, expected) in [(0, 0), (64, 0), (65, 1), (128, 1), (129, 2), (256, 2), (257, 3), (u64::MAX, 30)] {
+        for (micros, expected) in
+            [(0, 0), (64, 0), (65, 1), (128, 1), (129, 2), (256, 2), (257, 3), (u64::MAX, 30)]
+        {
             assert_eq!(bucket(micros), expected, "{micros}");
             assert!(bucket(micros) == BUCKETS - 1 || micros <= bound(bucket(micros)));
         }

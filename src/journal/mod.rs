@@ -21,12 +21,12 @@ use std::{
 
 use rowbust_binlog::Gtid;
 
+use self::ring::{Note, Ring, Transactions};
 pub use self::{
     feed::{Feed, Listener, Said},
     latency::{BUCKETS, Latency, Quantiles},
     ring::Removed,
 };
-use self::ring::{Note, Ring, Transactions};
 use crate::{
     pipeline::{Batch, batch::hash_key},
     retry::Record,
@@ -143,10 +143,8 @@ impl Journal {
     pub fn find(&self, key: &[u8], limit: usize) -> Vec<Removed> {
         let hash = hash_key(key);
         let targets: Vec<Arc<TargetJournal>> = lock(&self.targets).values().map(Arc::clone).collect();
-        let mut found: Vec<Removed> = targets
-            .iter()
-            .flat_map(|target| lock(&target.ring).find(hash, limit, &target.name))
-            .collect();
+        let mut found: Vec<Removed> =
+            targets.iter().flat_map(|target| lock(&target.ring).find(hash, limit, &target.name)).collect();
         found.sort_by_key(|removed| std::cmp::Reverse(removed.at_micros));
         let transactions = lock(&self.transactions);
         for removed in found.iter_mut().filter(|removed| removed.gtid.is_none()) {

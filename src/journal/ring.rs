@@ -149,9 +149,8 @@ struct Run {
 impl Transactions {
     pub(super) fn add(&mut self, file: &Arc<str>, begun: impl Iterator<Item = (u64, Option<Gtid>)>) {
         for (position, gtid) in begun {
-            let goes_on = |run: &Run| {
-                *run.file == **file && run.begun.back().is_none_or(|(last, _)| *last < position)
-            };
+            let goes_on =
+                |run: &Run| *run.file == **file && run.begun.back().is_none_or(|(last, _)| *last < position);
             if !self.runs.back().is_some_and(goes_on) {
                 self.runs.push_back(Run { file: Arc::clone(file), begun: VecDeque::new() });
             }

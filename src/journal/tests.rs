@@ -67,7 +67,10 @@ fn a_removal_is_led_back_to_its_transaction() {
     assert_eq!(of("b.000001", 250).as_deref(), Some("0-1-9"));
     journal.begun(&b, &mut (0..2 * TRANSACTIONS as u64).map(|n| (1000 + n * 10, gtid(n))).collect());
     assert_eq!(of("b.000001", 250), None);
-    assert_eq!(of("b.000002", 1005 + 10 * TRANSACTIONS as u64).as_deref(), Some(&*format!("0-1-{TRANSACTIONS}")));
+    assert_eq!(
+        of("b.000002", 1005 + 10 * TRANSACTIONS as u64).as_deref(),
+        Some(&*format!("0-1-{TRANSACTIONS}"))
+    );
 }
 
 #[test]

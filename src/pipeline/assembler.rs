@@ -10,6 +10,7 @@ use super::{
     BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lanes, Restart,
     SEGMENT_COMMITS, Segment, TargetQueues,
     batch::{KeyBatch, Removal, RowPlace, hash_key},
+    budget::Permit,
     frontier::{Frontier, Ticket},
     handed::Handed,
     prepared::Riders,
@@ -68,6 +69,8 @@ pub struct Assembler {
     handed: Handed,
     /// Settled with the next segment.
     riders: Vec<Ticket<Done>>,
+    /// Theirs once the running transaction is read to its end.
+    owed: Vec<Ticket<Done>>,
     /// No witness tells when its commits are visible.
     by_delay: bool,
     journal: Option<Arc<Journal>>,
@@ -147,6 +150,7 @@ impl Assembler {
             commit_micros: 0,
             handed: Handed::default(),
             riders: Vec::new(),
+            owed: Vec::new(),
             by_delay: false,
             journal: None,
             begun: Vec::new(),
@@ -212,7 +216,7 @@ impl Assembler {
     }
 
     /// Hands on what was kept under another transaction: its keys are the running transaction's now, by lane, and the tickets are
-    /// settled with them. `by_delay`: no witness tells when the running transaction is visible.
+    /// settled with them, if it is read to its end: otherwise the place stays undone. `by_delay`: no witness tells when the running transaction is visible.
     pub fn resume(&mut self, keys: &[KeyBatch], tickets: Vec<Ticket<Done>>, by_delay: bool) {
         let place = RowPlace { position: self.begun_at.position, row: 0 };
         for (lane, keys) in keys.iter().enumerate() {
@@ -220,7 +224,7 @@ impl Assembler {
                 self.push_to(lane, removal, place);
             }
         }
-        self.riders.extend(tickets);
+        self.owed.extend(tickets);
         self.by_delay |= by_delay;
         self.full = true;
     }
@@ -315,6 +319,7 @@ impl Assembler {
     /// coordinates move.
     pub fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         let transaction = self.transaction.take();
+        self.riders.append(&mut self.owed);
         // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
         if let (Some(span), Some(transaction), false) =
             (&mut self.visible, &transaction, self.transaction_in_segment)
@@ -357,6 +362,7 @@ impl Assembler {
         self.transaction = None;
         self.transaction_in_segment = false;
         self.handed.clear();
+        self.owed.drain(..).for_each(Ticket::keep);
     }
 
     /// Hands what was collected to the workers as one segment; waits while the byte budget is used up.
@@ -391,15 +397,15 @@ impl Assembler {
         let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
         // A flush may last: it mustn't keep the bytes of keys that are long done.
-        let flush = match flushes {
-            0 => None,
-            _ => {
-                let bytes = span.footprint() + size_of::<Segment>() + flushes * size_of::<Flush>();
-                Some(self.segment(span.clone(), received, bytes, false).await?)
-            }
+        let apart = match flushes {
+            0 => 0,
+            _ => span.footprint() + size_of::<Segment>() + flushes * size_of::<Flush>(),
         };
         let bytes = keys + spans + size_of::<Segment>() + batches * size_of::<Batch>();
-        let segment = self.segment(span, received, bytes, bulk).await?;
+        // Taken at once: with the one in hand, waiting for the other may be waiting for oneself.
+        let mut budget = self.budget.take(apart + bytes, bulk).await?;
+        let flush = (flushes > 0).then(|| self.segment(span.clone(), received, budget.split(apart)));
+        let segment = self.segment(span, received, budget);
         let tickets = self.frontier.open(u32::try_from(batches + flushes).map_err(|_| Closed)?, done);
         let mut tickets = tickets.into_iter();
         for (lane, open) in self.open.iter_mut().enumerate() {
@@ -432,20 +438,14 @@ impl Assembler {
         Ok(())
     }
 
-    async fn segment(
-        &self,
-        span: CommitSpan,
-        received: Instant,
-        bytes: usize,
-        bulk: bool,
-    ) -> Result<Arc<Segment>, Closed> {
-        Ok(Arc::new(Segment {
+    fn segment(&self, span: CommitSpan, received: Instant, budget: Permit) -> Arc<Segment> {
+        Arc::new(Segment {
             file: Arc::clone(&span.last.file),
             span,
             received,
             commit_micros: self.commit_micros,
-            _budget: self.budget.take(bytes, bulk).await?,
-        }))
+            _budget: budget,
+        })
     }
 
     /// Keys that come again later in the running transaction need not be removed again. Both removals of the segment at hand wait
@@ -466,3 +466,7 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

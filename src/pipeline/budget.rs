@@ -21,8 +21,16 @@ pub struct Budget {
 /// Bytes of the budget, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _all: OwnedSemaphorePermit,
+    all: Option<OwnedSemaphorePermit>,
     _bulk: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit {
+    /// At most so many of its bytes as a permit of their own. What bulk may take stays with the rest.
+    pub(super) fn split(&mut self, bytes: usize) -> Self {
+        let part = |all: &mut OwnedSemaphorePermit| all.split(all.num_permits().min(bytes));
+        Self { all: self.all.as_mut().and_then(part), _bulk: None }
+    }
 }
 
 impl Budget {
@@ -52,7 +60,7 @@ impl Budget {
             true => Some(acquire(&self.bulk, bytes).await?),
             false => None,
         };
-        Ok(Permit { _all: acquire(&self.all, bytes).await?, _bulk: bulk })
+        Ok(Permit { all: Some(acquire(&self.all, bytes).await?), _bulk: bulk })
     }
 }
 

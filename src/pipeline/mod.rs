@@ -12,6 +12,7 @@ pub mod frontier;
 mod handed;
 pub mod pace;
 pub mod prepared;
+pub mod refused;
 pub mod sink;
 
 use std::{

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use rowbust_binlog::{Gtid, RowSlots, Rows, TableMap, XidBuf};
 
@@ -16,6 +16,7 @@ use super::{
     Assembler, Closed,
     batch::{Removal, RowPlace},
     prepared::PreparedKeys,
+    refused::RefusedRow,
 };
 use crate::{
     checkpoint, flush,
@@ -63,6 +64,12 @@ pub struct RouteSink {
     started: Option<oneshot::Sender<Position>>,
     /// Flushed first of all.
     uncovered: Option<(Vec<usize>, Vec<String>)>,
+    /// Where rows that gave no key are filed.
+    letters: Option<mpsc::Sender<RefusedRow>>,
+    /// The newest of them, until it is known what is done about it.
+    refused: Option<RefusedRow>,
+    /// File, GTID and commit time of the running transaction.
+    running: (Arc<str>, Option<Gtid>, u32),
 }
 
 impl RouteSink {
@@ -91,6 +98,30 @@ impl RouteSink {
             delay_was_said: false,
             started: Some(started),
             uncovered: None,
+            letters: None,
+            refused: None,
+            running: ("".into(), None, 0),
+        }
+    }
+
+    /// Files rows that give no key there, where the daemon goes on behind them.
+    #[must_use]
+    pub fn with_letters(self, letters: mpsc::Sender<RefusedRow>) -> Self {
+        Self { letters: Some(letters), ..self }
+    }
+
+    fn file_refused(&mut self) {
+        let (Some(row), Some(letters)) = (self.refused.take(), &self.letters) else { return };
+        match letters.try_reserve() {
+            Ok(place) => place.send(RefusedRow { ticket: self.assembler.hold(), ..row }),
+            Err(_) => tracing::error!(
+                table = row.table,
+                file = row.file,
+                position = row.position,
+                row = row.row,
+                reason = row.what,
+                "too many rows without a key, this one has no dead letter"
+            ),
         }
     }
 
@@ -118,6 +149,9 @@ impl source::Sink for RouteSink {
 
     fn begin(&mut self, transaction: source::Transaction<'_>) {
         self.is_mariadb = matches!(transaction.gtid, Some(Gtid::MariaDb(_)));
+        self.refused = None;
+        let time = u32::try_from(transaction.commit_micros / 1_000_000).unwrap_or(u32::MAX);
+        self.running = (transaction.at.file.clone(), transaction.gtid, time);
         self.assembler.begin(transaction);
     }
 
@@ -173,7 +207,21 @@ impl source::Sink for RouteSink {
                     prepared.push(assembler.lane(key.mapping), removal);
                 }
             })
-            .map_err(|error| Refusal::new("route.row", format!("row {count}: {error}"), error.help()))?;
+            .map_err(|error| {
+                let (file, gtid, commit_time) = &self.running;
+                let what = format!("row {count}: {error}");
+                self.refused = Some(RefusedRow {
+                    table: format!("{}.{}", table.schema, table.table),
+                    what: what.clone(),
+                    file: file.to_string(),
+                    position: place.position,
+                    row: place.row,
+                    gtid: gtid.map(|gtid| gtid.to_string()).unwrap_or_default(),
+                    commit_time: *commit_time,
+                    ticket: None,
+                });
+                Refusal::new("route.row", what, error.help())
+            })?;
             count += 1;
         }
         self.slots = slots.recycle();
@@ -210,6 +258,7 @@ impl source::Sink for RouteSink {
             return Ok(());
         }
         self.assembler.widen(touched, cause);
+        self.file_refused();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rowbust_binlog::{Column, ColumnType, Projection, RowKind, TableMap};
+use rowbust_binlog::{Column, ColumnType, Flavor, Projection, RowKind, TableMap};
 use rowbust_protocol::template::{ImageRef, JsonPath, Template};
 
 use super::{RouteError, RouteErrorKind, error::Place};
@@ -194,6 +194,10 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
             if used.path.is_some() && !may_be_json(column) {
                 let column_type = column.column_type;
                 return fail(RouteErrorKind::NotJson { column: used.name.to_owned(), column_type });
+            }
+            // MariaDB gives a value as it is written. MySQL reads the text into a document first: other numbers, other members.
+            if used.path.is_some() && map.flavor == Flavor::MySql && column.column_type != ColumnType::Json {
+                return fail(RouteErrorKind::TextPath { column: used.name.to_owned() });
             }
             indices.insert(index);
         }

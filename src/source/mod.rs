@@ -6,8 +6,10 @@
 //! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
 //! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
-//! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
+//! [`anchor`] (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
+//! (transactions), [`tail`] (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
+//! checkpoint); `cdc` (another driver).
 
 mod anchor;
 #[cfg(feature = "mysql-cdc")]
@@ -19,12 +21,14 @@ pub mod pause;
 pub mod policy;
 pub mod position;
 pub mod preflight;
+pub mod retention;
 pub mod schema;
 mod seam;
 pub mod start;
 pub mod statement;
 pub mod stats;
 pub mod stream;
+mod tail;
 pub mod wire;
 
 use std::{
@@ -67,12 +71,14 @@ pub struct Resume {
     pub anchor: Option<Anchor>,
     /// It is known that something behind the checkpoint is lost, and what.
     pub gap: Option<String>,
+    /// When following began (Unix seconds): what was lost before concerns nobody.
+    pub since: u32,
 }
 
 impl Resume {
     /// At a position about whose events nothing is known.
     pub fn new(position: Position, identity: String) -> Self {
-        Self { position, identity, anchor: None, gap: None }
+        Self { position, identity, anchor: None, gap: None, since: 0 }
     }
 }
 
@@ -95,8 +101,9 @@ struct Opened {
 const MAX_DECODE_ERRORS: u32 = 3;
 
 /// After the first connection, an error number that isn't known here is tried again so often without a transaction in
-/// between: a running daemon shouldn't end because of what passes.
-const MAX_UNKNOWN_ERRORS: u32 = 5;
+/// between: a running daemon shouldn't end because of what passes. The same holds, from the first connection on, for a server that can't
+/// send its log. With the pauses between, half a minute.
+const MAX_PASSING_ERRORS: u32 = 8;
 
 /// This many clashes of server ids within [`CLASH_WINDOW`] end the daemon: both replicas would kick each other for ever.
 const MAX_CLASHES: usize = 5;
@@ -109,6 +116,7 @@ pub struct Source {
     connector: Connector,
     stats: Arc<SourceStats>,
     pause: Pause,
+    running: bool,
 }
 
 impl Source {
@@ -120,7 +128,7 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats, pause: Pause::default() }
+        Self { config, connector, stats, pause: Pause::default(), running: false }
     }
 
     /// Reading stops at a transaction's end while `pause` holds it, and the connection is closed meanwhile.
@@ -129,23 +137,39 @@ impl Source {
         self
     }
 
+    /// Of a daemon that runs already: no failed connection ends it, not the first one either.
+    pub fn running(mut self, running: bool) -> Self {
+        self.running = running;
+        self
+    }
+
     /// The follower's counters.
     pub fn stats(&self) -> Arc<SourceStats> {
         self.stats.clone()
     }
 
-    /// Connects and checks the server; nothing is read. For `check --live`, and for what must be known before the start.
+    /// Connects and checks the server; nothing is read. For `check --live`, and for what must be known before the start. Of a daemon
+    /// that is [`Source::running`] it tries as [`Source::run`] does, until the server answers.
     ///
     /// # Errors
     /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
     pub async fn preflight(&self) -> Result<Preflight, SourceError> {
-        in_time(async {
-            let mut conn = self.connector.primary().await?;
-            let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-            conn.disconnect().await.ok();
-            Ok(found)
-        })
-        .await
+        let (mut backoff, mut passing_errors) = (backoff(), 0);
+        loop {
+            let found = in_time(async {
+                let mut conn = self.connector.primary().await?;
+                let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
+                conn.disconnect().await.ok();
+                Ok(found)
+            });
+            match found.await {
+                Err(error) if may_pass(&error, self.running, &mut passing_errors) => {
+                    self.stats.reconnect();
+                    tokio::time::sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
+                }
+                found => return found,
+            }
+        }
     }
 
     /// Follows the binlog until `shutdown`, which is the only end that is no error. After a lost connection it goes on
@@ -156,7 +180,7 @@ impl Source {
     /// `on_ready` is called with what the server is, after each successful connect.
     ///
     /// # Errors
-    /// See [`SourceError`]. A first connection that fails ends it; later it tries again for ever.
+    /// See [`SourceError`]. A first connection that fails ends it, unless the daemon is [`Source::running`]; later it tries again for ever.
     pub async fn run<S: Sink>(
         &self,
         resume: Option<Resume>,
@@ -176,13 +200,12 @@ impl Source {
         }
         let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone())
             .pausing(self.pause.clone());
-        if place.is_none() {
-            follower.covers_from(now());
-        }
+        let since = place.as_ref().map_or_else(now, |place| place.since);
+        follower.covers_from(since);
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
-        let mut unknown_errors = 0;
+        let mut passing_errors = 0;
         let mut clashes: VecDeque<Instant> = VecDeque::new();
         loop {
             tokio::select! {
@@ -229,11 +252,12 @@ impl Source {
                         let anchor = follower.anchor();
                         let unmoved = place.as_ref().filter(|place| place.position == *position);
                         let anchor = anchor.or_else(|| unmoved.and_then(|place| place.anchor));
-                        place = Some(Resume { position: position.clone(), identity, anchor, gap: None });
+                        place =
+                            Some(Resume { position: position.clone(), identity, anchor, gap: None, since });
                     }
                     if self.stats.transactions() != before {
                         backoff = self::backoff();
-                        unknown_errors = 0;
+                        passing_errors = 0;
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
@@ -258,13 +282,7 @@ impl Source {
                 {
                     return Err(SourceError::Anew { why: what, gap: true });
                 }
-                SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
-                    warn!(%error, "source lost, reconnecting");
-                }
-                _ if connected_once && error.is_unknown() && unknown_errors < MAX_UNKNOWN_ERRORS => {
-                    unknown_errors += 1;
-                    warn!(%error, count = unknown_errors, "source refused, trying again");
-                }
+                ref passing if may_pass(passing, connected_once || self.running, &mut passing_errors) => {}
                 SourceError::Clash(_) => {
                     self.stats.clash();
                     let now = Instant::now();
@@ -307,6 +325,7 @@ impl Source {
         let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
         let Some(place) = place else {
             let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
+            let begin = self.countable(&mut conn, &server, begin).await?;
             conn.disconnect().await.ok();
             let stream = self.followed(&server, &begin.request).await?;
             return Ok(Opened { server, begin, stream, change: None });
@@ -327,9 +346,44 @@ impl Source {
             }
             Err(error) => return Err(error),
         };
+        let begin = self.countable(&mut conn, &server, begin).await?;
         conn.disconnect().await.ok();
         let stream = self.followed(&server, &begin.request).await?;
         Ok(Opened { server, begin, stream, change })
+    }
+
+    /// A beginning from which positions can be counted. The server says nothing of what it skips on the way to a GTID, and events have
+    /// only 32 bits for their place: in a file beyond 4 GiB it is asked for all of it, unless the place is known.
+    async fn countable(
+        &self,
+        conn: &mut mysql_async::Conn,
+        server: &Preflight,
+        begin: start::Begin,
+    ) -> Result<start::Begin, SourceError> {
+        let start::Request::Gtid(gtids) = &begin.request else { return Ok(begin) };
+        if begin.position.at.position > start::FIRST_EVENT {
+            return Ok(begin);
+        }
+        let mut logs = start::binary_logs(conn).await?;
+        logs.retain(|(_, size)| u32::try_from(*size).is_err());
+        if logs.is_empty() {
+            return Ok(begin);
+        }
+        // Only the server knows with which file it begins.
+        let mut stream = self.stream(server, &begin.request).await?;
+        let first = stream.advance(stream::READ_DEADLINE).await;
+        first.map_err(|error| follow::stream_error(error, start::nowhere()))?;
+        let event = stream.current();
+        let file = match rowbust_binlog::Decoder::new().decode(&event) {
+            Ok(rowbust_binlog::Event::Rotate { file, .. }) => String::from_utf8_lossy(file).into_owned(),
+            _ => return Ok(begin),
+        };
+        if !logs.iter().any(|(name, _)| *name == file) {
+            return Ok(begin);
+        }
+        info!(file, "begins in a file beyond 4 GiB, which is read from its first event");
+        let request = start::Request::Behind { file: file.into(), gtids: gtids.clone() };
+        Ok(start::Begin { request, position: begin.position })
     }
 
     /// Whether everything behind `place` is still there, and how it is asked for.
@@ -363,20 +417,39 @@ impl Source {
             }
             return Ok(begin);
         }
-        let logs = start::binary_logs(conn).await?;
-        let mut verified = false;
-        if let Some(request) = anchor::request(&logs, &position.at, place.anchor)?
-            && let Some(anchor) = place.anchor
-        {
-            let closed = logs.last().is_some_and(|(name, _)| **name != *position.at.file);
-            let crashed =
-                anchor::compare(self.stream(server, &request).await?, &position.at, anchor, closed).await?;
-            verified = true;
-            if crashed && !server.durable {
-                return Err(follow::lost(&position.at));
+        let mut logs = start::binary_logs(conn).await?;
+        let verified = loop {
+            let error = match self.look(server, place, &logs).await {
+                Err(error @ SourceError::Gap { .. }) => error,
+                looked => break looked?,
+            };
+            // What was listed may have been purged before it was looked at.
+            let now = start::binary_logs(conn).await?;
+            if now.first().map(|(name, _)| name) == logs.first().map(|(name, _)| name) {
+                return Err(error);
             }
-        }
+            logs = now;
+        };
         start::resume(conn, server, position, verified).await
+    }
+
+    /// Looks at what is at the place and behind it. Says whether the last event that was read is still there, as far as that can be known.
+    async fn look(
+        &self,
+        server: &Preflight,
+        place: &Resume,
+        logs: &[(String, u64)],
+    ) -> Result<bool, SourceError> {
+        let Some(look) = anchor::look(server.flavor, logs, &place.position.at, place.anchor)? else {
+            return Ok(false);
+        };
+        let verified = look.verifies();
+        let mut tail = tail::Tail::default();
+        tail.connected(server.durable);
+        tail.covers_from(place.since);
+        let stream = self.stream(server, &look.request).await?;
+        look.read(stream, tail).await?;
+        Ok(verified)
     }
 
     /// The stream that is followed, by the driver of the config.
@@ -388,9 +461,12 @@ impl Source {
         #[cfg(feature = "mysql-cdc")]
         if self.config.source.driver == Driver::MysqlCdc {
             let account = self.connector.plain_account().await?;
-            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
+            let (flavor, server_id) = (server.flavor, server.server_id);
+            let dump = cdc::Dump { flavor, server_id, request, heartbeat: stream::HEARTBEAT };
+            return match cdc::open(account, dump).await {
                 Ok(stream) => Ok(stream),
-                Err(error) => Err(self.explain(error, server).await),
+                Err(cdc::OpenError::Refused(refusal)) => Err(refusal.into()),
+                Err(cdc::OpenError::Stream(error)) => Err(self.explain(error, server).await),
             };
         }
         self.stream(server, request).await
@@ -475,8 +551,27 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, SourceError>>) -> Res
     })
 }
 
+/// Whether to try again; says so in the log. `running`: there was a connection before.
+fn may_pass(error: &SourceError, running: bool, passing_errors: &mut u32) -> bool {
+    match error {
+        SourceError::Connect(_) | SourceError::Lost(_) if running => {
+            warn!(%error, "source lost, reconnecting");
+            true
+        }
+        SourceError::Dump(_) | SourceError::Refused(_)
+            if *passing_errors < MAX_PASSING_ERRORS
+                && (matches!(error, SourceError::Dump(_)) || running && error.is_unknown()) =>
+        {
+            *passing_errors += 1;
+            warn!(%error, count = *passing_errors, "source refused, trying again");
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Unix seconds, as the server's clock should show them too.
-fn now() -> u32 {
+pub fn now() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }

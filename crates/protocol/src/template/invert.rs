@@ -21,7 +21,9 @@ impl Template {
                 Segment::Value(value) => {
                     let end = match segments.peek() {
                         None => rest.len(),
-                        Some(Segment::Literal(text)) => value.end(text, rest, segments.clone().nth(1).is_none())?,
+                        Some(Segment::Literal(text)) => {
+                            value.end(text, rest, segments.clone().nth(1).is_none())?
+                        }
                         Some(Segment::Value(_)) => return None,
                     };
                     let (text, behind) = rest.split_at_checked(end)?;

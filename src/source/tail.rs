@@ -1,46 +1,47 @@
 //! Whether the server crashed and may have lost its newest commits, of which readers may have cached what they wrote.
 //!
 //! Guarantees: a file that is left without a STOP or ROTATE, for one that a new start of the server wrote, is a
-//! [`SourceError::Gap`], unless the server loses nothing in a crash. May depend on `position` and `error`.
+//! [`SourceError::Gap`], unless the server loses nothing in a crash, or it was before anything was followed. Ends of files are seen in
+//! the stream ([`super::follow`]), and where that begins behind one, on the way there ([`super::anchor`]). May depend on `position` and
+//! `error`.
 
-use crate::source::{error::SourceError, position::Coordinates};
+use super::{error::SourceError, position::Coordinates};
 
 /// What is known of the end of the file at hand.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tail {
     /// Nothing is lost by a crash.
     safe: bool,
-    from: u32,
-    /// An event of the file was read since the stream began.
-    read: bool,
-    /// Its end was written in order.
+    since: u32,
+    /// A file was entered since the stream began: the first one says where it begins.
+    entered: bool,
+    /// The file's end lies behind what was read.
+    within: bool,
+    /// It was written in order.
     closed: bool,
     /// Where the file before ends that wasn't.
     cut: Option<Coordinates>,
 }
 
 impl Tail {
+    /// `safe`: the server loses nothing in a crash.
     pub(super) fn connected(&mut self, safe: bool) {
         self.safe = safe;
     }
 
+    /// What was lost before `time` (Unix seconds) concerns nobody.
     pub(super) fn covers_from(&mut self, time: u32) {
-        self.from = time;
+        self.since = time;
     }
 
     /// A stream begins: what was read of the file before tells nothing of its end.
     pub(super) fn begins(&mut self) {
-        (self.read, self.closed, self.cut) = (false, false, None);
+        (self.entered, self.within, self.closed, self.cut) = (false, false, false, None);
     }
 
-    /// A transaction was read to its end.
-    pub(super) fn read(&mut self) {
-        self.read = true;
-    }
-
-    /// The file at hand begins: a ROTATE before was the end of another.
-    pub(super) fn opened(&mut self) {
-        self.closed = false;
+    /// The stream is at a place behind which nothing was read.
+    pub(super) fn within(&mut self) {
+        self.within = true;
     }
 
     /// STOP or ROTATE.
@@ -48,23 +49,27 @@ impl Tail {
         self.closed = true;
     }
 
-    /// The server goes on with another file than `here`.
-    pub(super) fn left(&mut self, here: &Coordinates) {
-        self.cut = (self.read && !self.closed).then(|| here.clone());
-        (self.read, self.closed) = (false, false);
+    /// The dump thread says that `file` begins. The one before ends at `here`, whose file is `file` if its ROTATE was read.
+    pub(super) fn enters(&mut self, file: &str, here: &Coordinates) {
+        if std::mem::replace(&mut self.entered, true) {
+            let cut = *here.file != *file && self.within && !self.closed;
+            self.cut = cut.then(|| here.clone());
+            self.within = true;
+        }
+        self.closed = false;
     }
 
     /// The file at hand is the first since the server's start at `time`, by its clock.
     pub(super) fn server_started(&mut self, time: u32) -> Result<(), SourceError> {
         match self.cut.take() {
-            Some(at) if !self.safe && time >= self.from => Err(lost(&at)),
+            Some(at) if !self.safe && time >= self.since => Err(lost(&at)),
             _ => Ok(()),
         }
     }
 }
 
 /// The gap behind `at`.
-pub(in crate::source) fn lost(at: &Coordinates) -> SourceError {
+fn lost(at: &Coordinates) -> SourceError {
     SourceError::gap(format!(
         "the server crashed at {at} and may have lost commits that readers saw: its sync_binlog and \
          innodb_flush_log_at_trx_commit aren't both 1, and `source.lossless` isn't true"
@@ -75,12 +80,17 @@ pub(in crate::source) fn lost(at: &Coordinates) -> SourceError {
 mod tests {
     use super::*;
 
+    fn at(file: &str) -> Coordinates {
+        Coordinates { file: file.into(), position: 99 }
+    }
+
     fn crash(before: impl FnOnce(&mut Tail)) -> Result<(), SourceError> {
         let mut tail = Tail::default();
         tail.begins();
-        tail.read();
+        tail.enters("b.1", &at(""));
+        tail.within();
         before(&mut tail);
-        tail.left(&Coordinates { file: "b.1".into(), position: 99 });
+        tail.enters("b.2", &at("b.1"));
         tail.server_started(1_000)
     }
 
@@ -99,9 +109,23 @@ mod tests {
     fn the_end_of_an_earlier_file_counts_for_that_one() {
         let rotated = |tail: &mut Tail| {
             tail.closed();
-            tail.opened();
+            tail.enters("b.1", &at("b.1"));
         };
         assert!(crash(rotated).is_err());
+    }
+
+    /// A file without a transaction, but for which the server was started or that was rotated to.
+    #[test]
+    fn an_empty_file_may_end_in_a_crash() {
+        let mut tail = Tail::default();
+        tail.begins();
+        tail.enters("b.1", &at(""));
+        tail.within();
+        tail.closed();
+        tail.enters("b.2", &at("b.1"));
+        assert!(tail.server_started(1_000).is_ok());
+        tail.enters("b.3", &at("b.2"));
+        assert!(tail.server_started(1_001).is_err());
     }
 
     #[test]
