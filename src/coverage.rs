@@ -73,6 +73,8 @@ fn described(rule: &KeyRule) -> String {
     let Events { insert, update, delete } = rule.events;
     let op = match &rule.op {
         KeyOp::Unlink => "unlink".to_owned(),
+        KeyOp::Prefix { .. } => "prefix".to_owned(),
+        KeyOp::MembersOf { members_prefix } => format!("members_of {members_prefix:?}"),
         KeyOp::Hdel { field } => format!("hdel {:?}", field.source()),
     };
     format!("{:?} {op} {insert} {update} {delete}", rule.key.source())

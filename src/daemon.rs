@@ -11,18 +11,19 @@ use std::{
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rowbust_binlog::GtidState;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin::{self, Control, status::Status},
-    checkpoint::{self, file::CheckpointFile},
+    checkpoint::{self, CheckpointError, Hold, Store},
     cli::Exit,
-    config::{Config, SecondRemoval},
+    config::{Config, Policy, Retry, SecondRemoval},
     coverage::Coverage,
-    flush::{self, FlushStats},
+    flush,
     invalidate::{
+        self,
         classify::Class,
-        flush::Flusher,
         refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
@@ -30,9 +31,8 @@ use crate::{
     },
     journal::Journal,
     pipeline::{
-        Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
+        Assembler, Budget, Lanes,
         frontier::Frontier,
-        pace::Pace,
         refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
@@ -40,8 +40,13 @@ use crate::{
     retry::{Queue, RetryError},
     route::Router,
     source::{
-        self, Pause, Resume, Sink as _, Source, SourceError, SourceStats, connect::Connector, retention,
+        self, Pause, Resume, Sink as _, Source, SourceError, SourceStats,
+        connect::Connector,
+        lease::{Lease, LeaseLost},
+        position::Position,
+        retention, start,
     },
+    standby::{self, Turns},
     supervisor::{Shutdown, Signals, Supervisor, hangups, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
@@ -53,9 +58,6 @@ pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// The most of it: nobody waits longer for a daemon to end. What isn't finished then is repeated at the next start.
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
-
-/// Workers of each target. They share its connection; two, so that commands are made on both cores.
-const WORKERS: usize = 2;
 
 /// The part of `limits.memory` that keys of prepared XA transactions may take.
 const PREPARED_SHARE: u64 = 8;
@@ -85,7 +87,10 @@ pub enum RunError {
     Redis(#[from] ConnectError),
     /// The checkpoint.
     #[error("{0}")]
-    Checkpoint(#[from] checkpoint::file::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
+    /// Another daemon has the lease. The command line never sees it: the daemon goes back to waiting.
+    #[error("{0}")]
+    Lease(#[from] LeaseLost),
     /// The retry queue.
     #[error("{0}")]
     Retry(#[from] RetryError),
@@ -105,8 +110,9 @@ impl RunError {
             },
             // An outage doesn't keep the daemon from starting: this is the login.
             Self::Redis(_) | Self::Retry(RetryError::Refused(_)) => Exit::Config,
-            Self::Retry(RetryError::Unreachable { .. }) => Exit::Unavailable,
-            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
+            Self::Retry(RetryError::Unreachable { .. })
+            | Self::Checkpoint(CheckpointError::Unavailable { .. }) => Exit::Unavailable,
+            Self::Checkpoint(_) | Self::Lease(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
         }
     }
 }
@@ -143,6 +149,7 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
         queue: None,
+        fence: 0,
         admin: None,
         control: Arc::new(control),
         next,
@@ -154,27 +161,47 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
     };
     // What is gone back to if a new config can't begin.
     let mut before: Option<Arc<Config>> = None;
+    let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone());
+    let mut kept = None;
     loop {
-        let ended = life(Arc::clone(&config), &mut process).await;
+        let mut lease = match kept.take() {
+            Some(lease) => lease,
+            None => match turns.next(&mut process.signals).await? {
+                Some(lease) => lease,
+                None => return Ok(End::Drained),
+            },
+        };
+        process.running |= turns.has_waited();
+        let ended = life(Arc::clone(&config), &mut process, &mut lease).await;
         let began = process.begun.take();
         let old = before.take();
         match ended {
+            Err(over) if standby::is_over(&over) => {
+                process.close_queue().await;
+                turns.ended(&over, &mut lease).await;
+                lease.release().await;
+            }
             // It failed before it began: nothing was read with it. The reloader says it.
             Err(error) if began.is_some() => {
+                kept = Some(lease);
                 if let (Some(began), Some(old)) = (began, old) {
                     let _ = began.send(Err(error.to_string()));
                     config = old;
+                    turns.reloaded(Arc::clone(&config));
                 }
                 process.flush_new = options.flush_new;
             }
             Ok(Ended::Reload(Next { config: new, flush_new, begun })) => {
+                kept = Some(lease);
                 tracing::info!("beginning anew at the checkpoint with the new config");
                 before = Some(std::mem::replace(&mut config, new));
+                turns.reloaded(Arc::clone(&config));
                 process.running = true;
                 process.flush_new = flush_new || options.flush_new;
                 process.begun = Some(begun);
             }
             Err(RunError::Source(SourceError::Anew { why, gap })) => {
+                kept = Some(lease);
                 tracing::warn!(why, "beginning anew at the checkpoint");
                 process.running = true;
                 if gap {
@@ -184,6 +211,12 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
                     _ = process.signals.next() => return Ok(End::Unfinished),
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
                 }
+            }
+            Ok(Ended::End(End::Drained)) => {
+                process.close_queue().await;
+                // Only now: whoever takes over finds everything saved and free.
+                lease.release().await;
+                return Ok(End::Drained);
             }
             Ok(Ended::End(end)) => return Ok(end),
             Err(error) => return Err(error),
@@ -207,7 +240,9 @@ struct Process {
     signals: Signals,
     stats: Arc<SourceStats>,
     queue: Option<Arc<Queue>>,
-    /// Serves from the first life on.
+    /// The highest that it has had.
+    fence: u64,
+    /// Serves from the first life of a turn on.
     admin: Option<admin::Server>,
     control: Arc<Control>,
     /// Configs to go on with.
@@ -222,10 +257,30 @@ struct Process {
     gap: Option<Gap>,
 }
 
+/// How long the tasks of a life may go on using the queue that they were ended with.
+const QUEUE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
 impl Process {
     /// By a signal, while nothing is being read.
     fn ended(&self) -> End {
         if self.running { End::Unfinished } else { End::Drained }
+    }
+
+    /// Another daemon of this host may open it next.
+    async fn close_queue(&mut self) {
+        self.admin = None;
+        let Some(mut queue) = self.queue.take() else { return };
+        let until = tokio::time::Instant::now() + QUEUE_CLOSES_WITHIN;
+        loop {
+            match Arc::try_unwrap(queue) {
+                Ok(queue) => return queue.close().await,
+                Err(_) if tokio::time::Instant::now() > until => {
+                    return tracing::warn!("the retry queue is still in use, it closes later");
+                }
+                Err(shared) => queue = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -235,48 +290,43 @@ struct Gap {
     epoch: u64,
 }
 
-/// A new beginning waits so long for the last save of the life before, which holds the file.
-const LAST_SAVE: Duration = Duration::from_secs(60);
+/// Another daemon of this host that had it is ending.
+const QUEUE_LOCKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Opens the checkpoint.
-async fn open_checkpoint(
-    config: &Config,
-    running: bool,
-) -> Result<(CheckpointFile, Option<(checkpoint::file::Saved, checkpoint::file::Generation)>), RunError> {
-    let began = Instant::now();
+async fn open_queue(config: &Config) -> Result<Queue, RetryError> {
+    let until = Instant::now() + QUEUE_LOCKED_WITHIN;
     loop {
-        match CheckpointFile::open(&config.checkpoint.path) {
-            Err(checkpoint::file::CheckpointError::Locked { .. })
-                if running && began.elapsed() < LAST_SAVE =>
-            {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        match Queue::open(&config.retry).await {
+            Err(RetryError::Locked { .. }) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            opened => return Ok(opened?),
+            opened => return opened,
         }
     }
 }
 
 /// From one beginning at the checkpoint to the next.
-async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunError> {
+async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> Result<Ended, RunError> {
     let shutdown = Shutdown::default();
 
-    let (file, found) = tokio::select! {
-        opened = open_checkpoint(&config, process.running) => opened?,
+    let (store, found) = tokio::select! {
+        taken = Store::take(&config, process.fence, process.running) => taken?,
         _ = process.signals.next() => return Ok(Ended::End(process.ended())),
     };
+    process.fence = store.fence().max(process.fence);
     let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
     process.epoch = epoch;
     process.gap.take_if(|gap| gap.epoch != epoch);
     let since = found.as_ref().map_or_else(source::now, |(saved, _)| saved.followed_since);
-    let resume = match &found {
+    let mut resume = match &found {
         None => None,
         Some((saved, generation)) => {
             if *generation == checkpoint::file::Generation::Previous {
-                tracing::warn!(path = %config.checkpoint.path.display(),
+                tracing::warn!(path = %store,
                     "newest checkpoint is torn or missing, resuming from the one before");
             }
-            let position = checkpoint::position(saved)
-                .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
+            let position =
+                checkpoint::position(saved).map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
             let gap = process.gap.as_ref().map(|gap| gap.what.clone());
             Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
         }
@@ -292,14 +342,26 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
 
     let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
         .running(process.running)
+        .gated(lease.gate())
+        .keeping(store.keeper())
         .pausing(process.control.pause.clone());
     let server = tokio::select! {
         found = source.preflight() => found?,
         _ = process.signals.next() => return Ok(Ended::End(process.ended())),
     };
+    if found.is_none() && store.is_shared() {
+        // On another host `source.start` would be a place behind what nobody has removed.
+        if config.source.policies.on_gap != Policy::Flush {
+            return Err(CheckpointError::Absent { place: store.to_string() }.into());
+        }
+        let position = Position { gtids: GtidState::empty(server.flavor), at: start::nowhere() };
+        let gap = format!("checkpoint {store}: there is none, so nothing is known of what was done");
+        resume =
+            Some(Resume { position, identity: server.identity.clone(), anchor: None, gap: Some(gap), since });
+    }
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
-        None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
+        None => Arc::clone(process.queue.insert(Arc::new(open_queue(&config).await?))),
     };
     let targets = connect_targets(&config).await?;
     let watermark = Watermark::new(&config, &server);
@@ -311,12 +373,21 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
     let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
     let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch, since };
     let (started, begins) = oneshot::channel();
-    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
+    let hold = match (&config.retry, store.is_shared()) {
+        // What this host's disk owes, a daemon of another host doesn't see.
+        (Retry::Disk { .. }, true) => {
+            let queue = Arc::clone(&queue);
+            Hold::new(move || queue.stats().pending != Some(0))
+        }
+        _ => Hold::never(),
+    };
+    let (writer, saved) = checkpoint::Writer::new(store, hold, identity, begins, anchor, frontier.clone());
 
     let mut supervisor = Supervisor::default();
     let mut queues = Vec::new();
-    let mut flushes = Vec::new();
-    for target in &targets {
+    let (mut flushes, mut sweepers) = (Vec::new(), Vec::new());
+    let lanes = Lanes::new(&config);
+    for (at, target) in targets.iter().enumerate() {
         let shared = Arc::new(worker::Shared {
             queue: Arc::clone(&queue),
             watermark: watermark.clone(),
@@ -325,34 +396,15 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
             source: server.identity.clone(),
             epoch,
         });
-        let mut workers = Vec::new();
-        let pace = Arc::new(Pace::new(config.limits.keys_per_second));
-        for _ in 0..WORKERS {
-            let (sender, batches) = mpsc::channel(WORKER_QUEUE);
-            let (bulk_sender, bulk) = mpsc::unbounded_channel();
-            let feed = worker::Feed { batches, bulk, pace: Arc::clone(&pace) };
-            let work = worker::run(Arc::clone(target), Arc::clone(&shared), feed);
-            supervisor.spawn("redis worker", async move {
-                work.await;
+        let started = invalidate::start(target, at, &config, &lanes, &shared, |name, task| {
+            supervisor.spawn(name, async move {
+                task.await;
                 Ok(())
             });
-            workers.push(WorkerQueue { batches: sender, bulk: bulk_sender });
-        }
-        let (flush, requests) = mpsc::unbounded_channel();
-        let stats = Arc::new(FlushStats::default());
-        let flusher = Flusher::new(
-            Arc::clone(target),
-            config.mappings.clone(),
-            watermark.clone(),
-            config.limits.flush_keys_per_second,
-            Arc::clone(&stats),
-        );
-        supervisor.spawn("flush", async move {
-            flusher.run(requests).await;
-            Ok(())
         });
-        flushes.push(stats);
-        queues.push(TargetQueues { workers, flush });
+        queues.push(started.queues);
+        flushes.push(started.flush);
+        sweepers.push(started.sweeper);
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -372,6 +424,7 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
         queue: Arc::clone(&queue),
         targets: targets.clone(),
         flushes,
+        sweeps: sweepers.iter().map(|sweeper| Arc::clone(&sweeper.stats)).collect(),
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
         control: Arc::clone(&process.control),
@@ -382,8 +435,8 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
         None => process.admin = Some(admin::Server::start(status).await?),
     }
 
-    let paced = config.limits.keys_per_second > 0;
-    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced)
+    let paced = lanes.is_paced(&config);
+    let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced)
         .journal(Arc::clone(&process.control.journal));
     say_coverage(&uncovered, &tables(&config, &coverage.new));
     let writer = writer.covering(if flushed { coverage.known.clone() } else { coverage.all() });
@@ -434,9 +487,9 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(
-        RetryRemover::new(targets, watermark, server.identity).journal(Arc::clone(&process.control.journal)),
-    );
+    let remover = RetryRemover::new(&sweepers, watermark, server.identity)
+        .journal(Arc::clone(&process.control.journal));
+    let remover = Arc::new(remover);
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
@@ -460,11 +513,11 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
+        lost = lease.lost() => Some(lost.into()),
     };
-    if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
-        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
-        supervisor.abort("redis worker");
-        supervisor.abort("flush");
+    if failure.as_ref().is_some_and(standby::ends_turn) {
+        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap. Or another daemon repeats it.
+        invalidate::TASKS.iter().for_each(|name| supervisor.abort(name));
         shutdown.reading.cancel();
         shutdown.all.cancel();
         let (unfinished, _) = tokio::select! {
@@ -488,7 +541,13 @@ async fn life(config: Arc<Config>, process: &mut Process) -> Result<Ended, RunEr
     match failure {
         Some(error) => Err(match error.downcast::<SourceError>() {
             Ok(error) => RunError::Source(error),
-            Err(error) => RunError::Other(error),
+            Err(error) => match error.downcast::<LeaseLost>() {
+                Ok(lost) => RunError::Lease(lost),
+                Err(error) => match error.downcast::<CheckpointError>() {
+                    Ok(error) => RunError::Checkpoint(error),
+                    Err(error) => RunError::Other(error),
+                },
+            },
         }),
         None => Ok(match next {
             // What isn't finished is read again.
@@ -561,7 +620,7 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
         };
         match next {
             Some(Err(failure)) => {
-                if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+                if standby::ends_turn(&failure.error) {
                     return failure.error;
                 }
                 tracing::error!(
@@ -577,6 +636,11 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
             }
         }
     }
+}
+
+/// Tasks that end when reading has, and all that they had is settled.
+fn is_owed(task: &str) -> bool {
+    ["source", "refused rows"].contains(&task) || invalidate::TASKS.contains(&task)
 }
 
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
@@ -597,7 +661,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush" | "refused rows")) => workers_and_source += 1,
+                    Some(Ok(name)) if is_owed(name) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -35,6 +35,7 @@ pub mod reload;
 pub mod retry;
 pub mod route;
 pub mod source;
+mod standby;
 pub mod supervisor;
 pub mod telemetry;
 pub mod watch;

@@ -79,6 +79,9 @@ metrics_table! {
     CHECKPOINT_AGE = "rowbust_checkpoint_age_seconds", Gauge, Seconds, [], "Time since the last saved checkpoint while something is behind it; 0 when all is saved";
     CHECKPOINT_SAVES = "rowbust_checkpoint_saves_total", Counter, Count, [], "Checkpoints saved";
     CHECKPOINT_FAILURES = "rowbust_checkpoint_failures_total", Counter, Count, [], "Checkpoints that couldn't be saved";
+    CHECKPOINT_FENCED = "rowbust_checkpoint_fenced_total", Counter, Count, [], "Checkpoints that a shared store refused because another daemon had taken over";
+    ACTIVE = "rowbust_active", Gauge, Count, [], "1 while this daemon is the active one, 0 while it stands by";
+    TAKEOVERS = "rowbust_takeovers_total", Counter, Count, [], "Times that this daemon became the active one, its start included";
     BREAKER_OPEN = "rowbust_breaker_open", Gauge, Count, ["target"], "1 while the target fails and removals go straight to the queue";
     REDIRECTS = "rowbust_redis_redirects_total", Counter, Count, ["target", "code"], "Removals that a cluster sent elsewhere: MOVED, ASK, TRYAGAIN";
     SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";
@@ -101,6 +104,15 @@ metrics_table! {
     FLUSH_SCANNED = "rowbust_flush_keys_scanned_total", Counter, Count, ["target"], "Keys that flushes looked at, by the COUNT of their SCANs";
     FLUSH_STARTED = "rowbust_flush_started_total", Counter, Count, ["target", "cause"], "Flushes asked for";
     FLUSH_FINISHED = "rowbust_flush_finished_total", Counter, Count, ["target", "cause"], "Flushes done, second pass included";
+    SWEEP_RUNNING = "rowbust_sweep_running", Gauge, Count, ["target"], "Sweeps of `prefix` and `members_of` that run";
+    SWEEP_WAITING = "rowbust_sweep_waiting", Gauge, Count, ["target"], "Prefixes and sets that wait for their first or second removal";
+    SWEEP_REMOVED = "rowbust_sweep_keys_removed_total", Counter, Count, ["target"], "Keys removed by `prefix` and `members_of`";
+    SWEEP_SCANNED = "rowbust_sweep_keys_scanned_total", Counter, Count, ["target"], "Keys and members that sweeps looked at, by the COUNT of their SCANs";
+    SWEEP_PASSES = "rowbust_sweep_passes_total", Counter, Count, ["target"], "Iterations over all keys for `prefix`; one serves all that wait";
+    SWEEP_SETS = "rowbust_sweep_sets_total", Counter, Count, ["target"], "Sets that were gone through for `members_of`";
+    PREFIX_ALARMS = "rowbust_prefix_alarms_total", Counter, Count, ["target"], "Times that more keys than `alarm_above` began with one prefix; all were removed";
+    MEMBERS_LEFT = "rowbust_members_left_total", Counter, Count, ["target"], "Members that stayed, as they begin with none of `members_prefix`";
+    NO_SETS = "rowbust_members_of_no_set_total", Counter, Count, ["target"], "Keys of `members_of` that were no sets, and were removed as they are";
     VISIBILITY_DELAYS = "rowbust_visibility_delays_total", Counter, Count, ["server"], "Times that the delay stood in for a read source's witness";
     VISIBILITY_AGE = "rowbust_visibility_sample_age_seconds", Gauge, Seconds, ["server"], "Age of a read source's newest sample: while it can't be asked, second removals wait";
     PAUSED = "rowbust_paused", Gauge, Count, [], "1 while reading is held by `rowbust pause`";

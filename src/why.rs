@@ -6,17 +6,23 @@
 use rowbust_protocol::template::Template;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Config, KeyOp};
+use crate::config::{Config, KeyOp, KeyRule};
 
-/// One entry per rule that could make the key (of an HDEL: the key that the field is in), in the config's order.
+/// One entry per rule that could make the key (of an HDEL the key that the field is in, of a set its key, of a prefix all that begin so), in the config's order.
 pub fn makers(config: &Config, key: &[u8]) -> Vec<Value> {
     let mut makers = Vec::new();
     for mapping in &config.mappings {
         let target = config.redis.get(mapping.target).map_or("", |target| target.name.as_str());
-        for rule in mapping.keys.iter().filter(|rule| rule.key.could_make(key)) {
+        let makes = |rule: &&KeyRule| match rule.op {
+            KeyOp::Prefix { .. } => rule.key.could_begin(key),
+            _ => rule.key.could_make(key),
+        };
+        for rule in mapping.keys.iter().filter(makes) {
             let (op, field) = match &rule.op {
                 KeyOp::Unlink => ("unlink", None),
                 KeyOp::Hdel { field } => ("hdel", Some(field.source())),
+                KeyOp::Prefix { .. } => ("prefix", None),
+                KeyOp::MembersOf { .. } => ("members_of", None),
             };
             makers.push(json!({
                 "table": mapping.table,

@@ -9,6 +9,8 @@
 //! - [`differential`]: the decoder against other decoders
 //! - [`matrix`]: everything that a binlog can hold
 //! - [`shop`]: the schema under test, its mappings, its keys, its cache · [`load`]: writers and readers with a history
+//! - [`rig`]: from the assembler to Redis, without a database
+//! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
@@ -18,6 +20,7 @@ pub mod caches;
 pub mod daemon;
 pub mod db;
 pub mod differential;
+pub mod hosts;
 pub mod http;
 pub mod invariants;
 pub mod load;
@@ -25,6 +28,7 @@ pub mod matrix;
 pub mod monitor;
 pub mod oracle;
 pub mod proxy;
+pub mod rig;
 pub mod rng;
 pub mod shop;
 pub mod stage;

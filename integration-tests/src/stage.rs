@@ -149,7 +149,8 @@ impl Stage {
     /// When it can't be written.
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
-        let Settings { start, tls, source, redis, retry, mappings, limits, port, admin, args: _ } = &self.settings;
+        let Settings { start, tls, source, redis, retry, mappings, limits, port, admin, args: _ } =
+            &self.settings;
         let redis =
             redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =

@@ -97,7 +97,8 @@ async fn asks_a_running_daemon(flavor: Flavor) -> Result<()> {
         }
         Flavor::MySql => {
             let gtid = "aaaaaaaa-0000-0000-0000-aaaaaaaaaaaa:7";
-            run(&mut conn, &[&format!("SET gtid_next='{gtid}'"), update, "SET gtid_next='AUTOMATIC'"]).await?;
+            run(&mut conn, &[&format!("SET gtid_next='{gtid}'"), update, "SET gtid_next='AUTOMATIC'"])
+                .await?;
             gtid.to_owned()
         }
     };
@@ -124,7 +125,9 @@ async fn asks_a_running_daemon(flavor: Flavor) -> Result<()> {
     .await?;
     let (status, body) = http::get(stage.admin(), "/readyz").await?;
     ensure!(status == 503 && body.contains("paused"), "{status} {body}");
-    ensure!(rowbust(&stage, &["healthcheck"])?.0 == 0 && rowbust(&stage, &["healthcheck", "--ready"])?.0 == 1);
+    ensure!(
+        rowbust(&stage, &["healthcheck"])?.0 == 0 && rowbust(&stage, &["healthcheck", "--ready"])?.0 == 1
+    );
     conn.query_drop("UPDATE products SET ver=1002 WHERE id=2").await?;
     stage.fence()?;
     ensure!(stage.removals.of("product:2").is_empty(), "removed while paused");
@@ -172,9 +175,13 @@ async fn events(stage: &mut Stage, conn: &mut mysql_async::Conn) -> Result<()> {
     };
     tokio::time::timeout(WITHIN, all).await.with_context(|| format!("not all events came: {seen:#?}"))??;
     stage.proxy.open().await?;
-    let of = |kind: &str| seen.iter().find(|(k, _)| k == kind).map(|(_, data)| data.clone()).unwrap_or_default();
+    let of =
+        |kind: &str| seen.iter().find(|(k, _)| k == kind).map(|(_, data)| data.clone()).unwrap_or_default();
     let removed = of("removal");
-    ensure!(removed["target"] == "main" && removed["key"].is_string() && removed["position"].is_u64(), "{removed}");
+    ensure!(
+        removed["target"] == "main" && removed["key"].is_string() && removed["position"].is_u64(),
+        "{removed}"
+    );
     ensure!(of("breaker")["breaker"] == "open", "{seen:?}");
     ensure!(of("rates")["targets"][0]["per_second"]["first"].is_number(), "{seen:?}");
     Ok(())
@@ -245,7 +252,11 @@ async fn looks_without_touching(flavor: Flavor) -> Result<()> {
     let mut ver = 1000;
     let change = loop {
         ver += 1;
-        run(&mut conn, &[&format!("UPDATE products SET ver={ver} WHERE id=1"), "REPLACE INTO orders VALUES (1,1,1)"]).await?;
+        run(
+            &mut conn,
+            &[&format!("UPDATE products SET ver={ver} WHERE id=1"), "REPLACE INTO orders VALUES (1,1,1)"],
+        )
+        .await?;
         match watch.next(Duration::from_millis(500)) {
             Some(change) => break change,
             None => ensure!(ver < 1100, "watch shows nothing"),
@@ -253,11 +264,19 @@ async fn looks_without_touching(flavor: Flavor) -> Result<()> {
     };
     ensure!(change["table"] == "looks.products" && change["change"] == "update", "{change}");
     let has = |change: &Value, key: &str| {
-        change["keys"].as_array().is_some_and(|keys| keys.iter().any(|k| k["key"] == key && k["target"] == "main"))
+        change["keys"]
+            .as_array()
+            .is_some_and(|keys| keys.iter().any(|k| k["key"] == key && k["target"] == "main"))
     };
-    ensure!(has(&change, "product:1") && change["gtid"].is_string() && change["position"].is_u64(), "{change}");
+    ensure!(
+        has(&change, "product:1") && change["gtid"].is_string() && change["position"].is_u64(),
+        "{change}"
+    );
     let (code, rest) = watch.end()?;
-    ensure!(code == Some(0) && rest.iter().all(|change| change["table"] == "looks.products"), "{code:?} {rest:?}");
+    ensure!(
+        code == Some(0) && rest.iter().all(|change| change["table"] == "looks.products"),
+        "{code:?} {rest:?}"
+    );
     ensure!(!stage.checkpoint_path().exists() && stage.removals.total() == 0 && keys().await? == before);
 
     // A dry run from the checkpoint on: what a run would remove, and the checkpoint where it was.
@@ -268,11 +287,17 @@ async fn looks_without_touching(flavor: Flavor) -> Result<()> {
     conn.query_drop("UPDATE products SET ver=5001, sku='new' WHERE id=2").await?;
     let dry = Running::start(&stage, &["run", "--dry-run", "--json"])?;
     let change = dry.next(WITHIN).context("the dry run shows nothing")?;
-    ensure!(has(&change, "product:2") && has(&change, "product:sku:s2") && has(&change, "product:sku:new"), "{change}");
+    ensure!(
+        has(&change, "product:2") && has(&change, "product:sku:s2") && has(&change, "product:sku:new"),
+        "{change}"
+    );
     let (code, rest) = dry.end()?;
     let summary = rest.last().context("no summary")?;
     ensure!(code == Some(0) && summary["type"] == "summary", "{code:?} {rest:?}");
-    ensure!(summary["tables"]["looks.products"]["rows"] == 1 && summary["targets"]["main"].as_u64() > Some(3), "{summary}");
+    ensure!(
+        summary["tables"]["looks.products"]["rows"] == 1 && summary["targets"]["main"].as_u64() > Some(3),
+        "{summary}"
+    );
     stage.fence()?;
     ensure!(stage.checkpoint()? == checkpoint && stage.removals.total() == removals);
 

@@ -15,6 +15,7 @@ use rowbust_integration_tests::proxy::Proxy;
 use rowbust_integration_tests::shop;
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
+use serde_json::Value;
 use stopped::{WITHIN, flushed, halts_then_flushes, reset, stopped, without_checkpoint};
 
 on_both!(
@@ -270,8 +271,8 @@ async fn refused_while_it_begins_anew(flavor: Flavor) -> Result<()> {
     let mut proxy = Proxy::start(stage.db.port()).await?;
     stage.settings.port = Some(proxy.port());
     stage.settings.source = "on_gap: flush".into();
-    let mut epoch = stage.checkpoint()?.epoch;
     for by_signal in [true, false] {
+        let epoch = stage.checkpoint()?.epoch;
         let mut daemon = stage.start().await?;
         stage.quiet(&daemon).await?;
         proxy.cut().await;
@@ -301,14 +302,17 @@ async fn refused_while_it_begins_anew(flavor: Flavor) -> Result<()> {
             flushed(&stage, &daemon, epoch + 1).await?;
             // What was found first is what is said.
             let log = daemon.log_text();
-            let gap =
-                log.lines().find(|line| line.contains("gap in the binlog: removing")).unwrap_or_default();
-            let found = log.lines().find(|line| line.contains("beginning anew")).unwrap_or_default();
-            let why = found.split("why=").nth(1).context("no reason")?.trim_matches('"');
-            ensure!(gap.contains(why), "{found}\n{gap}");
+            let field = |message: &str, name: &str| {
+                let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let line = lines
+                    .into_iter()
+                    .find(|line| line["message"].as_str().is_some_and(|m| m.contains(message)));
+                line.map_or(Value::Null, |line| line[name].clone())
+            };
+            let found = field("beginning anew", "why");
+            ensure!(found.is_string() && found == field("gap in the binlog", "what"), "{log}");
         }
         ensure!(daemon.metric("rowbust_gaps_total").await? == 1.0, "{}", daemon.log_tail());
-        epoch += 1;
         ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
         // Keys for the next round.
         if by_signal {

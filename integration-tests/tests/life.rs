@@ -109,10 +109,13 @@ async fn server_id_clash(flavor: Flavor) -> Result<()> {
     }
     let mut a = first.start().await?;
     let mut b = second.launch("")?;
-    let (ended, log, other, stage) = tokio::select! {
-        status = a.exited(Duration::from_secs(60)) => (status?, a.log_text(), &b, &second),
-        status = b.exited(Duration::from_secs(60)) => (status?, b.log_text(), &a, &first),
+    let within = Duration::from_secs(60);
+    let ended = tokio::select! {
+        status = a.exited(within) => status.map(|status| (status, true)),
+        status = b.exited(within) => status.map(|status| (status, false)),
     };
+    let (ended, is_first) = ended.with_context(|| format!("{}\n{}", a.log_tail(), b.log_tail()))?;
+    let (log, other, stage) = if is_first { (a.log_text(), &b, &second) } else { (b.log_text(), &a, &first) };
     ensure!(ended.code() == Some(78), "{ended}\n{log}");
     for word in ["source.server_id_clash", "give each daemon and replica its own `source.server_id`"] {
         ensure!(log.contains(word), "{word:?} is missing: {log}");

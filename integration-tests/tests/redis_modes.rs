@@ -67,6 +67,8 @@ async fn end_to_end(mut stage: Stage, servers: &[&Redis], redis: String) -> Resu
     keys:
       - "product:{{id}}"
       - {{ key: "category:{{category_id}}:products", op: hdel, field: "{{id}}" }}
+      - {{ prefix: "category:feed:{{category_id}}:" }}
+      - {{ members_of: "category:set:{{category_id}}" }}
     on_ddl: {{ truncate: flush, drop: flush, rename: keep }}
 "#
     ));
@@ -87,6 +89,7 @@ async fn end_to_end(mut stage: Stage, servers: &[&Redis], redis: String) -> Resu
     })
     .await
     .map_err(|e| daemon.explain(&e))?;
+    wide_removals(servers, &mut conn, &schema).await.map_err(|e| daemon.explain(&e))?;
     // By the account that may do everything; every key on the server that has it.
     let mut filled = 0;
     for server in servers {
@@ -121,6 +124,40 @@ async fn end_to_end(mut stage: Stage, servers: &[&Redis], redis: String) -> Resu
     ensure!(daemon.metric(rowbust::telemetry::KEYS_QUEUED).await? == 0.0, "{}", daemon.log_tail());
     ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
     Ok(())
+}
+
+/// A prefix, and a set with the keys that it names.
+async fn wide_removals(servers: &[&Redis], conn: &mut mysql_async::Conn, schema: &str) -> Result<()> {
+    let mut filled = 0;
+    for server in servers {
+        let mut cache = shop::redis(server.port()).await?;
+        for n in 1..=40 {
+            let member = format!("product:member{n}");
+            let commands = [
+                cmd("SET").arg(format!("category:feed:3:{n}")).arg(1).clone(),
+                cmd("SET").arg(&member).arg(1).clone(),
+                cmd("SADD").arg("category:set:3").arg(&member).clone(),
+            ];
+            for command in commands {
+                // Another one's slot, or a replica.
+                filled += usize::from(command.query_async::<()>(&mut cache).await.is_ok());
+            }
+        }
+    }
+    ensure!(filled == 120, "void: {filled} filled");
+    conn.query_drop(format!("UPDATE {schema}.products SET ver = ver + 1 WHERE id = 3")).await?;
+    until("prefix and set are gone", WITHIN, async || {
+        let mut left = Vec::new();
+        for server in servers {
+            let mut cache = shop::redis(server.port()).await?;
+            let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut cache).await?;
+            left.extend(
+                keys.into_iter().filter(|key| key.contains("member") || key.starts_with("category:")),
+            );
+        }
+        Ok(Seen::check(left.is_empty(), || format!("{left:?}")))
+    })
+    .await
 }
 
 async fn standalone(need: Need) -> Result<()> {

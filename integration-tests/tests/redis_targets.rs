@@ -220,7 +220,6 @@ async fn replicas_that_dont_answer() -> Result<()> {
         let target = target(standalone(group.0.port()), Some(durability));
         target.connect().await?;
         let keys = vec!["k".to_owned()];
-        removes(&target, &keys).await?;
         group.0.cli(&["SET", "k", "1"])?;
         until("the replica has it", WITHIN, async || {
             let has = group.1.cli(&["EXISTS", "k"])?;
@@ -237,7 +236,7 @@ async fn replicas_that_dont_answer() -> Result<()> {
             target.breaker.close();
             ensure!(group.0.cli(&["EXISTS", "k"])? == "0", "{need}: round {round}");
         }
-        target.breaker.trip("NOREPLICAS");
+        ensure!(unlink(&target, &keys).await.is_err() && target.breaker.is_open());
         let _healing = Healing::start(&target);
         group.1.thaw()?;
         removes(&target, &keys).await?;
@@ -430,7 +429,7 @@ async fn throughput() -> Result<()> {
                     task.await?;
                 }
                 let keys = (AT_ONCE * BATCHES * BATCH) as f64;
-                println!(
+                eprintln!(
                     "{name:>10} {kind:>14} {how:>12}: {:>9.0} keys/s",
                     keys / begun.elapsed().as_secs_f64()
                 );

@@ -30,11 +30,13 @@ async fn ten_reloads_under_load(flavor: Flavor) -> Result<()> {
     let load = stage.load(plan);
     for n in 1..=RELOADS {
         let before = load.transactions();
-        until("more load", WITHIN, async || Ok(Seen::check(load.transactions() > before + 30, String::new))).await?;
+        until("more load", WITHIN, async || Ok(Seen::check(load.transactions() > before + 30, String::new)))
+            .await?;
         // With one more mapping each time, and without them in the end.
         let mut mappings = shop::mappings("reloads", "");
         for more in 1..=n % RELOADS {
-            mappings.push_str(&format!("  - {{ table: reloads.more{more}, keys: [\"more{more}:{{id}}\"] }}\n"));
+            mappings
+                .push_str(&format!("  - {{ table: reloads.more{more}, keys: [\"more{more}:{{id}}\"] }}\n"));
         }
         stage.settings.mappings = Some(mappings);
         let config = stage.config()?;
@@ -50,7 +52,11 @@ async fn ten_reloads_under_load(flavor: Flavor) -> Result<()> {
             let out = tokio::task::block_in_place(|| cli(args))?;
             let said = String::from_utf8_lossy(&out.stdout);
             let answer: Value = serde_json::from_str(&said).unwrap_or_default();
-            ensure!(out.status.code() == Some(0) && answer["changed"] == true, "{said}\n{}", daemon.log_tail());
+            ensure!(
+                out.status.code() == Some(0) && answer["changed"] == true,
+                "{said}\n{}",
+                daemon.log_tail()
+            );
         }
     }
     let history = load.stop().await?;
@@ -88,7 +94,9 @@ async fn a_bad_file_changes_nothing(flavor: Flavor) -> Result<()> {
     refused("\t{", "reload.config", "rowbust.yaml").await?;
     let elsewhere = good.replace("checkpoint: { path: ", "checkpoint: { path: /elsewhere");
     refused(&elsewhere, "reload.fixed", "checkpoint").await?;
-    let other = good.replace("version: 1\n", "version: 1\nlimits: { memory: 64MiB }\n").replace("limits: { memory: 48MiB }\n", "");
+    let other = good
+        .replace("version: 1\n", "version: 1\nlimits: { memory: 64MiB }\n")
+        .replace("limits: { memory: 48MiB }\n", "");
     let other = other.replace("  tls: disabled\n", "  tls: required\n");
     if flavor == Flavor::MariaDb {
         // This server has no TLS: found before the old config is left.
@@ -115,8 +123,10 @@ async fn a_bad_file_changes_nothing(flavor: Flavor) -> Result<()> {
     ensure!(!stage.removals.of("product:1").is_empty(), "{}", daemon.log_tail());
 
     // A good one, with a mapping that is new and to be flushed.
-    stage.settings.mappings =
-        Some(format!("{}  - {{ table: badfile.txlog, keys: [\"tx:{{n}}\"] }}\n", shop::mappings("badfile", "")));
+    stage.settings.mappings = Some(format!(
+        "{}  - {{ table: badfile.txlog, keys: [\"tx:{{n}}\"] }}\n",
+        shop::mappings("badfile", "")
+    ));
     let path = stage.config()?;
     let mut cache = shop::redis(stage.redis.port()).await?;
     redis::cmd("SET").arg("tx:1").arg("old").query_async::<()>(&mut cache).await?;

@@ -58,12 +58,13 @@ impl Stage {
     }
 
     fn properties(&self, user: &str, password: &str, mechanism: &str, ca: &str) -> Properties {
+        let ca = self.file(ca);
         let pairs = [
             ("security.protocol", "sasl_ssl"),
             ("sasl.mechanism", mechanism),
             ("sasl.username", user),
             ("sasl.password", password),
-            ("ssl.ca.location", self.file(ca).to_str().unwrap()),
+            ("ssl.ca.location", ca.to_str().unwrap()),
             ("session.timeout.ms", "6000"),
             ("reconnect.backoff.max.ms", "500"),
             ("topic.metadata.refresh.interval.ms", "1000"),

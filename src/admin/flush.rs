@@ -19,9 +19,9 @@ use tokio::task::AbortHandle;
 use super::{Hub, error::ApiError, status::Status};
 use crate::{
     checkpoint,
-    config::{Config, SecondRemoval},
+    config::{Config, KeyOp, SecondRemoval},
     flush::{FlushStats, Plan, unflushable},
-    invalidate::{flush::Sweeper, target::Target},
+    invalidate::{flush::Keyspaces, sweep::Sweeper, target::Target},
     source::position::CommitSpan,
 };
 
@@ -149,7 +149,10 @@ pub fn plans(
         (None, Some(key), false) => {
             let makes = |at: &usize| {
                 config.mappings.get(*at).is_some_and(|mapping| {
-                    mapping.keys.iter().any(|rule| rule.key.could_make(key.as_bytes()))
+                    mapping.keys.iter().any(|rule| match rule.op {
+                        KeyOp::Prefix { .. } => rule.key.could_begin(key.as_bytes()),
+                        _ => rule.key.could_make(key.as_bytes()),
+                    })
                 })
             };
             (0..config.mappings.len()).filter(makes).collect()
@@ -190,7 +193,12 @@ pub fn plans(
             continue;
         }
         let plan = match key {
-            Some(key) => Plan { keys: vec![key.as_bytes().to_vec()], hashes: Vec::new(), scans: Vec::new() },
+            Some(key) => Plan {
+                keys: vec![key.as_bytes().to_vec()],
+                sets: Vec::new(),
+                hashes: Vec::new(),
+                scans: Vec::new(),
+            },
             None => Plan::new(mappings().filter(|mapping| mapping.target == target)),
         };
         plans.push((target, plan));
@@ -296,25 +304,28 @@ fn longest_grace(config: &Config) -> Duration {
 
 async fn pass(status: &Status, job: &Job, plans: &Plans) {
     let sweeps = plans.iter().zip(&job.stats).filter_map(|((_, plan), (name, stats))| {
-        let target = status.targets.iter().find(|target| target.name() == name)?;
-        let per_second = status.config.limits.flush_keys_per_second;
-        Some(sweep(target, per_second, stats, plan, job.tables.clone(), job.asked.dry_run))
+        let at = status.targets.iter().position(|target| target.name() == name)?;
+        let target = status.targets.get(at)?;
+        Some(sweep(target, at, &status.config, stats, plan, job.tables.clone(), job.asked.dry_run))
     });
     futures_util::future::join_all(sweeps).await;
 }
 
-/// One pass over a target.
+/// One pass over a target, the one at `at` in the config.
 pub async fn sweep(
     target: &Arc<Target>,
-    per_second: u64,
+    at: usize,
+    config: &Config,
     stats: &Arc<FlushStats>,
     plan: &Plan,
     tables: Vec<String>,
     dry_run: bool,
 ) {
-    let sweeper = Sweeper::new(Arc::clone(target), per_second, Arc::clone(stats));
-    let sweeper = if dry_run { sweeper.only_counting() } else { sweeper };
-    sweeper.keyspaces(plan, tables, vec!["request".into()]).await;
+    let sweeper = Sweeper::new(Arc::clone(target), at, config);
+    let per_second = config.limits.flush_keys_per_second;
+    let keyspaces = Keyspaces::new(Arc::clone(target), per_second, Arc::clone(stats), sweeper);
+    let keyspaces = if dry_run { keyspaces.only_counting() } else { keyspaces };
+    keyspaces.run(plan, tables, vec!["request".into()]).await;
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod error;
 mod events;
 pub mod flush;
 mod retry;
+pub mod standby;
 pub mod status;
 
 use std::{

@@ -2,9 +2,15 @@
 //!
 //! Guarantees (I2, I4): what is saved is the position that the frontier has released, so everything before it is acknowledged by Redis or
 //! by the queue; within an epoch it only moves forward. Behind a gap the old position stays until everything is removed that the gap calls for. A save that fails is counted and tried again: meanwhile the daemon serves on
-//! and the checkpoint holds. May depend on `pipeline::frontier` and `source::position`.
+//! and the checkpoint holds. A save that is *fenced*, because another daemon has taken over, ends the writer.
+//! May depend on `pipeline::frontier`, `source::position`, and for its stores on `config` and `invalidate::target`.
 
+mod error;
 pub mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod redis;
+pub mod store;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,7 +21,11 @@ use rowbust_binlog::{Flavor, GtidState};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::file::{CheckpointError, CheckpointFile, Saved};
+use self::file::Saved;
+pub use self::{
+    error::CheckpointError,
+    store::{Store, look, place},
+};
 use crate::{
     pipeline::{Commits, Done, frontier::Frontier},
     source::position::{Anchor, Coordinates, Position},
@@ -25,6 +35,11 @@ use crate::{
 const SAVE_INTERVAL: Duration = Duration::from_millis(200);
 /// The pause after a save that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// A shared store is written so often even if nothing has moved: it may have lost the record, and another daemon may have taken it
+/// over.
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether what holds the checkpoint is gone.
+const HELD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What was saved last, for status and metrics.
 #[derive(Debug, Clone)]
@@ -35,6 +50,8 @@ pub struct Snapshot {
     pub at: Option<Instant>,
     /// Whether the frontier has moved since.
     pub behind: bool,
+    /// Whether it waits for the disk queue of this host.
+    pub held: bool,
     /// Saves since the start.
     pub saves: u64,
     /// Saves that failed since the start.
@@ -76,10 +93,32 @@ impl Watch {
     }
 }
 
+/// Says whether something else that only this host knows of is still owed: then the position that others would go on from stays.
+pub struct Hold(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl Hold {
+    /// Asked after the position has moved and before it is saved.
+    pub fn new(owed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Box::new(owed))
+    }
+
+    /// Nothing is.
+    pub fn never() -> Self {
+        Self::new(|| false)
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hold").field(&(self.0)()).finish()
+    }
+}
+
 /// Follows the frontier and saves it.
 #[derive(Debug)]
 pub struct Writer {
-    file: CheckpointFile,
+    store: Store,
+    hold: Hold,
     identity: Identity,
     started: Option<oneshot::Receiver<Position>>,
     position: Position,
@@ -100,21 +139,29 @@ impl Writer {
 
     /// `started`: where reading begins, and `anchor` the last event before. That is saved at once.
     pub fn new(
-        file: CheckpointFile,
+        store: Store,
+        hold: Hold,
         identity: Identity,
         started: oneshot::Receiver<Position>,
         anchor: Option<Anchor>,
         frontier: Frontier<Done>,
     ) -> (Self, Watch) {
-        let snapshot =
-            Arc::new(Mutex::new(Snapshot { saved: None, at: None, behind: true, saves: 0, failures: 0 }));
+        let snapshot = Arc::new(Mutex::new(Snapshot {
+            saved: None,
+            at: None,
+            behind: true,
+            held: false,
+            saves: 0,
+            failures: 0,
+        }));
         let first_save = watch::Sender::new(false);
         let watch = Watch { snapshot: Arc::clone(&snapshot), first_save: first_save.subscribe() };
         let nowhere = Coordinates { file: "".into(), position: 0 };
         let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
         let started = Some(started);
         let this = Self {
-            file,
+            store,
+            hold,
             identity,
             started,
             position,
@@ -145,26 +192,17 @@ impl Writer {
         }
         let mut ending = false;
         let mut dirty = true;
+        // The first is the place that was found, or where reading begins: it passes nothing.
+        let mut first = true;
         loop {
             dirty |= self.advance();
-            if dirty {
-                // A GTID set and one fsync: short enough to stay on the thread, but it must not hold up the workers.
-                let (this, result) = tokio::task::spawn_blocking(move || {
-                    let result = self.save();
-                    (self, result)
-                })
-                .await
-                .map_err(|error| CheckpointError::Io {
-                    path: "checkpoint".into(),
-                    action: "finish the save",
-                    source: std::io::Error::other(error),
-                })?;
-                self = this;
-                let pause = match result {
+            if dirty && (first || !self.is_held()) {
+                let pause = match self.save().await {
                     Ok(()) => {
-                        dirty = false;
+                        (dirty, first) = (false, false);
                         SAVE_INTERVAL
                     }
+                    Err(error @ CheckpointError::Fenced { .. }) => return Err(error),
                     Err(error) if ending => return Err(error),
                     Err(error) => {
                         tracing::error!(%error, "checkpoint not saved, holding it");
@@ -172,21 +210,40 @@ impl Writer {
                     }
                 };
                 if !ending {
-                    tokio::select! {
-                        () = shutdown.cancelled() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
+                    self.pause(pause, &shutdown).await;
                 }
             } else if ending {
+                if dirty {
+                    tracing::warn!(
+                        "checkpoint held by the disk queue: what it owes is repeated at the next start"
+                    );
+                }
                 return Ok(());
+            } else if dirty {
+                self.pause(HELD_INTERVAL, &shutdown).await;
             } else {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     () = self.frontier.advanced() => {}
+                    () = tokio::time::sleep(RENEW_INTERVAL), if self.store.is_shared() => dirty = true,
                 }
             }
             ending = shutdown.is_cancelled();
         }
+    }
+
+    async fn pause(&self, pause: Duration, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    /// The position has moved before this is asked: what is owed for it counts already.
+    fn is_held(&self) -> bool {
+        let held = (self.hold.0)();
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).held = held;
+        held
     }
 
     /// Adds what became done to the position.
@@ -222,7 +279,7 @@ impl Writer {
         true
     }
 
-    fn save(&mut self) -> Result<(), CheckpointError> {
+    async fn save(&mut self) -> Result<(), CheckpointError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let saved = Saved {
             generation: 0,
@@ -237,8 +294,9 @@ impl Writer {
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
             covered: Some(self.covered.clone()),
+            fence: 0,
         };
-        let result = self.file.save(saved);
+        let result = self.store.save(saved).await;
         let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(saved) => {
@@ -257,7 +315,8 @@ impl Writer {
     }
 }
 
-fn flavor_name(flavor: Flavor) -> &'static str {
+/// `mysql` or `mariadb`, as in [`Saved::flavor`].
+pub fn flavor_name(flavor: Flavor) -> &'static str {
     match flavor {
         Flavor::MySql => "mysql",
         Flavor::MariaDb => "mariadb",

@@ -105,16 +105,15 @@ fn directly(global: &Global, args: &FlushArgs, config: &Config, bar: &Bar) -> Ex
         let targets = daemon::connect_targets(config).await?;
         let chosen: Vec<_> = plans
             .iter()
-            .filter_map(|(at, plan)| Some((targets.get(*at)?, plan, Arc::new(FlushStats::default()))))
+            .filter_map(|(at, plan)| Some((targets.get(*at)?, *at, plan, Arc::new(FlushStats::default()))))
             .collect();
         if let Some((target, ..)) = chosen.iter().find(|(target, ..)| target.breaker.is_open()) {
             return Ok(Err(target.name().to_owned()));
         }
-        let per_second = config.limits.flush_keys_per_second;
         let state = |over: bool| {
             let targets: Vec<Value> = chosen
                 .iter()
-                .map(|(target, _, stats)| {
+                .map(|(target, _, _, stats)| {
                     let (removed, scanned) = stats.counts();
                     let running = stats.snapshot().running;
                     json!({
@@ -125,8 +124,8 @@ fn directly(global: &Global, args: &FlushArgs, config: &Config, bar: &Bar) -> Ex
                 .collect();
             json!({ "state": if over { "done" } else { "first pass" }, "dry_run": args.dry_run, "tables": tables, "targets": targets })
         };
-        let all = futures_util::future::join_all(chosen.iter().map(|(target, plan, stats)| {
-            sweep(target, per_second, stats, plan, tables.clone(), args.dry_run)
+        let all = futures_util::future::join_all(chosen.iter().map(|(target, at, plan, stats)| {
+            sweep(target, *at, config, stats, plan, tables.clone(), args.dry_run)
         }));
         tokio::pin!(all);
         loop {

@@ -34,6 +34,7 @@ use clap::{
 
 pub use self::{
     check::CheckArgs,
+    checkpoint::SetArgs,
     completions::CompletionsArgs,
     config_show::ConfigCommand,
     explain::ExplainArgs,
@@ -160,7 +161,7 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page
     Man(ManArgs),
-    /// Look at the position to resume from
+    /// Look at the position to resume from, or change it
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
     /// Look at removals that failed, and send dead letters back
@@ -174,6 +175,8 @@ pub enum CheckpointCommand {
     /// Print the saved position
     #[command(after_help = "Example:\n  rowbust checkpoint show --json")]
     Show,
+    /// Put another position in its place
+    Set(SetArgs),
 }
 
 /// `rowbust retry`
@@ -190,7 +193,7 @@ pub enum RetryCommand {
 }
 
 /// Commands and flags of the contract that come later.
-const LATER: &[&str] = &["lab", "audit", "top", "set", "--live", "--role"];
+const LATER: &[&str] = &["lab", "audit", "top", "--live", "--role"];
 
 /// Parses the arguments.
 ///
@@ -237,6 +240,7 @@ pub fn execute(args: &Args) -> Exit {
         Command::Completions(completions) => completions::execute(global, completions),
         Command::Man(man) => man::execute(global, man),
         Command::Checkpoint(CheckpointCommand::Show) => checkpoint::show(global),
+        Command::Checkpoint(CheckpointCommand::Set(set)) => checkpoint::set(global, set),
         Command::Retry(RetryCommand::Ls(ls)) => retry::ls(global, ls),
         Command::Retry(RetryCommand::Show(show)) => retry::show(global, show),
         Command::Retry(RetryCommand::Drop(drop)) => retry::drop_letters(global, drop),

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, block_on, load, out};
 use crate::{
-    checkpoint::{self, file},
+    checkpoint,
     config::{Config, Start},
     source::{Resume, SourceError},
     supervisor, telemetry,
@@ -56,8 +56,13 @@ pub(super) fn execute(global: &Global, args: &WatchArgs) -> Exit {
 /// `rowbust run --dry-run`
 pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
     let mut config = config.clone();
+    let place = checkpoint::place(&config);
+    let found = match block_on(checkpoint::look(&config)) {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
     let path = std::mem::take(&mut config.checkpoint.path);
-    let resume = match file::load(&path) {
+    let resume = match found {
         Ok(None) => None,
         Ok(Some((saved, _))) => match checkpoint::position(&saved) {
             Ok(position) => {
@@ -65,7 +70,7 @@ pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
                 Some(Resume { position, identity: saved.source, anchor: saved.anchor, gap: None, since })
             }
             Err(why) => {
-                out::complain(&format!("checkpoint {}: {why}", path.display()));
+                out::complain(&format!("checkpoint {place}: {why}"));
                 return Exit::Failure;
             }
         },

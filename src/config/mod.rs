@@ -8,6 +8,7 @@ mod codes;
 mod connections;
 mod diag;
 mod fields;
+mod keys;
 mod mappings;
 mod mask;
 mod node;
@@ -403,10 +404,67 @@ impl RetryPolicy {
 }
 
 /// `checkpoint:`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// The file; two generations and a temporary file stand beside it.
+    /// The file; two generations and a temporary file stand beside it. Not used with a shared one, but for the default place of
+    /// the retry queue.
     pub path: PathBuf,
+    /// Kept where daemons of other hosts see it, instead of the file.
+    pub shared: Option<Shared>,
+}
+
+impl Checkpoint {
+    /// A file of this host.
+    pub fn file(path: PathBuf) -> Self {
+        Self { path, shared: None }
+    }
+}
+
+/// A checkpoint that several daemons share, of which one is active.
+#[derive(Clone)]
+pub enum Shared {
+    /// A key of a target.
+    Redis {
+        /// Index into [`Config::redis`].
+        target: usize,
+        /// Of the deployment. Default: `HOST:PORT` of the source.
+        name: String,
+    },
+    /// A compacted topic, `PREFIX.checkpoint`.
+    Kafka {
+        /// `host:port` of the brokers.
+        brokers: Vec<String>,
+        /// Prefix of the topic's name.
+        prefix: String,
+        /// More librdkafka properties.
+        properties: Properties,
+        /// Of the deployment. Default: `HOST:PORT` of the source.
+        name: String,
+    },
+}
+
+impl Shared {
+    /// The key of a checkpoint in Redis.
+    pub fn redis_key(name: &str) -> String {
+        format!("rowbust:checkpoint:{name}")
+    }
+}
+
+/// Properties may hold a password.
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Redis { target, name } => {
+                f.debug_struct("Redis").field("target", target).field("name", name).finish()
+            }
+            Self::Kafka { brokers, prefix, name, .. } => f
+                .debug_struct("Kafka")
+                .field("brokers", brokers)
+                .field("prefix", prefix)
+                .field("name", name)
+                .finish_non_exhaustive(),
+        }
+    }
 }
 
 /// `admin:`
@@ -432,6 +490,9 @@ pub struct Limits {
     pub keys_per_second: u64,
     /// Removals a second of a flush, per target; a key that is only looked at counts as a tenth. 0: unlimited. Default 20000.
     pub flush_keys_per_second: u64,
+    /// Removals a second of `prefix` and `members_of`, per target; a key that is only looked at counts as a tenth. 0: unlimited.
+    /// Default 50000.
+    pub sweep_keys_per_second: u64,
 }
 
 /// One entry of `mappings:`
@@ -451,8 +512,13 @@ pub struct Mapping {
     pub keys: Vec<KeyRule>,
     /// When the second removal runs.
     pub second_removal: SecondRemoval,
-    /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
+    /// How much longer than visibility the second removal of a plain key waits. Default 1 s; 0 where `guarded`.
     pub fill_grace: Duration,
+    /// The keys are filled under leases, which the second removal revokes. Default: false.
+    pub guarded: bool,
+    /// As [`Limits::keys_per_second`], for this mapping alone; 0 (default): that of the target only. Paces what its `prefix` and
+    /// `members_of` remove, too.
+    pub keys_per_second: u64,
     /// What TRUNCATE, DROP and RENAME do.
     pub on_ddl: OnDdl,
     /// What to do when the table lacks a column that the mapping names, or its columns' names aren't known.
@@ -508,7 +574,20 @@ pub enum KeyOp {
         /// The field's template.
         field: Template,
     },
+    /// `UNLINK` of every key that begins with what the template makes. The template begins with a text of its own.
+    Prefix {
+        /// More keys than this under one prefix are told about; all are removed. Default [`ALARM_ABOVE`].
+        alarm_above: u64,
+    },
+    /// `UNLINK` of every member of a set of keys, and `SREM` of these from the set.
+    MembersOf {
+        /// Members that begin with none of these stay as they are; empty (default): all are removed.
+        members_prefix: Vec<String>,
+    },
 }
+
+/// The default of `alarm_above`.
+pub const ALARM_ABOVE: u64 = 10_000;
 
 /// `events:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -590,13 +669,16 @@ impl Walk<'_> {
         }
         let source = at("source").and_then(|(node, span)| self.source(node, span));
         let redis = at("redis").and_then(|(node, span)| self.redis(node, span));
-        let checkpoint = self.checkpoint(at("checkpoint"));
+        let checkpoint = self.checkpoint(at("checkpoint"), source.as_ref(), redis.as_deref());
         let retry = self.retry(at("retry"), checkpoint.as_ref());
         let admin = self.admin(at("admin"));
         let limits = self.limits(at("limits"));
         let policies = source.as_ref().map(|source| source.policies).unwrap_or_default();
         let mappings =
             object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref(), policies));
+        if let (Some(checkpoint), Some(mappings)) = (&checkpoint, &mappings) {
+            self.checkpoint_apart(checkpoint, at("checkpoint"), mappings);
+        }
         Some(Config {
             source: source?,
             redis: redis?,

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 
 use super::{
-    Admin, Checkpoint, Limits, MIN_TOKEN, Password, Properties, Retry, RetryPolicy, Tier,
+    Admin, Checkpoint, KeyOp, KeyRule, Limits, MIN_TOKEN, Mapping, Password, Properties, RedisTarget, Retry,
+    RetryPolicy, Shared, Source, Tier,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -37,9 +38,14 @@ pub const RESERVED_PROPERTIES: &[&str] = &[
 ];
 
 impl Walk<'_> {
-    pub(super) fn checkpoint(&mut self, found: Option<(&Node, Range<usize>)>) -> Option<Checkpoint> {
+    pub(super) fn checkpoint(
+        &mut self,
+        found: Option<(&Node, Range<usize>)>,
+        source: Option<&Source>,
+        redis: Option<&[RedisTarget]>,
+    ) -> Option<Checkpoint> {
         let default = || self.base.join("rowbust-data").join("checkpoint");
-        let Some((node, at)) = found else { return Some(Checkpoint { path: default() }) };
+        let Some((node, at)) = found else { return Some(Checkpoint::file(default())) };
         let default = default();
         let object = self.object(node, at, &fields::CHECKPOINT)?;
         let path = match object.get("path") {
@@ -51,7 +57,104 @@ impl Walk<'_> {
             self.report(Code::BadName, object.key_span("path"), "`checkpoint.path` names no file", help);
             return None;
         }
-        Some(Checkpoint { path })
+        let places: Vec<_> =
+            ["path", "redis", "kafka"].into_iter().filter(|name| object.get(name).is_some()).collect();
+        if let [one, other, ..] = places[..] {
+            let message = format!("both `{one}` and `{other}`");
+            self.report(Code::Conflict, object.key_span(other), message, "keep one of them");
+            return None;
+        }
+        let shared = match (object.get("redis"), object.get("kafka")) {
+            (Some(node), _) => Some((Some(self.checkpoint_target(node, redis?)?), None)),
+            (None, Some(node)) => Some((None, Some(self.kafka(node, object.key_span("kafka"))?))),
+            (None, None) => None,
+        };
+        let Some(shared) = shared else {
+            if object.get("name").is_some() {
+                let help = "remove it: a file is named by its path";
+                self.report(
+                    Code::Conflict,
+                    object.key_span("name"),
+                    "`name` has no effect with a file",
+                    help,
+                );
+                return None;
+            }
+            return Some(Checkpoint::file(path));
+        };
+        let name = match object.get("name") {
+            Some(node) => self.checkpoint_name(node)?,
+            None => format!("{}:{}", source?.host, source?.port),
+        };
+        let shared = match shared {
+            (Some(target), _) => Shared::Redis { target, name },
+            (None, kafka) => {
+                let (brokers, prefix, properties) = kafka?;
+                Shared::Kafka { brokers, prefix, properties, name }
+            }
+        };
+        Some(Checkpoint { path, shared: Some(shared) })
+    }
+
+    fn checkpoint_target(&mut self, node: &Node, targets: &[RedisTarget]) -> Option<usize> {
+        let text = self.text(node, "the name of a target")?;
+        let found = targets.iter().position(|target| target.name == text.value);
+        if found.is_none() {
+            let names: Vec<_> = targets.iter().map(|target| format!("`{}`", target.name)).collect();
+            let message = format!("`redis` has no target `{}`", self.shown(&node.span));
+            self.report(
+                Code::UnknownTarget,
+                node.span.clone(),
+                message,
+                format!("targets: {}", names.join(", ")),
+            );
+        }
+        found
+    }
+
+    fn checkpoint_name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "the deployment's name")?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
+        if !text.value.is_empty() && text.value.len() <= 100 && text.value.chars().all(plain) {
+            return Some(text.value);
+        }
+        let message = format!("`{}` can't be the name of a checkpoint", self.shown(&node.span));
+        let help = "use letters, digits, `.`, `_`, `-` and `:`, at most 100, e.g. shop";
+        self.report(Code::BadName, node.span.clone(), message, help);
+        None
+    }
+
+    /// A flush of a mapping that could make the checkpoint's key would remove it.
+    pub(super) fn checkpoint_apart(
+        &mut self,
+        checkpoint: &Checkpoint,
+        found: Option<(&Node, Range<usize>)>,
+        mappings: &[Mapping],
+    ) {
+        let (Some(Shared::Redis { target, name }), Some((_, at))) = (&checkpoint.shared, found) else {
+            return;
+        };
+        let key = Shared::redis_key(name);
+        let (key_bytes, begins) = (key.as_bytes(), 1..=key.len());
+        let reaches = |rule: &KeyRule| match rule.op {
+            KeyOp::Prefix { .. } => {
+                begins.clone().any(|end| key_bytes.get(..end).is_some_and(|part| rule.key.could_make(part)))
+            }
+            KeyOp::Unlink | KeyOp::Hdel { .. } | KeyOp::MembersOf { .. } => rule.key.could_make(key_bytes),
+        };
+        let makes = |mapping: &&Mapping| mapping.target == *target && mapping.keys.iter().any(reaches);
+        if let Some(mapping) = mappings.iter().find(makes) {
+            let message = format!(
+                "the checkpoint's key `{key}` could be made by the mapping of {} (line {}), which would remove it",
+                mapping.table, mapping.line
+            );
+            self.report(
+                Code::Conflict,
+                at,
+                message,
+                "keep the checkpoint in another target, or begin the template with a text of its own",
+            );
+        }
     }
 
     pub(super) fn retry(
@@ -192,6 +295,10 @@ impl Walk<'_> {
         let protocol =
             out.iter().find(|(name, _)| name == "security.protocol").map(|(_, value)| value.as_str());
         for (name, key, _) in &entries {
+            // One stands for all; and only where nothing else is wrong.
+            if !ok {
+                break;
+            }
             let kind = name.split('.').next().unwrap_or_default();
             let has_effect = match kind {
                 "sasl" => protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().starts_with("sasl_")),
@@ -281,12 +388,18 @@ impl Walk<'_> {
     }
 
     pub(super) fn limits(&mut self, found: Option<(&Node, Range<usize>)>) -> Option<Limits> {
-        let mut limits = Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 };
+        let mut limits = Limits {
+            memory: 48 << 20,
+            keys_per_second: 0,
+            flush_keys_per_second: 20_000,
+            sweep_keys_per_second: 50_000,
+        };
         let Some((node, at)) = found else { return Some(limits) };
         let object = self.object(node, at, &fields::LIMITS)?;
         for (name, limit) in [
             ("keys_per_second", &mut limits.keys_per_second),
             ("flush_keys_per_second", &mut limits.flush_keys_per_second),
+            ("sweep_keys_per_second", &mut limits.sweep_keys_per_second),
         ] {
             if let Some(node) = object.get(name) {
                 *limit = self.number(node, "number of keys per second", 0..=1_000_000_000)?;

@@ -22,12 +22,17 @@ use tokio::sync::mpsc;
 use super::{
     classify::Failure,
     second::{Due, due, one_is_enough},
+    sweep::Sweeper,
     target::{Master, Target},
 };
 use crate::{
     config::Mapping,
     flush::{Fields, FlushStats, Owed, Plan, Running, Scan},
-    pipeline::{BATCH_KEYS, Flush, batch::Removal, pace::Pace},
+    pipeline::{
+        BATCH_KEYS, Flush,
+        batch::Removal,
+        pace::{Pace, Paces},
+    },
     watermark::Watermark,
 };
 
@@ -54,28 +59,30 @@ async fn wait_for(watermark: &mut Watermark, due: Due) {
 /// Flushes one target. While it has nothing to do it costs nothing.
 #[derive(Debug)]
 pub struct Flusher {
-    sweeper: Sweeper,
+    keyspaces: Keyspaces,
     mappings: Vec<Mapping>,
     watermark: Watermark,
 }
 
 /// Goes once over the keyspace of a target.
 #[derive(Debug)]
-pub struct Sweeper {
+pub struct Keyspaces {
     target: Arc<Target>,
-    pace: Pace,
+    pace: Arc<Pace>,
     stats: Arc<FlushStats>,
+    /// For sets and their members.
+    sweeper: Arc<Sweeper>,
     /// Nothing is removed.
     only_counts: bool,
 }
 
-impl Sweeper {
+impl Keyspaces {
     /// `per_second`: [`crate::config::Limits::flush_keys_per_second`].
-    pub fn new(target: Arc<Target>, per_second: u64, stats: Arc<FlushStats>) -> Self {
-        Self { target, pace: Pace::new(per_second), stats, only_counts: false }
+    pub fn new(target: Arc<Target>, per_second: u64, stats: Arc<FlushStats>, sweeper: Arc<Sweeper>) -> Self {
+        Self { target, pace: Arc::new(Pace::new(per_second)), stats, sweeper, only_counts: false }
     }
 
-    /// Counts what it would remove, and removes nothing.
+    /// Counts what it would remove, and removes nothing. Of a set of keys only the set is counted.
     #[must_use]
     pub fn only_counting(mut self) -> Self {
         self.only_counts = true;
@@ -108,8 +115,9 @@ impl Flusher {
         watermark: Watermark,
         per_second: u64,
         stats: Arc<FlushStats>,
+        sweeper: Arc<Sweeper>,
     ) -> Self {
-        Self { sweeper: Sweeper::new(target, per_second, stats), mappings, watermark }
+        Self { keyspaces: Keyspaces::new(target, per_second, stats, sweeper), mappings, watermark }
     }
 
     /// Does what `requests` bring until it is closed and everything is settled. What waits when a pass begins is done by it
@@ -120,7 +128,7 @@ impl Flusher {
             while let Ok(flush) = requests.try_recv() {
                 self.accept(&mut waiting, flush);
             }
-            self.sweeper.stats.waiting(waiting.len());
+            self.keyspaces.stats.waiting(waiting.len());
             let begun = Instant::now();
             let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting)
                 .into_iter()
@@ -146,7 +154,7 @@ impl Flusher {
     }
 
     fn accept(&self, waiting: &mut Vec<Waiting>, flush: Flush) {
-        self.sweeper.stats.started(&flush.causes);
+        self.keyspaces.stats.started(&flush.causes);
         waiting.push(Waiting { flush, first_done: None, due: None });
     }
 
@@ -167,12 +175,12 @@ impl Flusher {
         causes.dedup();
         causes.truncate(8);
         let tables = mappings.iter().map(|mapping| mapping.table.clone()).collect();
-        self.sweeper.keyspaces(&Plan::new(mappings.iter().copied()), tables, causes).await;
+        self.keyspaces.run(&Plan::new(mappings.iter().copied()), tables, causes).await;
         let done = Instant::now();
         let mut owed = Vec::new();
         for (one, last) in ready.into_iter().zip(last) {
             if last {
-                self.sweeper.stats.finished(&one.flush.causes);
+                self.keyspaces.stats.finished(&one.flush.causes);
                 one.flush.settle();
             } else {
                 owed.push(Waiting { first_done: Some(done), ..one });
@@ -182,9 +190,9 @@ impl Flusher {
     }
 }
 
-impl Sweeper {
+impl Keyspaces {
     /// Removes everything of the plan that is there when it begins; whatever Redis does meanwhile, it is repeated until it worked.
-    pub async fn keyspaces(&self, plan: &Plan, tables: Vec<String>, causes: Vec<String>) {
+    pub async fn run(&self, plan: &Plan, tables: Vec<String>, causes: Vec<String>) {
         let since = Instant::now();
         let (removed_before, scanned_before) = self.stats.counts();
         let size = match plan.scans.len() {
@@ -203,9 +211,11 @@ impl Sweeper {
         }));
         let removals = plan.keys.iter().map(|key| Owing::Key(key));
         let fields = plan.hashes.iter().map(|(key, fields)| Owing::Fields(key, fields));
+        let sets = plan.sets.iter().map(|key| Owing::Set(key));
         let scans = plan.scans.iter().map(Owing::Scan);
         let mut progress = Instant::now();
-        for owing in removals.chain(fields).chain(scans) {
+        // Sets first: a set that is removed as a key is one whose members nobody knows.
+        for owing in sets.chain(removals).chain(fields).chain(scans) {
             self.until_done(&owing, &mut progress).await;
         }
         self.stats.running(None);
@@ -229,6 +239,7 @@ impl Sweeper {
             .build();
         loop {
             let done = match owing {
+                Owing::Set(key) => self.set(key, false).await,
                 Owing::Key(key) => self.remove(&[Removal { key, field: None }]).await,
                 Owing::Fields(key, fields) => self.fields(key, fields).await,
                 Owing::Scan(scan) => self.scan(scan, progress).await,
@@ -281,6 +292,7 @@ impl Sweeper {
                     Owed::Nothing => {}
                     Owed::Key => whole.push(Removal { key, field: None }),
                     Owed::Fields(fields) => self.fields(key, &fields).await?,
+                    Owed::Members { whole } => self.set(key, whole).await?,
                 }
             }
             self.remove(&whole).await?;
@@ -290,6 +302,17 @@ impl Sweeper {
                 return Ok(());
             }
         }
+    }
+
+    /// The members of a set; `whole`: and then what is left of it.
+    async fn set(&self, key: &[u8], whole: bool) -> Result<(), Failure> {
+        if self.only_counts {
+            self.stats.removed.fetch_add(1, Relaxed);
+            return Ok(());
+        }
+        let removed = self.sweeper.members(key, true, &Paces::new([Arc::clone(&self.pace)])).await?;
+        self.stats.removed.fetch_add(removed, Relaxed);
+        if whole { self.remove(&[Removal { key, field: None }]).await } else { Ok(()) }
     }
 
     /// The fields of one hash. A key of another type has none.
@@ -371,10 +394,11 @@ impl Sweeper {
     }
 }
 
-const WRONG_TYPE: &str = "WRONGTYPE";
+pub(super) const WRONG_TYPE: &str = "WRONGTYPE";
 
 /// A part of a pass, repeated as a whole.
 enum Owing<'a> {
+    Set(&'a [u8]),
     Key(&'a [u8]),
     Fields(&'a [u8], &'a Fields),
     Scan(&'a Scan),

@@ -1,13 +1,13 @@
 //! Collects keys into segments.
 //!
-//! Guarantees: as [`super`]. May depend on the other parts of `pipeline`, `source::position` and `config`.
+//! Guarantees: as [`super`]. May depend on the other parts of `pipeline`, `source::position`, `route`'s kinds and `config`.
 
 use std::{sync::Arc, time::Instant};
 
 use hashbrown::HashTable;
 
 use super::{
-    BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lanes, Restart,
+    BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lane, Lanes, Restart,
     SEGMENT_COMMITS, Segment, TargetQueues,
     batch::{KeyBatch, Removal, RowPlace, hash_key},
     budget::Permit,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::SecondRemoval,
     journal::Journal,
+    route::Kind,
     source::{
         self,
         position::{Anchor, CommitSpan, Coordinates, Position},
@@ -46,7 +47,7 @@ pub struct Assembler {
     budget: Budget,
     /// Whether transactions with many keys are kept apart.
     paced: bool,
-    /// By lane, by worker.
+    /// By way, by worker. The ways are the lanes, once for each [`Kind`]; but for the exact ones each has one worker.
     open: Vec<Vec<OpenBatch>>,
     /// By lane.
     widened: Vec<Widened>,
@@ -114,7 +115,7 @@ struct Widened {
 }
 
 impl Assembler {
-    /// `queues`: by target. `paced`: [`crate::config::Limits::keys_per_second`] is set.
+    /// `queues`: by target. `paced`: bulk has a rate, see [`Lanes::is_paced`].
     pub fn new(
         lanes: Lanes,
         queues: Vec<TargetQueues>,
@@ -122,10 +123,12 @@ impl Assembler {
         budget: Budget,
         paced: bool,
     ) -> Self {
-        let open = lanes
-            .lanes
-            .iter()
-            .map(|lane| queues[lane.target].workers.iter().map(|_| OpenBatch::default()).collect())
+        let workers =
+            |kind, lane: &Lane| if kind == Kind::Exact { queues[lane.target].workers.len() } else { 1 };
+        let open = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| lanes.lanes.iter().map(move |lane| workers(kind, lane)))
+            .map(|workers| (0..workers).map(|_| OpenBatch::default()).collect())
             .collect();
         let widened = lanes.lanes.iter().map(|_| Widened::default()).collect();
         Self {
@@ -202,12 +205,17 @@ impl Assembler {
 
     /// A key of the running transaction. `place.position` is the end of its rows event.
     pub fn push(&mut self, mapping: usize, removal: Removal<'_>, place: RowPlace) {
-        self.push_to(self.lane(mapping), removal, place);
+        self.push_way(self.way(mapping, Kind::Exact), removal, place);
     }
 
-    /// The lane of a mapping.
-    pub fn lane(&self, mapping: usize) -> usize {
-        self.lanes.of_mapping[mapping]
+    /// The way of a mapping's keys.
+    pub fn way(&self, mapping: usize, kind: Kind) -> usize {
+        let before = match kind {
+            Kind::Exact => 0,
+            Kind::Prefix => 1,
+            Kind::MembersOf => 2,
+        };
+        before * self.lanes.lanes.len() + self.lanes.of_mapping[mapping]
     }
 
     /// A place before the running transaction that isn't done until the ticket is settled.
@@ -215,13 +223,13 @@ impl Assembler {
         self.frontier.open(1, Done::default()).pop()
     }
 
-    /// Hands on what was kept under another transaction: its keys are the running transaction's now, by lane, and the tickets are
+    /// Hands on what was kept under another transaction: its keys are the running transaction's now, by way, and the tickets are
     /// settled with them, if it is read to its end: otherwise the place stays undone. `by_delay`: no witness tells when the running transaction is visible.
     pub fn resume(&mut self, keys: &[KeyBatch], tickets: Vec<Ticket<Done>>, by_delay: bool) {
         let place = RowPlace { position: self.begun_at.position, row: 0 };
-        for (lane, keys) in keys.iter().enumerate() {
+        for (way, keys) in keys.iter().enumerate() {
             for removal in keys.iter() {
-                self.push_to(lane, removal, place);
+                self.push_way(way, removal, place);
             }
         }
         self.owed.extend(tickets);
@@ -229,15 +237,16 @@ impl Assembler {
         self.full = true;
     }
 
-    fn push_to(&mut self, lane: usize, removal: Removal<'_>, place: RowPlace) {
+    /// As [`Assembler::push`], by [`Assembler::way`]. What isn't exact has no field.
+    pub fn push_way(&mut self, way: usize, removal: Removal<'_>, place: RowPlace) {
         let hash = hash_key(removal.key);
-        if self.handed.is_used() && self.handed.contains(lane, hash, removal) {
+        if self.handed.is_used() && self.handed.contains(way, hash, removal) {
             return;
         }
         if !self.transaction_in_segment {
             self.join_segment();
         }
-        let open = &mut self.open[lane];
+        let open = &mut self.open[way];
         // The upper bits choose the worker, as the table takes the lower ones.
         let worker = usize::try_from(hash >> 32).unwrap_or(0) % open.len();
         let OpenBatch { keys, seen, before } = &mut open[worker];
@@ -370,13 +379,18 @@ impl Assembler {
         self.full = false;
         self.commits = 0;
         let bulk = std::mem::take(&mut self.bulk);
-        let batches: usize = self.open.iter().flatten().map(OpenBatch::len).sum();
+        let (exact, sweeps) = self.open.split_at(self.lanes.lanes.len());
+        let count = |open: &[Vec<OpenBatch>]| open.iter().flatten().map(OpenBatch::len).sum::<usize>();
+        let bytes = |open: &[Vec<OpenBatch>]| open.iter().flatten().map(OpenBatch::footprint).sum::<usize>();
+        let (batches, keys) = (count(exact), bytes(exact));
+        let (sweeps, sweep_keys) = (count(sweeps), bytes(sweeps));
         let flushes: usize = self.widened.iter().map(|lane| usize::from(!lane.mappings.is_empty())).sum();
+        let slow = flushes + sweeps;
         let done = std::mem::take(&mut self.done);
         let joined = std::mem::take(&mut self.transaction_in_segment);
         let riders = std::mem::take(&mut self.riders);
         let by_delay = std::mem::take(&mut self.by_delay);
-        let Some(mut span) = self.visible.take().filter(|_| batches + flushes > 0) else {
+        let Some(mut span) = self.visible.take().filter(|_| batches + slow > 0) else {
             if done.restart.is_some() || done.commits.is_some() || !done.covers.is_empty() {
                 let none = self.frontier.open(0, done);
                 debug_assert!(none.is_empty());
@@ -388,37 +402,47 @@ impl Assembler {
         if let Some(journal) = &self.journal {
             journal.begun(&span.last.file, &mut self.begun);
         }
-        let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches + flushes));
+        let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches + slow));
         // Not of a segment that ends before the running transaction: its span lacks that.
         if joined && self.transaction.is_some() {
             self.remember();
         }
-        let keys: usize = self.open.iter().flatten().map(OpenBatch::footprint).sum();
         let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
-        // A flush may last: it mustn't keep the bytes of keys that are long done.
-        let apart = match flushes {
+        // A flush or a sweep may last: it mustn't keep the bytes of keys that are long done. Sweeps leave half to others, as bulk does.
+        let apart = match slow {
             0 => 0,
-            _ => span.footprint() + size_of::<Segment>() + flushes * size_of::<Flush>(),
+            _ => {
+                let bytes = span.footprint() + size_of::<Segment>() + flushes * size_of::<Flush>();
+                bytes + sweep_keys + sweeps * size_of::<Batch>()
+            }
         };
+        let only_sweeps = slow > 0 && flushes == 0;
         let bytes = keys + spans + size_of::<Segment>() + batches * size_of::<Batch>();
         // Taken at once: with the one in hand, waiting for the other may be waiting for oneself.
-        let mut budget = self.budget.take(apart + bytes, bulk).await?;
-        let flush = (flushes > 0).then(|| self.segment(span.clone(), received, budget.split(apart)));
+        let mut budget = self.budget.take(apart + bytes, bulk || only_sweeps).await?;
+        let slow_segment =
+            (slow > 0).then(|| self.segment(span.clone(), received, budget.split(apart, only_sweeps)));
         let segment = self.segment(span, received, budget);
-        let tickets = self.frontier.open(u32::try_from(batches + flushes).map_err(|_| Closed)?, done);
+        let tickets = self.frontier.open(u32::try_from(batches + slow).map_err(|_| Closed)?, done);
         let mut tickets = tickets.into_iter();
-        for (lane, open) in self.open.iter_mut().enumerate() {
-            let lane = &self.lanes.lanes[lane];
+        let lanes = &self.lanes.lanes;
+        for (way, open) in self.open.iter_mut().enumerate() {
+            let (kind, lane) = (Kind::ALL[way / lanes.len()], &lanes[way % lanes.len()]);
+            let queues = &self.queues[lane.target];
+            let paced = &queues.paced[lane.paced];
             for (worker, open) in open.iter_mut().enumerate() {
-                let queue = &self.queues[lane.target].workers[worker];
                 for keys in open.take() {
                     let Some(ticket) = tickets.next() else { return Err(Closed) };
-                    let (lane, segment, riders) = (Arc::clone(lane), Arc::clone(&segment), riders.clone());
-                    let batch = Batch { keys, lane, segment, ticket, riders };
-                    match bulk {
-                        true => queue.bulk.send(batch).map_err(|_| Closed)?,
-                        false => queue.batches.send(batch).await.map_err(|_| Closed)?,
+                    let segment = if kind == Kind::Exact { Some(&segment) } else { slow_segment.as_ref() };
+                    let segment = Arc::clone(segment.ok_or(Closed)?);
+                    let (lane, riders) = (Arc::clone(lane), riders.clone());
+                    let batch = Batch { keys, kind, lane, segment, ticket, riders };
+                    match kind {
+                        Kind::Exact if bulk => paced.bulk.send(batch).map_err(|_| Closed)?,
+                        Kind::Exact => queues.workers[worker].send(batch).await.map_err(|_| Closed)?,
+                        Kind::Prefix => paced.prefixes.send(batch).map_err(|_| Closed)?,
+                        Kind::MembersOf => paced.members.send(batch).map_err(|_| Closed)?,
                     }
                 }
             }
@@ -431,7 +455,7 @@ impl Assembler {
             let Widened { mappings, causes } = std::mem::take(widened);
             let lane = Arc::clone(&self.lanes.lanes[lane]);
             let target = lane.target;
-            let Some(segment) = flush.clone() else { return Err(Closed) };
+            let Some(segment) = slow_segment.clone() else { return Err(Closed) };
             let flush = Flush { mappings, causes, lane, segment, ticket, riders: riders.clone() };
             self.queues[target].flush.send(flush).map_err(|_| Closed)?;
         }
@@ -456,12 +480,12 @@ impl Assembler {
     /// removal nothing is gated by the commit: each is owed.
     #[cold]
     fn remember(&mut self) {
-        for (lane, open) in self.open.iter().enumerate() {
-            if self.lanes.lanes[lane].second == SecondRemoval::Never {
+        for (way, open) in self.open.iter().enumerate() {
+            if self.lanes.lanes[way % self.lanes.lanes.len()].second == SecondRemoval::Never {
                 continue;
             }
             for removal in open.iter().flat_map(|open| open.keys.iter()) {
-                self.handed.add(lane, hash_key(removal.key), removal);
+                self.handed.add(way, hash_key(removal.key), removal);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::{config, pipeline::WorkerQueue};
+use crate::{config, pipeline::PacedQueues};
 
 /// One mapping and one worker. The receivers hold what is handed on, as busy workers do.
 fn assembler(
@@ -17,10 +17,9 @@ fn assembler(
     let config = config::parse(text, Path::new("/test.yaml"), &|_| None).unwrap();
     let (batches, kept) = mpsc::channel(16);
     let (flush, flushes) = mpsc::unbounded_channel();
-    let queues = vec![TargetQueues {
-        workers: vec![WorkerQueue { batches, bulk: mpsc::unbounded_channel().0 }],
-        flush,
-    }];
+    let nobody = || mpsc::unbounded_channel().0;
+    let paced_queues = PacedQueues { bulk: nobody(), prefixes: nobody(), members: nobody() };
+    let queues = vec![TargetQueues { workers: vec![batches], paced: vec![paced_queues], flush }];
     let assembler = Assembler::new(Lanes::new(&config), queues, Frontier::default(), budget.clone(), paced);
     (assembler, kept, flushes)
 }

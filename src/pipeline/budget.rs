@@ -22,14 +22,15 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct Permit {
     all: Option<OwnedSemaphorePermit>,
-    _bulk: Option<OwnedSemaphorePermit>,
+    bulk: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
-    /// At most so many of its bytes as a permit of their own. What bulk may take stays with the rest.
-    pub(super) fn split(&mut self, bytes: usize) -> Self {
-        let part = |all: &mut OwnedSemaphorePermit| all.split(all.num_permits().min(bytes));
-        Self { all: self.all.as_mut().and_then(part), _bulk: None }
+    /// At most so many of its bytes as a permit of their own. What it took of bulk's share goes with it, or stays with the rest.
+    pub(super) fn split(&mut self, bytes: usize, with_bulk: bool) -> Self {
+        let part = |of: &mut OwnedSemaphorePermit| of.split(of.num_permits().min(bytes));
+        let bulk = self.bulk.as_mut().filter(|_| with_bulk).and_then(part);
+        Self { all: self.all.as_mut().and_then(part), bulk }
     }
 }
 
@@ -60,7 +61,7 @@ impl Budget {
             true => Some(acquire(&self.bulk, bytes).await?),
             false => None,
         };
-        Ok(Permit { all: Some(acquire(&self.all, bytes).await?), _bulk: bulk })
+        Ok(Permit { all: Some(acquire(&self.all, bytes).await?), bulk })
     }
 }
 

@@ -202,9 +202,10 @@ impl source::Sink for RouteSink {
             let (assembler, prepared) = (&mut self.assembler, &mut self.prepared);
             plan.route(rows.kind, &slots, &mut self.scratch, &mut |key: crate::route::RoutedKey<'_>| {
                 let removal = Removal { key: key.key, field: key.field };
-                assembler.push(key.mapping, removal, place);
+                let way = assembler.way(key.mapping, key.kind);
+                assembler.push_way(way, removal, place);
                 if keeping {
-                    prepared.push(assembler.lane(key.mapping), removal);
+                    prepared.push(way, removal);
                 }
             })
             .map_err(|error| {

@@ -21,13 +21,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BATCH, Clock, Counters, EnqueueError, Handler, Listed, Record, RetryError, Stats, Swept, Verdict, Which,
+    BATCH, Clock, Counters, EnqueueError, Handler, Listed, Record, RetryError, Running, Stats, Swept,
+    Verdict, Which,
     codec::{self, Letter},
     filter::Matcher,
     log_dead,
     policy::{self, Next, Pause, millis},
     shelf::{Place, Shelf},
-    store::{Change, Level, Page, Store, StoreError, Sweep},
+    store::{Change, Page, Store, StoreError, Sweep},
+    tables::Level,
 };
 use crate::config::RetryPolicy;
 
@@ -182,12 +184,8 @@ impl DiskQueue {
         handler: Arc<dyn Handler>,
         shutdown: CancellationToken,
     ) -> Result<(), RetryError> {
-        if self.running.swap(true, Ordering::AcqRel) {
-            return Err(RetryError::AlreadyRunning);
-        }
-        let outcome = self.consume(handler.as_ref(), &shutdown).await;
-        self.running.store(false, Ordering::Release);
-        outcome
+        let _running = Running::begin(&self.running)?;
+        self.consume(handler.as_ref(), &shutdown).await
     }
 
     /// A consumer for each shelf, as they come.

@@ -255,6 +255,55 @@ async fn child_writes_until_killed() {
     }
 }
 
+/// The child half of the next test: the largest file is bounded, as by a full disk, until it is not.
+#[tokio::test]
+async fn child_fills_the_disk() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Some(folder) = std::env::var_os("ROWBUST_TEST_RETRY_FULL") else { return };
+    let queue = DiskQueue::open(Path::new(&folder), POLICY, Clock::system()).await.unwrap();
+    let mut acked = 0;
+    loop {
+        let records = (0..1000).map(|n| record(&format!("{acked}-{n}"))).collect();
+        match queue.enqueue(records).await {
+            Ok(()) => acked += 1,
+            Err(EnqueueError::Unavailable(_)) => break,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(acked < 1000, "the disk doesn't fill");
+    }
+    assert!(acked > 0, "void: nothing fitted");
+    let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, most, most).unwrap();
+    // It heals by itself, and all that was acknowledged is there.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = queue.enqueue(vec![record("after")]).await {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let pending = queue.list(Which::Pending, usize::MAX).await.unwrap();
+    let keys: HashSet<Vec<u8>> = pending.into_iter().filter_map(|line| Some(line.record?.key)).collect();
+    for batch in 0..acked {
+        for n in 0..1000 {
+            assert!(keys.contains(format!("{batch}-{n}").as_bytes()), "{batch}-{n} is lost");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_heals() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of 512 bytes; the signal that comes with the error would end the process.
+    let script = "trap '' XFSZ; ulimit -S -f 8192; exec \"$0\" \"$@\"";
+    let out = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "retry::disk::tests::child_fills_the_disk", "--nocapture"])
+        .env("ROWBUST_TEST_RETRY_FULL", dir.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9() {
     use std::io::{BufRead, BufReader};

@@ -17,6 +17,7 @@ pub mod record;
 mod shelf;
 pub mod show;
 mod store;
+mod tables;
 #[cfg(test)]
 mod testing;
 
@@ -27,7 +28,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -387,6 +388,21 @@ impl Queue {
             #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.close().await,
         }
+    }
+}
+
+/// That a consumer runs, until it is dropped: a task may be ended from outside.
+struct Running<'a>(&'a AtomicBool);
+
+impl<'a> Running<'a> {
+    fn begin(flag: &'a AtomicBool) -> Result<Self, RetryError> {
+        if flag.swap(true, Ordering::AcqRel) { Err(RetryError::AlreadyRunning) } else { Ok(Self(flag)) }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

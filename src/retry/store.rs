@@ -3,13 +3,10 @@
 //! Guarantees: what [`Store::commit`] returned `Ok` for survives kill -9 and power loss (one transaction, fsync); a file that fails
 //! its checksums is refused and left as it is; an I/O error closes the file, and a later call opens it again.
 //! Memory: redb's cache ([`CACHE_BYTES`]) and one page of records. May depend on [`super::codec`], [`super::record`],
-//! [`super::shelf`], [`super::letters`].
-//!
-//! What waits stands on *shelves*: one table for each target, tier and kind of work, by due time. So a target that is down is passed
-//! over without reading what it is owed, and a tier's due times only grow.
+//! [`super::shelf`], [`super::tables`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,8 +14,7 @@ use std::{
 };
 
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table,
-    TableDefinition, TableError, TableHandle, WriteTransaction,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableHandle,
 };
 
 use super::{
@@ -26,7 +22,8 @@ use super::{
     codec::{self, Letter},
     filter::Matcher,
     policy::{MARGIN, millis},
-    shelf::{Pending, PendingKey, Place, Shelf},
+    shelf::{PendingKey, Place, Shelf},
+    tables::{DEAD, Level, Tables, existing, level, shelve},
 };
 use crate::config::RetryPolicy;
 
@@ -40,13 +37,6 @@ const PAGE: usize = 4096;
 /// After a failed attempt to open the file again, the next one waits for this long.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// (first failure, sequence number) of a target's pending ones: its head is the oldest.
-type Age<'a> = TableDefinition<'a, (u64, u64), ()>;
-const AGE_PREFIX: &str = "age:";
-/// Of schema 1.
-const OLD_PENDING: Pending<'_> = TableDefinition::new("pending");
-const OLD_AGE: Age<'_> = TableDefinition::new("age");
-const DEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// One change. All changes of a commit are durable together or not at all.
@@ -68,14 +58,6 @@ pub(super) struct Page {
     /// A record that can't be decoded: why, and its bytes.
     pub(super) due: Vec<(Place, Result<Record, Undecoded>)>,
     pub(super) next_due_ms: Option<u64>,
-}
-
-/// Sizes after a commit.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Level {
-    /// By target: how many wait, and the oldest first failure among them. None that is empty.
-    pub(super) pending: BTreeMap<String, (u64, u64)>,
-    pub(super) dead: u64,
 }
 
 /// What a sweep does with the dead letters that it meets.
@@ -249,8 +231,7 @@ impl Store {
         self.with(|db, next_seq, shelves| {
             let txn = db.begin_write()?;
             {
-                let mut tables =
-                    Tables { txn: &txn, policy, pending: BTreeMap::new(), age: BTreeMap::new(), shelves };
+                let mut tables = Tables::new(&txn, policy, shelves);
                 let mut dead = txn.open_table(DEAD)?;
                 let mut number = || std::mem::replace(next_seq, *next_seq + 1);
                 for change in changes {
@@ -425,8 +406,7 @@ impl Store {
                             meant.push((seq.value(), line.record));
                         }
                     }
-                    let mut tables =
-                        Tables { txn: &txn, policy, pending: BTreeMap::new(), age: BTreeMap::new(), shelves };
+                    let mut tables = Tables::new(&txn, policy, shelves);
                     for (seq, record) in meant {
                         dead.remove(seq)?;
                         if let (Sweep::Requeue { now_ms }, Some(record)) = (sweep, record) {
@@ -447,107 +427,6 @@ impl Store {
             }
         }
     }
-}
-
-/// The tables that one transaction writes to, opened when first needed.
-struct Tables<'t> {
-    txn: &'t WriteTransaction,
-    policy: RetryPolicy,
-    pending: BTreeMap<Arc<Shelf>, Table<'t, PendingKey, &'static [u8]>>,
-    age: BTreeMap<String, Table<'t, (u64, u64), ()>>,
-    shelves: &'t mut BTreeSet<Arc<Shelf>>,
-}
-
-impl<'t> Tables<'t> {
-    fn of(
-        &mut self,
-        shelf: &Arc<Shelf>,
-    ) -> Result<(&mut Table<'t, PendingKey, &'static [u8]>, &mut Table<'t, (u64, u64), ()>), redb::Error>
-    {
-        if !self.pending.contains_key(shelf) {
-            self.pending.insert(Arc::clone(shelf), self.txn.open_table(shelf.pending())?);
-            self.shelves.insert(Arc::clone(shelf));
-        }
-        if !self.age.contains_key(&shelf.target) {
-            let name = age_table(&shelf.target);
-            self.age.insert(shelf.target.clone(), self.txn.open_table(Age::new(&name))?);
-        }
-        match (self.pending.get_mut(shelf), self.age.get_mut(&shelf.target)) {
-            (Some(pending), Some(age)) => Ok((pending, age)),
-            _ => Err(redb::Error::Corrupted("a table vanished".into())),
-        }
-    }
-
-    fn add(&mut self, seq: u64, record: &Record) -> Result<(), redb::Error> {
-        let shelf = Shelf::of(record, self.policy);
-        // Known ones are shared.
-        let shelf = self.shelves.get(&shelf).cloned().unwrap_or_else(|| Arc::new(shelf));
-        let (pending, age) = self.of(&shelf)?;
-        let key = (record.not_before_ms, seq, record.first_failed_ms);
-        pending.insert(key, codec::encode(record).as_slice())?;
-        age.insert((record.first_failed_ms, seq), ())?;
-        Ok(())
-    }
-
-    fn remove(&mut self, place: &Place) -> Result<(), redb::Error> {
-        let (pending, age) = self.of(&place.shelf)?;
-        pending.remove(place.key())?;
-        age.remove((place.first_failed_ms, place.seq))?;
-        Ok(())
-    }
-}
-
-fn age_table(target: &str) -> String {
-    format!("{AGE_PREFIX}{target}")
-}
-
-/// Brings what waits in a file of schema 1 to its shelves. What can't be decoded goes where no target is: there it is found when it
-/// is due. Returns how many records there were.
-fn shelve(txn: &WriteTransaction, policy: RetryPolicy) -> Result<u64, redb::Error> {
-    let mut shelves = BTreeSet::new();
-    let mut moved = 0;
-    {
-        let old = txn.open_table(OLD_PENDING)?;
-        let mut tables =
-            Tables { txn, policy, pending: BTreeMap::new(), age: BTreeMap::new(), shelves: &mut shelves };
-        for entry in old.range::<PendingKey>(..)? {
-            let (key, value) = entry?;
-            let shelf = match codec::decode(value.value()) {
-                Ok(record) => Shelf::of(&record, policy),
-                Err(_) => Shelf::new("", false, false),
-            };
-            let (pending, age) = tables.of(&Arc::new(shelf))?;
-            let (_, seq, first_failed_ms) = key.value();
-            pending.insert(key.value(), value.value())?;
-            age.insert((first_failed_ms, seq), ())?;
-            moved += 1;
-        }
-    }
-    txn.delete_table(OLD_PENDING)?;
-    txn.delete_table(OLD_AGE)?;
-    Ok(moved)
-}
-
-/// `None`: nothing was ever written to it.
-fn existing<T>(opened: Result<T, TableError>) -> Result<Option<T>, redb::Error> {
-    match opened {
-        Ok(table) => Ok(Some(table)),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn level(txn: &ReadTransaction, shelves: &BTreeSet<Arc<Shelf>>) -> Result<Level, redb::Error> {
-    use redb::ReadableTableMetadata as _;
-    let mut level = Level { pending: BTreeMap::new(), dead: txn.open_table(DEAD)?.len()? };
-    let targets: BTreeSet<&str> = shelves.iter().map(|shelf| shelf.target.as_str()).collect();
-    for target in targets {
-        let Some(age) = existing(txn.open_table(Age::new(&age_table(target))))? else { continue };
-        if let Some((oldest, _)) = age.first()? {
-            level.pending.insert(target.to_owned(), (age.len()?, oldest.value().0));
-        }
-    }
-    Ok(level)
 }
 
 fn listed_letter(seq: u64, value: &[u8]) -> Listed {

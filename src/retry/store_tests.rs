@@ -10,6 +10,7 @@ use super::{
     super::{
         Filter,
         policy::tests::{POLICY, record},
+        tables::{OLD_AGE, OLD_PENDING},
     },
     *,
 };

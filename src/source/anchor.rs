@@ -172,9 +172,8 @@ impl Look {
                 }
                 Event::FormatDescription(description) => {
                     described = true;
-                    if description.created != 0 {
-                        tail.server_started(description.created)?;
-                    }
+                    let created = description.created;
+                    tail.described(if created != 0 { created } else { event.header.timestamp })?;
                     if *here.file == *self.newest && anchor.is_none() {
                         return Ok(());
                     }

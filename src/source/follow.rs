@@ -327,10 +327,10 @@ impl Follower {
             Event::Rotate { position, file, artificial } => self.rotate(position, file, artificial, sink),
             Event::FormatDescription(fd) => {
                 // The server crashed in the middle of a transaction: what it logged of it is rolled back.
-                if fd.created != 0 {
+                if fd.created != 0 || self.tail.is_cut() {
                     self.cut_off(sink);
-                    self.tail.server_started(fd.created)?;
                 }
+                self.tail.described(if fd.created != 0 { fd.created } else { header.timestamp })?;
             }
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
             Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),

@@ -5,9 +5,10 @@
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
 //! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
-//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
-//! [`anchor`] (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
-//! (transactions), [`tail`] (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
+//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`lease`] (which of several daemons follows it),
+//! [`start`] (where to begin), [`locate`] (where a place is), `open` (all of it),
+//! `anchor` (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
+//! (transactions), `tail` (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
 //! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
 //! checkpoint); `cdc` (another driver).
 
@@ -17,6 +18,9 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod lease;
+pub mod locate;
+mod open;
 pub mod pause;
 pub mod policy;
 pub mod position;
@@ -50,15 +54,14 @@ pub use preflight::Preflight;
 pub use seam::{Prepared, Scope, Sink, Transaction};
 pub use stats::SourceStats;
 
-#[cfg(feature = "mysql-cdc")]
-use crate::config::Driver;
 use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
+use lease::Gate;
+use open::{Change, Opened};
 use policy::PolicyTable;
 use position::{Anchor, Position};
-use schema::{History, SchemaCache};
-use stream::{EventStream, StreamError};
+use schema::{History, Keeper, SchemaCache};
 
 /// Where to go on after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,21 +85,6 @@ impl Resume {
     }
 }
 
-/// How reading goes on somewhere else than it ended.
-enum Change {
-    /// Another server that has everything.
-    Moved,
-    /// This is lost.
-    Gap(String),
-}
-
-struct Opened {
-    server: Preflight,
-    begin: start::Begin,
-    stream: EventStream,
-    change: Option<Change>,
-}
-
 /// The most decode errors at one place before the daemon stops: the bytes won't get better.
 const MAX_DECODE_ERRORS: u32 = 3;
 
@@ -116,6 +104,8 @@ pub struct Source {
     connector: Connector,
     stats: Arc<SourceStats>,
     pause: Pause,
+    gate: Option<Gate>,
+    keeper: Option<Arc<dyn Keeper>>,
     running: bool,
 }
 
@@ -128,13 +118,25 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats, pause: Pause::default(), running: false }
+        Self { config, connector, stats, pause: Pause::default(), running: false, gate: None, keeper: None }
     }
 
     /// Reading stops at a transaction's end while `pause` holds it, and the connection is closed meanwhile.
-    pub fn pausing(mut self, pause: Pause) -> Self {
-        self.pause = pause;
-        self
+    #[must_use]
+    pub fn pausing(self, pause: Pause) -> Self {
+        Self { pause, ..self }
+    }
+
+    /// Connects for the stream only while the lease is held: another daemon may have the same `server_id`.
+    #[must_use]
+    pub fn gated(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// Keeps the schema history there and not beside the checkpoint's file.
+    #[must_use]
+    pub fn keeping(self, keeper: Option<Arc<dyn Keeper>>) -> Self {
+        Self { keeper, ..self }
     }
 
     /// Of a daemon that runs already: no failed connection ends it, not the first one either.
@@ -189,10 +191,13 @@ impl Source {
         mut on_ready: impl FnMut(&Preflight) + Send,
     ) -> Result<(), SourceError> {
         let mut place = resume;
-        let history = History::open(&self.config.checkpoint.path).map_err(|why| {
-            let help = "restore the file, or remove it: columns are then asked for anew";
-            Refusal::new("source.schema_history", why, help)
-        })?;
+        let history = match &self.keeper {
+            Some(keeper) => History::kept(Arc::clone(keeper)),
+            None => History::open(&self.config.checkpoint.path).map_err(|why| {
+                let help = "restore the file, or remove it: columns are then asked for anew";
+                Refusal::new("source.schema_history", why, help)
+            })?,
+        };
         let mut schema = SchemaCache::new(self.connector.clone(), history);
         if place.is_none() {
             // Without a checkpoint it is of another life, or of another server.
@@ -216,7 +221,14 @@ impl Source {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+                opened = async {
+                    if let Some(gate) = self.gate.as_ref().filter(|gate| !gate.is_open()) {
+                        // A server that is away is no reason to wait for the lease.
+                        in_time(async { Ok(self.connector.primary().await?) }).await?;
+                        gate.open().await;
+                    }
+                    in_time(self.open(place.as_ref(), !connected_once)).await
+                } => opened,
             };
             #[cfg(feature = "mysql-cdc")]
             let opened = match opened {
@@ -319,179 +331,6 @@ impl Source {
         }
     }
 
-    /// `first`: nothing was read yet. Later another server, or a gap, is a reason to begin anew.
-    async fn open(&self, place: Option<&Resume>, first: bool) -> Result<Opened, SourceError> {
-        let mut conn = self.connector.primary().await?;
-        let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-        let Some(place) = place else {
-            let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
-            let begin = self.countable(&mut conn, &server, begin).await?;
-            conn.disconnect().await.ok();
-            let stream = self.followed(&server, &begin.request).await?;
-            return Ok(Opened { server, begin, stream, change: None });
-        };
-        let moved = place.identity != server.identity;
-        let (begin, change) = match self.go_on(&mut conn, &server, place, moved).await {
-            Ok(_) if moved && !first => {
-                let why =
-                    format!("another server answers: {}, before it was {}", server.identity, place.identity);
-                return Err(SourceError::Anew { why, gap: false });
-            }
-            Ok(begin) => (begin, moved.then_some(Change::Moved)),
-            // The position is taken before anything is removed: what changes meanwhile is read.
-            Err(SourceError::Gap { what, .. })
-                if first && self.config.source.policies.on_gap == Policy::Flush =>
-            {
-                (start::latest(&mut conn, &server).await?, Some(Change::Gap(what)))
-            }
-            Err(error) => return Err(error),
-        };
-        let begin = self.countable(&mut conn, &server, begin).await?;
-        conn.disconnect().await.ok();
-        let stream = self.followed(&server, &begin.request).await?;
-        Ok(Opened { server, begin, stream, change })
-    }
-
-    /// A beginning from which positions can be counted. The server says nothing of what it skips on the way to a GTID, and events have
-    /// only 32 bits for their place: in a file beyond 4 GiB it is asked for all of it, unless the place is known.
-    async fn countable(
-        &self,
-        conn: &mut mysql_async::Conn,
-        server: &Preflight,
-        begin: start::Begin,
-    ) -> Result<start::Begin, SourceError> {
-        let start::Request::Gtid(gtids) = &begin.request else { return Ok(begin) };
-        if begin.position.at.position > start::FIRST_EVENT {
-            return Ok(begin);
-        }
-        let mut logs = start::binary_logs(conn).await?;
-        logs.retain(|(_, size)| u32::try_from(*size).is_err());
-        if logs.is_empty() {
-            return Ok(begin);
-        }
-        // Only the server knows with which file it begins.
-        let mut stream = self.stream(server, &begin.request).await?;
-        let first = stream.advance(stream::READ_DEADLINE).await;
-        first.map_err(|error| follow::stream_error(error, start::nowhere()))?;
-        let event = stream.current();
-        let file = match rowbust_binlog::Decoder::new().decode(&event) {
-            Ok(rowbust_binlog::Event::Rotate { file, .. }) => String::from_utf8_lossy(file).into_owned(),
-            _ => return Ok(begin),
-        };
-        if !logs.iter().any(|(name, _)| *name == file) {
-            return Ok(begin);
-        }
-        info!(file, "begins in a file beyond 4 GiB, which is read from its first event");
-        let request = start::Request::Behind { file: file.into(), gtids: gtids.clone() };
-        Ok(start::Begin { request, position: begin.position })
-    }
-
-    /// Whether everything behind `place` is still there, and how it is asked for.
-    async fn go_on(
-        &self,
-        conn: &mut mysql_async::Conn,
-        server: &Preflight,
-        place: &Resume,
-        moved: bool,
-    ) -> Result<start::Begin, SourceError> {
-        if let Some(what) = &place.gap {
-            return Err(SourceError::gap(what.clone()));
-        }
-        let position = &place.position;
-        if moved {
-            // Its files are others.
-            let elsewhere = Position { gtids: position.gtids.clone(), at: start::nowhere() };
-            if position.gtids.is_empty() {
-                return Err(SourceError::gap(format!(
-                    "another server answers: {}, and without GTIDs nothing tells what it has",
-                    server.identity
-                )));
-            }
-            let begin = start::resume(conn, server, &elsewhere, false).await?;
-            if !self.config.source.policies.lossless {
-                return Err(SourceError::gap(format!(
-                    "another server answers: {}, before it was {}. It has everything that was read, but the old one may have lost \
-                     commits that readers saw (`source.lossless: true` says that it can't)",
-                    server.identity, place.identity
-                )));
-            }
-            return Ok(begin);
-        }
-        let mut logs = start::binary_logs(conn).await?;
-        let verified = loop {
-            let error = match self.look(server, place, &logs).await {
-                Err(error @ SourceError::Gap { .. }) => error,
-                looked => break looked?,
-            };
-            // What was listed may have been purged before it was looked at.
-            let now = start::binary_logs(conn).await?;
-            if now.first().map(|(name, _)| name) == logs.first().map(|(name, _)| name) {
-                return Err(error);
-            }
-            logs = now;
-        };
-        start::resume(conn, server, position, verified).await
-    }
-
-    /// Looks at what is at the place and behind it. Says whether the last event that was read is still there, as far as that can be known.
-    async fn look(
-        &self,
-        server: &Preflight,
-        place: &Resume,
-        logs: &[(String, u64)],
-    ) -> Result<bool, SourceError> {
-        let Some(look) = anchor::look(server.flavor, logs, &place.position.at, place.anchor)? else {
-            return Ok(false);
-        };
-        let verified = look.verifies();
-        let mut tail = tail::Tail::default();
-        tail.connected(server.durable);
-        tail.covers_from(place.since);
-        let stream = self.stream(server, &look.request).await?;
-        look.read(stream, tail).await?;
-        Ok(verified)
-    }
-
-    /// The stream that is followed, by the driver of the config.
-    async fn followed(
-        &self,
-        server: &Preflight,
-        request: &start::Request,
-    ) -> Result<EventStream, SourceError> {
-        #[cfg(feature = "mysql-cdc")]
-        if self.config.source.driver == Driver::MysqlCdc {
-            let account = self.connector.plain_account().await?;
-            let (flavor, server_id) = (server.flavor, server.server_id);
-            let dump = cdc::Dump { flavor, server_id, request, heartbeat: stream::HEARTBEAT };
-            return match cdc::open(account, dump).await {
-                Ok(stream) => Ok(stream),
-                Err(cdc::OpenError::Refused(refusal)) => Err(refusal.into()),
-                Err(cdc::OpenError::Stream(error)) => Err(self.explain(error, server).await),
-            };
-        }
-        self.stream(server, request).await
-    }
-
-    /// Refuses settings that the driver of the config can't follow, and gives the columns that it can't decode.
-    #[cfg(feature = "mysql-cdc")]
-    async fn undecodable_columns(&self) -> Result<Vec<cdc::limits::UndecodableColumn>, SourceError> {
-        if self.config.source.driver != Driver::MysqlCdc {
-            return Ok(Vec::new());
-        }
-        let mut conn = self.connector.primary().await?;
-        cdc::limits::refuse_settings(&mut conn).await?;
-        let columns = cdc::limits::undecodable_columns(&mut conn).await?;
-        conn.disconnect().await.ok();
-        Ok(columns)
-    }
-
-    async fn stream(&self, server: &Preflight, request: &start::Request) -> Result<EventStream, SourceError> {
-        match EventStream::open(self.connector.stream().await?, server, request).await {
-            Ok(stream) => Ok(stream),
-            Err(error) => Err(self.explain(error, server).await),
-        }
-    }
-
     /// Tells the sink that reading goes on elsewhere than at `old`.
     fn change<S: Sink>(
         &self,
@@ -526,17 +365,6 @@ impl Source {
                 sink.gap(position, &server.identity, &what).map_err(SourceError::from)
             }
         }
-    }
-
-    /// The dump itself tells that the account may not (MariaDB with roles): say which GRANT is missing.
-    async fn explain(&self, error: StreamError, server: &Preflight) -> SourceError {
-        if let StreamError::Server { code: 1227 | 1045, .. } = error
-            && let Ok(mut conn) = self.connector.primary().await
-            && let Ok(refusal) = preflight::grants_refusal(&mut conn, server.flavor).await
-        {
-            return refusal.into();
-        }
-        follow::stream_error(error, start::nowhere())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether the server crashed and may have lost its newest commits, of which readers may have cached what they wrote.
 //!
-//! Guarantees: a file that is left without a STOP or ROTATE, for one that a new start of the server wrote, is a
-//! [`SourceError::Gap`], unless the server loses nothing in a crash, or it was before anything was followed. Ends of files are seen in
+//! Guarantees: a file that is left for another without a STOP or ROTATE is a [`SourceError::Gap`], unless the server loses nothing in a
+//! crash, or it was before anything was followed. Ends of files are seen in
 //! the stream ([`super::follow`]), and where that begins behind one, on the way there ([`super::anchor`]). May depend on `position` and
 //! `error`.
 
@@ -59,8 +59,14 @@ impl Tail {
         self.closed = false;
     }
 
-    /// The file at hand is the first since the server's start at `time`, by its clock.
-    pub(super) fn server_started(&mut self, time: u32) -> Result<(), SourceError> {
+    /// Whether the file before has no end.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// The format description of the file at hand, which was written at `time` by the server's clock. Whether it says that the server
+    /// was started then is no matter: MySQL takes that out of streams by GTIDs (`m_gtid_clear_fd_created_flag`).
+    pub(super) fn described(&mut self, time: u32) -> Result<(), SourceError> {
         match self.cut.take() {
             Some(at) if !self.safe && time >= self.since => Err(lost(&at)),
             _ => Ok(()),
@@ -91,7 +97,7 @@ mod tests {
         tail.within();
         before(&mut tail);
         tail.enters("b.2", &at("b.1"));
-        tail.server_started(1_000)
+        tail.described(1_000)
     }
 
     #[test]
@@ -123,9 +129,9 @@ mod tests {
         tail.within();
         tail.closed();
         tail.enters("b.2", &at("b.1"));
-        assert!(tail.server_started(1_000).is_ok());
+        assert!(tail.described(1_000).is_ok());
         tail.enters("b.3", &at("b.2"));
-        assert!(tail.server_started(1_001).is_err());
+        assert!(tail.described(1_001).is_err());
     }
 
     #[test]

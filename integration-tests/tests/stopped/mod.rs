@@ -54,11 +54,12 @@ pub async fn halts_then_flushes(stage: &mut Stage, said: &str) -> Result<Daemon>
         "{status}, should say {said:?}\n{}",
         daemon.log_tail()
     );
+    // What lies before the gap may have been read.
     let held = stage.checkpoint()?;
-    ensure!(
-        (held.epoch, &held.gtids, held.position) == (before.epoch, &before.gtids, before.position),
-        "{held:?}"
-    );
+    ensure!(held.epoch == before.epoch, "{held:?}");
+    if !said.contains("crashed") {
+        ensure!((&held.gtids, held.position) == (&before.gtids, before.position), "{held:?}");
+    }
     stage.settings.source = "on_gap: flush".into();
     let daemon = stage.start().await?;
     flushed(stage, &daemon, before.epoch + 1).await?;

@@ -120,8 +120,27 @@ impl Db {
         let mut conn = self.conn().await;
         for statement in statements {
             conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+            if *statement == "FLUSH BINARY LOGS" && !self.is_mysql() {
+                self.rotated(&mut conn).await;
+            }
         }
         conn.disconnect().await.unwrap();
+    }
+
+    /// MariaDB's binlog thread writes a checkpoint into the new file at a moment of its own: later it would be the newest event.
+    async fn rotated(&self, conn: &mut Conn) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (file, _) = self.newest().await;
+        loop {
+            let events: Vec<mysql_async::Row> =
+                conn.query(format!("SHOW BINLOG EVENTS IN '{file}'")).await.unwrap();
+            let text = |row: &mysql_async::Row, at| row.get::<String, _>(at).unwrap();
+            if events.iter().any(|row| text(row, 2) == "Binlog_checkpoint" && text(row, 5) == file) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no checkpoint in {file}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn value(&self, query: &str) -> String {
@@ -164,9 +183,14 @@ pub fn config(port: u16) -> Config {
         },
         redis: Vec::new(),
         retry: config::Retry::Disk { path: PathBuf::new(), policy: config::RetryPolicy::default() },
-        checkpoint: config::Checkpoint { path: PathBuf::new() },
+        checkpoint: config::Checkpoint::file(PathBuf::new()),
         admin: config::Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
-        limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 },
+        limits: config::Limits {
+            memory: 48 << 20,
+            keys_per_second: 0,
+            flush_keys_per_second: 20_000,
+            sweep_keys_per_second: 50_000,
+        },
         mappings: Vec::new(),
         fingerprint: 42,
     }

@@ -228,7 +228,7 @@ fn enough(durability: Durability, replies: &[Value]) -> Result<(), Failure> {
     }
 }
 
-/// `ASKING` is none.
+/// What the probe may repeat. Not `SREM`, say: it is half of an operation.
 fn is_removal(command: &Cmd) -> bool {
-    command.args_iter().nth(1).is_some()
+    matches!(command.args_iter().next(), Some(redis::Arg::Simple(b"UNLINK" | b"HDEL")))
 }

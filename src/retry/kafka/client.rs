@@ -107,6 +107,8 @@ impl Settings {
             .set("queued.max.messages.kbytes", "8192")
             .set("check.crcs", "true")
             .set("auto.commit.interval.ms", "1000")
+            // A topic that is made by hand is found within this.
+            .set("topic.metadata.refresh.interval.ms", "30000")
             // A killed daemon's partitions come back to it when its old membership has run out: the broker's least.
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500");

@@ -43,6 +43,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const TELL: Duration = Duration::from_millis(200);
 /// How long running batches may go on after the shutdown began.
 const LAST_BATCH: Duration = Duration::from_secs(5);
+/// A topic that is missing is tried to be made this often.
+const MISSING_PAUSE: Duration = Duration::from_secs(30);
 /// Trouble that heals by itself is logged this often.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -116,6 +118,7 @@ struct Loop<'a> {
     partitions: BTreeMap<At, Partition>,
     lanes: BTreeMap<LaneId, Lane>,
     generation: u64,
+    began: Instant,
     /// When trouble was logged last: librdkafka reports each attempt to connect.
     troubled: Option<Instant>,
     told: Option<Instant>,
@@ -134,6 +137,7 @@ impl<'a> Loop<'a> {
             partitions: BTreeMap::new(),
             lanes: BTreeMap::new(),
             generation: 0,
+            began: Instant::now(),
             troubled: None,
             told: None,
         }
@@ -189,10 +193,13 @@ impl<'a> Loop<'a> {
                 tracing::warn!(%code, "kafka consumer is dead, making a new one");
                 return Some(End::Again);
             }
-            // Found when somebody makes it: the other topic is read meanwhile.
+            // The other topic is read meanwhile; now and then the missing one is tried to be made.
             _ if error.rdkafka_error_code() == Some(Code::UnknownTopicOrPartition) => {
                 if say {
                     tracing::error!(%error, topics = ?self.inner.settings.retry, "a kafka topic is missing");
+                }
+                if self.began.elapsed() > MISSING_PAUSE {
+                    return Some(End::Again);
                 }
             }
             _ if refused(error) => {

@@ -46,8 +46,8 @@ pub use self::{
     inspect::{Inspection, TopicReport, inspect},
 };
 use super::{
-    Clock, Counters, EnqueueError, Handler, Listed, Matcher, Owed, Record, RetryError, Stats, Swept, UNKNOWN,
-    Which, log_dead, policy::millis,
+    Clock, Counters, EnqueueError, Handler, Listed, Matcher, Owed, Record, RetryError, Running, Stats, Swept,
+    UNKNOWN, Which, log_dead, policy::millis,
 };
 use crate::config::{Properties, RetryPolicy};
 
@@ -175,15 +175,11 @@ impl KafkaQueue {
         handler: Arc<dyn Handler>,
         shutdown: CancellationToken,
     ) -> Result<(), RetryError> {
-        if self.running.swap(true, Ordering::AcqRel) {
-            return Err(RetryError::AlreadyRunning);
-        }
-        let outcome = tokio::select! {
+        let _running = Running::begin(&self.running)?;
+        tokio::select! {
             outcome = consumer::run(&self.inner, handler, &shutdown) => outcome,
             never = self.inner.count_owed() => match never {},
-        };
-        self.running.store(false, Ordering::Release);
-        outcome
+        }
     }
 
     /// See [`super::Queue::stats`].

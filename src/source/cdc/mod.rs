@@ -95,7 +95,7 @@ pub(super) async fn open(account: Account, dump: Dump<'_>) -> Result<EventStream
     ours.set_nonblocking(true)?;
     let ours = tokio::net::UnixStream::from_std(ours)?;
     let preparations = dump::preparations(dump.flavor, dump.server_id, dump.request, dump.heartbeat);
-    let command = dump::command(dump.server_id, dump.request).map_err(StreamError::from)?;
+    let command = dump::command(dump.flavor, dump.server_id, dump.request).map_err(StreamError::from)?;
     let (opened, wait) = tokio::sync::oneshot::channel();
     let run = move || {
         let connected = catch_unwind(AssertUnwindSafe(|| connect(account, &preparations, &command)));

@@ -34,7 +34,7 @@ impl Wire {
             self.command(&preparation).await?;
             self.read().await?;
         }
-        self.command(&command(server_id, request)?).await
+        self.command(&command(flavor, server_id, request)?).await
     }
 }
 
@@ -83,7 +83,11 @@ fn session(flavor: Flavor, request: &Request, heartbeat: Duration) -> Vec<String
 const MARIA_CAPABILITY: u32 = 4;
 
 /// Asks for the binlog; the answer is the stream.
-pub(in crate::source) fn command(server_id: u32, request: &Request) -> Result<Vec<u8>, WireError> {
+pub(in crate::source) fn command(
+    flavor: Flavor,
+    server_id: u32,
+    request: &Request,
+) -> Result<Vec<u8>, WireError> {
     let mut out = Vec::new();
     match request {
         Request::Gtid(GtidState::MySql(set)) => {
@@ -93,11 +97,16 @@ pub(in crate::source) fn command(server_id: u32, request: &Request) -> Result<Ve
         Request::File { file, .. } | Request::Behind { file, .. } => {
             com_binlog_dump(server_id, file, FIRST, &mut out);
         }
-        Request::At { file, position } => match u32::try_from(*position) {
-            Ok(position) => com_binlog_dump(server_id, file, position, &mut out),
-            // With a file name the server goes there, and skips what the set has: nothing (`Binlog_sender::check_start_file`).
-            Err(_) => com_binlog_dump_gtid(server_id, file, *position, &GtidSet::new(), &mut out)?,
-        },
+        // 64 bits for the place. With a file name the server goes there, and skips what the set has: nothing
+        // (`Binlog_sender::check_start_file`).
+        Request::At { file, position } if flavor == Flavor::MySql => {
+            com_binlog_dump_gtid(server_id, file, *position, &GtidSet::new(), &mut out)?;
+        }
+        Request::At { file, position } => {
+            let position = u32::try_from(*position)
+                .map_err(|_| WireError::Malformed(format!("MariaDB can't be asked for {file}:{position}")))?;
+            com_binlog_dump(server_id, file, position, &mut out);
+        }
     }
     Ok(out)
 }
@@ -145,7 +154,7 @@ mod tests {
     #[test]
     fn commands() {
         let file = Request::File { file: "b.000007".into(), skip_to: 99 };
-        let command = |server_id, request: &Request| super::command(server_id, request).unwrap();
+        let command = |server_id, request: &Request| command(Flavor::MariaDb, server_id, request).unwrap();
         assert_eq!(command(0x0102, &file), b"\x12\x04\0\0\0\0\0\x02\x01\0\0b.000007");
         let event = Request::At { file: "b.000007".into(), position: 0x0a0b };
         assert_eq!(command(0x0102, &event), b"\x12\x0b\x0a\0\0\0\0\x02\x01\0\0b.000007");
@@ -165,7 +174,8 @@ mod tests {
         let far = Request::At { file: "b.7".into(), position: (1 << 32) + 5 };
         let mut expected = b"\x1e\x04\0\x01\0\0\0\x03\0\0\0b.7\x05\0\0\0\x01\0\0\0\x08\0\0\0".to_vec();
         expected.extend([0; 8]);
-        assert_eq!(command(1, &far), expected);
+        assert_eq!(super::command(Flavor::MySql, 1, &far).unwrap(), expected);
+        assert!(super::command(Flavor::MariaDb, 1, &far).is_err());
     }
 
     #[test]
