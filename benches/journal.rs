@@ -12,6 +12,7 @@ use rowbust::{
         batch::{KeyBatch, Removal, RowPlace, hash_key},
         frontier::Frontier,
     },
+    route::Kind,
     source::position::{CommitSpan, Coordinates},
 };
 
@@ -31,9 +32,10 @@ fn batch(runtime: &tokio::runtime::Runtime, frontier: &Frontier<Done>, keys: u32
     let at = Coordinates { file: "b.000001".into(), position: 4 };
     let budget = Budget::new(1 << 20);
     let segment = runtime.block_on(Segment::of(CommitSpan::new(None, at), &budget)).unwrap();
-    let lane = Lane { target: 0, second: SecondRemoval::Never, fill_grace: std::time::Duration::ZERO };
+    let lane =
+        Lane { target: 0, second: SecondRemoval::Never, fill_grace: std::time::Duration::ZERO, paced: 0 };
     let ticket = frontier.open(1, Done::default()).pop().unwrap();
-    Batch { keys: batch, lane: Arc::new(lane), segment, ticket, riders: None }
+    Batch { keys: batch, kind: Kind::Exact, lane: Arc::new(lane), segment, ticket, riders: None }
 }
 
 fn main() {
