@@ -13,6 +13,8 @@ mod mappings;
 mod mask;
 mod node;
 mod redis;
+mod schema;
+mod show;
 mod storage;
 mod units;
 mod url;
@@ -34,6 +36,8 @@ pub use self::{
     codes::Code,
     diag::{Diagnostic, Report, Style},
     fields::{SECTIONS, codes_markdown, fields_markdown},
+    schema::schema,
+    show::Shown,
     storage::RESERVED_PROPERTIES,
     walk::Env,
 };
