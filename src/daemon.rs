@@ -4,6 +4,7 @@
 //! finished within a deadline ([`DRAIN`]), and the checkpoint is saved last. May depend on everything.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,10 +15,12 @@ use rowbust_binlog::GtidState;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    admin::{self, status::Status},
+    admin::{self, Control, status::Status},
     checkpoint::{self, CheckpointError, Hold, Store},
     cli::Exit,
     config::{Config, Policy, Retry, SecondRemoval},
+    coverage::Coverage,
+    flush,
     invalidate::{
         self,
         classify::Class,
@@ -26,23 +29,25 @@ use crate::{
         target::{ConnectError, Target},
         worker,
     },
+    journal::Journal,
     pipeline::{
         Assembler, Budget, Lanes,
         frontier::Frontier,
         refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
+    reload::{Next, Reloader},
     retry::{Queue, RetryError},
     route::Router,
     source::{
-        self, Resume, Sink as _, Source, SourceError, SourceStats,
+        self, Pause, Resume, Sink as _, Source, SourceError, SourceStats,
         connect::Connector,
         lease::{Lease, LeaseLost},
         position::Position,
         retention, start,
     },
     standby::{self, Turns},
-    supervisor::{Shutdown, Signals, Supervisor, signals},
+    supervisor::{Shutdown, Signals, Supervisor, hangups, signals},
     telemetry::{self, Metrics},
     watermark::Watermark,
 };
@@ -112,12 +117,33 @@ impl RunError {
     }
 }
 
+/// How a daemon is run.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The config's file, which a reload reads again.
+    pub path: PathBuf,
+    /// Remove the keyspaces of mappings that the checkpoint doesn't cover: see [`crate::coverage`].
+    pub flush_new: bool,
+}
+
 /// Follows, removes and serves until a signal or an error.
 ///
 /// # Errors
 /// See [`RunError`]; each says what to do.
-pub async fn run(config: Config) -> Result<End, RunError> {
-    let config = Arc::new(config);
+pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
+    let mut config = Arc::new(config);
+    let (next_sender, next) = mpsc::channel(1);
+    let (reloader, reloads) = Reloader::new(&options.path, Arc::clone(&config), next_sender);
+    let mut hangup = hangups().context("signals can't be listened for")?;
+    let on_hangup = reloads.clone();
+    // Both end with the runtime.
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            on_hangup.ask();
+        }
+    });
+    tokio::spawn(reloader.run());
+    let control = Control { pause: Pause::default(), journal: Arc::new(Journal::default()), reloads };
     let mut process = Process {
         metrics: telemetry::install_metrics().context("metrics can't be set up")?,
         signals: signals().context("signals can't be listened for")?,
@@ -125,10 +151,16 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         queue: None,
         fence: 0,
         admin: None,
+        control: Arc::new(control),
+        next,
+        flush_new: options.flush_new,
+        begun: None,
         running: false,
         epoch: 0,
         gap: None,
     };
+    // What is gone back to if a new config can't begin.
+    let mut before: Option<Arc<Config>> = None;
     let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone());
     let mut kept = None;
     loop {
@@ -140,11 +172,33 @@ pub async fn run(config: Config) -> Result<End, RunError> {
             },
         };
         process.running |= turns.has_waited();
-        match life(Arc::clone(&config), &mut process, &mut lease).await {
+        let ended = life(Arc::clone(&config), &mut process, &mut lease).await;
+        let began = process.begun.take();
+        let old = before.take();
+        match ended {
             Err(over) if standby::is_over(&over) => {
                 process.close_queue().await;
                 turns.ended(&over, &mut lease).await;
                 lease.release().await;
+            }
+            // It failed before it began: nothing was read with it. The reloader says it.
+            Err(error) if began.is_some() => {
+                kept = Some(lease);
+                if let (Some(began), Some(old)) = (began, old) {
+                    let _ = began.send(Err(error.to_string()));
+                    config = old;
+                    turns.reloaded(Arc::clone(&config));
+                }
+                process.flush_new = options.flush_new;
+            }
+            Ok(Ended::Reload(Next { config: new, flush_new, begun })) => {
+                kept = Some(lease);
+                tracing::info!("beginning anew at the checkpoint with the new config");
+                before = Some(std::mem::replace(&mut config, new));
+                turns.reloaded(Arc::clone(&config));
+                process.running = true;
+                process.flush_new = flush_new || options.flush_new;
+                process.begun = Some(begun);
             }
             Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 kept = Some(lease);
@@ -158,15 +212,23 @@ pub async fn run(config: Config) -> Result<End, RunError> {
                     () = tokio::time::sleep(ANEW_PAUSE) => {}
                 }
             }
-            Ok(End::Drained) => {
+            Ok(Ended::End(End::Drained)) => {
                 process.close_queue().await;
                 // Only now: whoever takes over finds everything saved and free.
                 lease.release().await;
                 return Ok(End::Drained);
             }
-            ended => return ended,
+            Ok(Ended::End(end)) => return Ok(end),
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// How a life ended.
+enum Ended {
+    End(End),
+    /// Drained, for this.
+    Reload(Next),
 }
 
 /// Between two lives.
@@ -182,6 +244,12 @@ struct Process {
     fence: u64,
     /// Serves from the first life of a turn on.
     admin: Option<admin::Server>,
+    control: Arc<Control>,
+    /// Configs to go on with.
+    next: mpsc::Receiver<Next>,
+    flush_new: bool,
+    /// Waits for this life's beginning.
+    begun: Option<oneshot::Sender<Result<(), String>>>,
     /// It is not the first beginning: what doesn't answer is waited for.
     running: bool,
     /// Of the checkpoint at the last beginning.
@@ -238,12 +306,12 @@ async fn open_queue(config: &Config) -> Result<Queue, RetryError> {
 }
 
 /// From one beginning at the checkpoint to the next.
-async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> Result<End, RunError> {
+async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> Result<Ended, RunError> {
     let shutdown = Shutdown::default();
 
     let (store, found) = tokio::select! {
         taken = Store::take(&config, process.fence, process.running) => taken?,
-        _ = process.signals.next() => return Ok(process.ended()),
+        _ = process.signals.next() => return Ok(Ended::End(process.ended())),
     };
     process.fence = store.fence().max(process.fence);
     let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
@@ -263,15 +331,23 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
             Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
         }
     };
+    let covered = found.as_ref().map_or(Some(&[][..]), |(saved, _)| saved.covered.as_deref());
+    let coverage = Coverage::new(&config, covered);
+    let flushed = process.flush_new && !coverage.new.is_empty();
+    let uncovered = if flushed { Vec::new() } else { tables(&config, &coverage.new) };
+    if flushed {
+        check_flushable(&config, &coverage.new)?;
+    }
     let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
     let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
         .running(process.running)
         .gated(lease.gate())
-        .keeping(store.keeper());
+        .keeping(store.keeper())
+        .pausing(process.control.pause.clone());
     let server = tokio::select! {
         found = source.preflight() => found?,
-        _ = process.signals.next() => return Ok(process.ended()),
+        _ = process.signals.next() => return Ok(Ended::End(process.ended())),
     };
     if found.is_none() && store.is_shared() {
         // On another host `source.start` would be a place behind what nobody has removed.
@@ -308,17 +384,18 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
     let (writer, saved) = checkpoint::Writer::new(store, hold, identity, begins, anchor, frontier.clone());
 
     let mut supervisor = Supervisor::default();
-    let shared = Arc::new(worker::Shared {
-        queue: Arc::clone(&queue),
-        watermark: watermark.clone(),
-        metrics,
-        source: server.identity.clone(),
-        epoch,
-    });
     let mut queues = Vec::new();
     let (mut flushes, mut sweepers) = (Vec::new(), Vec::new());
     let lanes = Lanes::new(&config);
     for (at, target) in targets.iter().enumerate() {
+        let shared = Arc::new(worker::Shared {
+            queue: Arc::clone(&queue),
+            watermark: watermark.clone(),
+            metrics: Arc::clone(&metrics),
+            journal: process.control.journal.target(target.name()),
+            source: server.identity.clone(),
+            epoch,
+        });
         let started = invalidate::start(target, at, &config, &lanes, &shared, |name, task| {
             supervisor.spawn(name, async move {
                 task.await;
@@ -350,6 +427,8 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         sweeps: sweepers.iter().map(|sweeper| Arc::clone(&sweeper.stats)).collect(),
         watermark: watermark.clone(),
         metrics: process.metrics.clone(),
+        control: Arc::clone(&process.control),
+        uncovered: uncovered.clone(),
     });
     match &process.admin {
         Some(server) => server.hub.show(status),
@@ -357,7 +436,10 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
     }
 
     let paced = lanes.is_paced(&config);
-    let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced);
+    let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced)
+        .journal(Arc::clone(&process.control.journal));
+    say_coverage(&uncovered, &tables(&config, &coverage.new));
+    let writer = writer.covering(if flushed { coverage.known.clone() } else { coverage.all() });
     let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
     let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
     supervisor.spawn("refused rows", async move {
@@ -389,6 +471,9 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
     )
     .with_letters(letters);
+    if flushed {
+        sink = sink.flushing(coverage.new, coverage.new_digests);
+    }
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -402,15 +487,28 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(&sweepers, watermark, server.identity));
+    let remover = RetryRemover::new(&sweepers, watermark, server.identity)
+        .journal(Arc::clone(&process.control.journal));
+    let remover = Arc::new(remover);
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
 
+    if let Some(begun) = process.begun.take() {
+        // Who asked may have gone.
+        let _ = begun.send(Ok(()));
+    }
+
     let deadline = drain_deadline(&config);
+    let mut next = None;
     let failure = tokio::select! {
         signal = process.signals.next() => {
             tracing::info!(signal, deadline_s = deadline.as_secs(), "draining: reading stops, what was read is finished");
+            None
+        }
+        Some(new) = process.next.recv() => {
+            tracing::info!(deadline_s = deadline.as_secs(), "new config: draining, what was read is finished with the old one");
+            next = Some(new);
             None
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
@@ -426,7 +524,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
             drained = supervisor.drain(ANEW_DRAIN) => drained,
             signal = process.signals.next() => {
                 tracing::info!(signal, "not beginning anew: the rest is repeated at the next start");
-                return Ok(End::Unfinished);
+                return Ok(Ended::End(End::Unfinished));
             }
         };
         if !unfinished.is_empty() {
@@ -437,7 +535,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         drained = drain(&mut supervisor, &shutdown, &frontier, failure.is_some(), deadline) => drained,
         signal = process.signals.next() => {
             tracing::warn!(signal, "second signal, not waiting: what isn't finished is repeated at the next start");
-            return Ok(End::Interrupted);
+            return Ok(Ended::End(End::Interrupted));
         }
     };
     match failure {
@@ -451,8 +549,52 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
                 },
             },
         }),
-        None if drained => Ok(End::Drained),
-        None => Ok(End::Unfinished),
+        None => Ok(match next {
+            // What isn't finished is read again.
+            Some(next) => Ended::Reload(next),
+            None if drained => Ended::End(End::Drained),
+            None => Ended::End(End::Unfinished),
+        }),
+    }
+}
+
+/// The tables of mappings, as the config writes them.
+fn tables(config: &Config, mappings: &[usize]) -> Vec<String> {
+    let mut tables: Vec<String> = mappings
+        .iter()
+        .filter_map(|at| config.mappings.get(*at))
+        .map(|mapping| mapping.table.clone())
+        .collect();
+    tables.dedup();
+    tables
+}
+
+fn say_coverage(uncovered: &[String], new: &[String]) {
+    if !uncovered.is_empty() {
+        tracing::warn!(
+            tables = ?uncovered,
+            "new mappings: keys cached before now were never covered and may be stale; remove them with `rowbust flush --table TABLE`, or start with --flush-new"
+        );
+    } else if !new.is_empty() {
+        tracing::warn!(tables = ?new, "new mappings: removing every key that they could make");
+    }
+}
+
+/// Refuses mappings whose keyspace is bounded by nothing.
+fn check_flushable(config: &Config, mappings: &[usize]) -> Result<(), RunError> {
+    let endless = mappings
+        .iter()
+        .filter_map(|at| config.mappings.get(*at))
+        .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
+    match endless {
+        None => Ok(()),
+        Some((mapping, rule)) => Err(RunError::Other(anyhow::anyhow!(
+            "--flush-new: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key; begin it with a \
+             text of its own, or remove its keys by hand and start without --flush-new",
+            mapping.table,
+            rule.key.source(),
+            rule.line
+        ))),
     }
 }
 
@@ -550,7 +692,7 @@ async fn drain(
 
 /// Connects each target. One that can't be reached doesn't keep the daemon from starting (its removals are queued until it is back); one that refuses the
 /// login does.
-async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> {
+pub(crate) async fn connect_targets(config: &Config) -> Result<Vec<Arc<Target>>, RunError> {
     let mut targets = Vec::new();
     for redis in &config.redis {
         let target = Target::new(redis.clone());

@@ -11,10 +11,11 @@
 //! - [`invalidate`]: batches of removals to Redis, classes of its errors, the breaker
 //! - [`watermark`]: when a commit is visible at every read source, so that the second removal may run
 //! - [`retry`]: removals that failed, kept durably (disk or Kafka) and retried
-//! - [`checkpoint`]: where to resume, saved only up to what is done
+//! - [`checkpoint`]: where to resume, saved only up to what is done; [`coverage`]: which mappings it stands for
 //!
 //! Around them: [`config`] (YAML to a `Config` that can't hold nonsense), [`cli`], [`supervisor`] (named tasks,
-//! drain), [`admin`] (HTTP), [`telemetry`] (metrics and logs).
+//! drain), [`admin`] (HTTP), [`journal`] (the newest removals), [`why`] (which mappings make a key), [`watch`] (a follower that changes nothing), [`reload`] (the config taken anew),
+//! [`telemetry`] (metrics and logs), [`recent`] (the log's newest warnings).
 //!
 //! Who may depend on whom stands in ARCHITECTURE.md.
 
@@ -22,15 +23,21 @@ pub mod admin;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod coverage;
 pub mod daemon;
 pub mod failpoint;
 pub mod flush;
 pub mod invalidate;
+pub mod journal;
 pub mod pipeline;
+pub mod recent;
+pub mod reload;
 pub mod retry;
 pub mod route;
 pub mod source;
 mod standby;
 pub mod supervisor;
 pub mod telemetry;
+pub mod watch;
 pub mod watermark;
+pub mod why;

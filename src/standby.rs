@@ -139,6 +139,11 @@ impl Turns {
         Ok(lease)
     }
 
+    /// The config was taken anew; what the lease depends on is the same.
+    pub(crate) fn reloaded(&mut self, config: Arc<Config>) {
+        self.config = config;
+    }
+
     /// Whether this process has waited for its turn: what doesn't answer then is waited for too.
     pub(crate) fn has_waited(&self) -> bool {
         self.waited

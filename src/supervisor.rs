@@ -98,6 +98,14 @@ pub fn signals() -> std::io::Result<Signals> {
     Ok(Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
 }
 
+/// SIGHUP: the config is to be read anew.
+///
+/// # Errors
+/// When the process may not listen for signals.
+pub fn hangups() -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+}
+
 /// The signals that end the daemon.
 #[derive(Debug)]
 pub struct Signals {

@@ -115,6 +115,9 @@ metrics_table! {
     NO_SETS = "rowbust_members_of_no_set_total", Counter, Count, ["target"], "Keys of `members_of` that were no sets, and were removed as they are";
     VISIBILITY_DELAYS = "rowbust_visibility_delays_total", Counter, Count, ["server"], "Times that the delay stood in for a read source's witness";
     VISIBILITY_AGE = "rowbust_visibility_sample_age_seconds", Gauge, Seconds, ["server"], "Age of a read source's newest sample: while it can't be asked, second removals wait";
+    PAUSED = "rowbust_paused", Gauge, Count, [], "1 while reading is held by `rowbust pause`";
+    RELOADS = "rowbust_reload_total", Counter, Count, [], "Times that the daemon went on with a new config";
+    RELOAD_FAILURES = "rowbust_reload_failed_total", Counter, Count, [], "Times that a new config was refused and the old one kept";
     WITNESS_DELAY = "rowbust_visibility_by_delay", Gauge, Count, [], "1 while visibility is assumed after a delay, for want of a witness";
 }
 
@@ -232,14 +235,15 @@ pub fn target_counter(name: &'static str, target: &str) -> Counter {
 
 /// Logs to stderr: for people on a terminal, JSON otherwise. `RUST_LOG` overrules the level `info`.
 pub fn install_log() {
-    use tracing_subscriber::{EnvFilter, fmt};
+    use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter).with(crate::recent::Keep);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     if std::io::stderr().is_terminal() {
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        builder.with_ansi(colour).init();
+        registry.with(lines.with_ansi(colour)).init();
     } else {
-        builder.json().flatten_event(true).init();
+        registry.with(lines.json().flatten_event(true)).init();
     }
 }
 

@@ -83,10 +83,25 @@ impl Daemon {
     /// # Errors
     /// When it can't be started.
     pub fn start(config: &Path, admin: u16, log: PathBuf, failpoints: &str) -> Result<Self> {
+        Self::start_with(config, admin, log, failpoints, &[])
+    }
+
+    /// The same, with more arguments.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_with(
+        config: &Path,
+        admin: u16,
+        log: PathBuf,
+        failpoints: &str,
+        args: &[String],
+    ) -> Result<Self> {
         let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(binary()?)
             .args(["run", "-c"])
             .arg(config)
+            .args(args)
             .env("FAILPOINTS", failpoints)
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)

@@ -230,6 +230,7 @@ mod tests {
             followed_since: 0,
             commit_time: 0,
             saved_at: 0,
+            covered: None,
             fence: 0,
         };
         Snapshot { name: "here".into(), checkpoint, removals: 1, queued: HashSet::new() }

@@ -266,6 +266,7 @@ async fn start(config: &Config, lanes: &Lanes, dir: &Path) -> Result<(invalidate
         queue: Arc::new(Queue::open(&retry).await?),
         watermark: watermark.clone(),
         metrics: Arc::new(Metrics::default()),
+        journal: rowbust::journal::Journal::default().target("main"),
         source: "1".into(),
         epoch: 1,
     });

@@ -48,6 +48,10 @@ pub struct Settings {
     pub limits: Option<String>,
     /// The port at which the daemon finds the server; `None`: its own.
     pub port: Option<u16>,
+    /// More fields of `admin`, each with a comma in front.
+    pub admin: String,
+    /// More arguments of `rowbust run`.
+    pub args: Vec<String>,
 }
 
 impl Default for Settings {
@@ -61,6 +65,8 @@ impl Default for Settings {
             mappings: None,
             limits: None,
             port: None,
+            admin: String::new(),
+            args: Vec::new(),
         }
     }
 }
@@ -143,7 +149,8 @@ impl Stage {
     /// When it can't be written.
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
-        let Settings { start, tls, source, redis, retry, mappings, limits, port } = &self.settings;
+        let Settings { start, tls, source, redis, retry, mappings, limits, port, admin, args: _ } =
+            &self.settings;
         let redis =
             redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =
@@ -152,7 +159,7 @@ impl Stage {
         let text = format!(
             "version: 1\nsource:\n  url: mysql://{USER}@127.0.0.1:{}\n  password_file: {dir}/password\n  tls: {tls}\n  \
              start: {start}\n  {source}\nredis:\n  main: {redis}\nretry: {retry}\ncheckpoint: {{ path: {} }}\n\
-             admin: {{ listen: \"127.0.0.1:{}\" }}\nlimits: {}\nmappings:{mappings}",
+             admin: {{ listen: \"127.0.0.1:{}\"{admin} }}\nlimits: {}\nmappings:{mappings}",
             port.unwrap_or(self.db.port()),
             self.checkpoint_path().display(),
             self.admin,
@@ -169,12 +176,19 @@ impl Stage {
     /// When it can't be started.
     pub fn launch(&self, failpoints: &str) -> Result<Daemon> {
         let number = self.starts.fetch_add(1, Ordering::Relaxed);
-        Daemon::start(
+        Daemon::start_with(
             &self.config()?,
             self.admin,
             self.dir().join(format!("daemon-{number}.log")),
             failpoints,
+            &self.settings.args,
         )
+    }
+
+    /// The port of the daemon's admin server.
+    #[must_use]
+    pub fn admin(&self) -> u16 {
+        self.admin
     }
 
     /// Starts the daemon and returns when it follows the binlog.

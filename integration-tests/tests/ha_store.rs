@@ -34,6 +34,7 @@ fn saved(position: u64) -> Saved {
         followed_since: 0,
         commit_time: 0,
         saved_at: 0,
+        covered: None,
         fence: 0,
     }
 }

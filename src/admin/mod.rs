@@ -6,7 +6,10 @@
 //! on everything that has a state to show.
 
 pub mod access;
+mod control;
 pub mod error;
+mod events;
+pub mod flush;
 mod retry;
 pub mod standby;
 pub mod status;
@@ -14,20 +17,28 @@ pub mod status;
 use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use anyhow::Context;
 use axum::{
     Json, Router,
     extract::{FromRef, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
+    serve::ListenerExt as _,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use self::{access::Access, error::ApiError, status::Status};
+pub use self::control::Control;
+use self::{
+    access::{Access, Need},
+    error::ApiError,
+    status::Status,
+};
+use crate::recent;
 
 /// What the handlers see: the daemon as it is now.
 #[derive(Debug, Clone)]
@@ -36,6 +47,7 @@ pub struct Hub(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     listening: SocketAddr,
+    flushes: flush::Jobs,
     shown: RwLock<Shown>,
 }
 
@@ -78,11 +90,16 @@ pub struct Server {
     /// To show another daemon.
     pub hub: Hub,
     task: JoinHandle<std::io::Result<()>>,
+    teller: JoinHandle<()>,
 }
+
+/// A client that has read nothing for so long loses its connection (`tcp(7)`, TCP_USER_TIMEOUT).
+const STUCK: Duration = Duration::from_secs(30);
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+        self.teller.abort();
     }
 }
 
@@ -98,10 +115,19 @@ impl Server {
         })?;
         let listening = listener.local_addr()?;
         let access = Access::new(listening, &status.config.admin);
-        let hub = Hub(Arc::new(Inner { listening, shown: RwLock::new(Shown { status, access }) }));
+        let hub = Hub(Arc::new(Inner {
+            listening,
+            flushes: flush::Jobs::default(),
+            shown: RwLock::new(Shown { status, access }),
+        }));
         let app = router(hub.clone());
+        let listener = listener.tap_io(|client| {
+            // Where the system has no such option, a stuck client keeps its connection.
+            let _ = socket2::SockRef::from(&*client).set_tcp_user_timeout(Some(STUCK));
+        });
         let task = tokio::spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { hub, task })
+        let teller = tokio::spawn(events::tell(hub.clone()));
+        Ok(Self { hub, task, teller })
     }
 }
 
@@ -110,10 +136,20 @@ fn router(hub: Hub) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(|State(status): State<Arc<Status>>| async move { Json(status.json()) }))
+        .route("/status", get(state))
+        .route("/events", get(events::events))
         .route_layer(from_fn_with_state(hub.clone(), access::look));
-    let keys = retry::reading().route_layer(from_fn_with_state(hub.clone(), access::keys));
-    let changing = retry::changing().route_layer(from_fn_with_state(hub.clone(), access::change));
+    let keys = retry::reading()
+        .route("/why", get(control::why))
+        .route("/flush", get(flush::state))
+        .route_layer(from_fn_with_state(hub.clone(), access::keys));
+    let changing = retry::changing()
+        .route("/flush", post(flush::start))
+        .route("/flush/cancel", post(flush::cancel))
+        .route("/pause", post(control::pause))
+        .route("/resume", post(control::resume))
+        .route("/reload", post(control::reload))
+        .route_layer(from_fn_with_state(hub.clone(), access::change));
     open.merge(keys).merge(changing).fallback(unknown).with_state(hub)
 }
 
@@ -124,6 +160,15 @@ async fn unknown() -> ApiError {
         "nothing answers here",
         "docs/admin-api.md lists the paths",
     )
+}
+
+async fn state(State(hub): State<Hub>, headers: HeaderMap) -> Json<serde_json::Value> {
+    let status = hub.status();
+    let mut json = status.json();
+    // There may be keys in what was logged.
+    let keys = hub.access().check(Need::Keys, &headers).await.is_ok();
+    json["log"] = recent::since(0).iter().map(|line| line.json(keys)).collect();
+    Json(json)
 }
 
 async fn readyz(State(status): State<Arc<Status>>) -> Response {

@@ -8,6 +8,7 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 
+use super::control::{Control, held_json};
 use crate::{
     checkpoint,
     config::Config,
@@ -46,11 +47,20 @@ pub struct Status {
     pub sweeps: Vec<Arc<SweepStats>>,
     pub watermark: Watermark,
     pub metrics: PrometheusHandle,
+    pub control: Arc<Control>,
+    /// Tables of mappings that the checkpoint didn't cover, and that weren't flushed.
+    pub uncovered: Vec<String>,
 }
 
 impl Status {
     /// Why the daemon isn't doing its work at the moment; `None`: it is.
     pub fn not_ready(&self) -> Option<String> {
+        if let Some(held) = self.control.pause.held() {
+            return Some(format!(
+                "paused for {} s: `rowbust resume` goes on",
+                held.since.elapsed().as_secs()
+            ));
+        }
         if !self.source.is_connected() {
             return Some("the source is not connected".into());
         }
@@ -89,8 +99,10 @@ impl Status {
             .iter()
             .map(|target| {
                 let since = target.breaker.since();
+                let removed = self.control.journal.target(target.name()).counts();
                 json!({
                     "name": target.name(),
+                    "removed": { "first": removed.first, "last": removed.last, "queued": removed.queued, "retried": removed.retried },
                     "breaker": if since.is_some() { "open" } else { "closed" },
                     "open_seconds": since.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
                     "error": since.map(|(_, code)| code),
@@ -105,6 +117,14 @@ impl Status {
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "state": "active",
             "ready": self.not_ready().is_none(),
+            "not_ready": self.not_ready(),
+            "pause": held_json(self.control.pause.held()),
+            "config": {
+                "reloads": self.control.reloads.done(),
+                "reload_failures": self.control.reloads.failed(),
+                "last_reload": self.control.reloads.last().map(|(at_ms, outcome)| json!({ "at_ms": at_ms, "outcome": outcome.json() })),
+                "uncovered": self.uncovered,
+            },
             "caught_up": self.caught_up(),
             "lag_seconds": self.lag_seconds(),
             "witness": self.watermark.witness().to_string(),
@@ -260,6 +280,9 @@ impl Status {
                 metrics::gauge!(t::VISIBILITY_AGE, "server" => server.address).set(age.as_secs_f64());
             }
         }
+        set_gauge(t::PAUSED, flag(self.control.pause.is_held()));
+        set_counter(t::RELOADS, self.control.reloads.done());
+        set_counter(t::RELOAD_FAILURES, self.control.reloads.failed());
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
 }

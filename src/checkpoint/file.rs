@@ -44,6 +44,9 @@ pub struct Saved {
     pub commit_time: u32,
     /// Unix time in seconds of the save.
     pub saved_at: u64,
+    /// Which mappings it stands for: see [`crate::coverage`]. `None`: written by a version that didn't say.
+    #[serde(default)]
+    pub covered: Option<Vec<String>>,
     /// Counts the takings-over: a shared store refuses a save with an older number. 0: by a version that didn't count.
     #[serde(default)]
     pub fence: u64,
@@ -289,6 +292,7 @@ mod tests {
             followed_since: 4,
             commit_time: 5,
             saved_at: 6,
+            covered: None,
             fence: 2,
         }
     }

@@ -127,9 +127,16 @@ pub struct Writer {
     frontier: Frontier<Done>,
     snapshot: Arc<Mutex<Snapshot>>,
     first_save: watch::Sender<bool>,
+    covered: Vec<String>,
 }
 
 impl Writer {
+    /// Which mappings the position stands for from the beginning on: see [`crate::coverage`].
+    pub fn covering(mut self, digests: Vec<String>) -> Self {
+        self.covered = digests;
+        self
+    }
+
     /// `started`: where reading begins, and `anchor` the last event before. That is saved at once.
     pub fn new(
         store: Store,
@@ -163,6 +170,7 @@ impl Writer {
             frontier,
             snapshot,
             first_save,
+            covered: Vec::new(),
         };
         (this, watch)
     }
@@ -240,10 +248,13 @@ impl Writer {
 
     /// Adds what became done to the position.
     fn advance(&mut self) -> bool {
-        let Done { restart, commits } = self.frontier.drain_done().unwrap_or_default();
-        if restart.is_none() && commits.is_none() {
+        let Done { restart, commits, covers } = self.frontier.drain_done().unwrap_or_default();
+        if restart.is_none() && commits.is_none() && covers.is_empty() {
             return false;
         }
+        self.covered.extend(covers);
+        self.covered.sort_unstable();
+        self.covered.dedup();
         if let Some(restart) = restart {
             // Behind a gap the order of positions begins anew, and so it does in another server's files.
             self.identity.epoch += u64::from(restart.gap);
@@ -282,6 +293,7 @@ impl Writer {
             followed_since: self.identity.since,
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
+            covered: Some(self.covered.clone()),
             fence: 0,
         };
         let result = self.store.save(saved).await;

@@ -253,6 +253,8 @@ async fn resolve(
 
 fn saved(flavor: Flavor, source: String, position: &Position, old: Option<&Saved>) -> Saved {
     Saved {
+        // Who sets it knows better than we do what the cache holds: nothing is flushed for it.
+        covered: old.map_or_else(|| Some(Vec::new()), |old| old.covered.clone()),
         generation: 0,
         epoch: 0,
         flavor: flavor_name(flavor).to_owned(),

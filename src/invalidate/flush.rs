@@ -59,13 +59,35 @@ async fn wait_for(watermark: &mut Watermark, due: Due) {
 /// Flushes one target. While it has nothing to do it costs nothing.
 #[derive(Debug)]
 pub struct Flusher {
-    target: Arc<Target>,
+    keyspaces: Keyspaces,
     mappings: Vec<Mapping>,
     watermark: Watermark,
+}
+
+/// Goes once over the keyspace of a target.
+#[derive(Debug)]
+pub struct Keyspaces {
+    target: Arc<Target>,
     pace: Arc<Pace>,
     stats: Arc<FlushStats>,
     /// For sets and their members.
     sweeper: Arc<Sweeper>,
+    /// Nothing is removed.
+    only_counts: bool,
+}
+
+impl Keyspaces {
+    /// `per_second`: [`crate::config::Limits::flush_keys_per_second`].
+    pub fn new(target: Arc<Target>, per_second: u64, stats: Arc<FlushStats>, sweeper: Arc<Sweeper>) -> Self {
+        Self { target, pace: Arc::new(Pace::new(per_second)), stats, sweeper, only_counts: false }
+    }
+
+    /// Counts what it would remove, and removes nothing. Of a set of keys only the set is counted.
+    #[must_use]
+    pub fn only_counting(mut self) -> Self {
+        self.only_counts = true;
+        self
+    }
 }
 
 /// A request on its way.
@@ -95,7 +117,7 @@ impl Flusher {
         stats: Arc<FlushStats>,
         sweeper: Arc<Sweeper>,
     ) -> Self {
-        Self { target, mappings, watermark, pace: Arc::new(Pace::new(per_second)), stats, sweeper }
+        Self { keyspaces: Keyspaces::new(target, per_second, stats, sweeper), mappings, watermark }
     }
 
     /// Does what `requests` bring until it is closed and everything is settled. What waits when a pass begins is done by it
@@ -106,7 +128,7 @@ impl Flusher {
             while let Ok(flush) = requests.try_recv() {
                 self.accept(&mut waiting, flush);
             }
-            self.stats.waiting(waiting.len());
+            self.keyspaces.stats.waiting(waiting.len());
             let begun = Instant::now();
             let (ready, later): (Vec<_>, Vec<_>) = std::mem::take(&mut waiting)
                 .into_iter()
@@ -132,7 +154,7 @@ impl Flusher {
     }
 
     fn accept(&self, waiting: &mut Vec<Waiting>, flush: Flush) {
-        self.stats.started(&flush.causes);
+        self.keyspaces.stats.started(&flush.causes);
         waiting.push(Waiting { flush, first_done: None, due: None });
     }
 
@@ -153,12 +175,12 @@ impl Flusher {
         causes.dedup();
         causes.truncate(8);
         let tables = mappings.iter().map(|mapping| mapping.table.clone()).collect();
-        self.keyspaces(&Plan::new(mappings.iter().copied()), tables, causes).await;
+        self.keyspaces.run(&Plan::new(mappings.iter().copied()), tables, causes).await;
         let done = Instant::now();
         let mut owed = Vec::new();
         for (one, last) in ready.into_iter().zip(last) {
             if last {
-                self.stats.finished(&one.flush.causes);
+                self.keyspaces.stats.finished(&one.flush.causes);
                 one.flush.settle();
             } else {
                 owed.push(Waiting { first_done: Some(done), ..one });
@@ -166,8 +188,11 @@ impl Flusher {
         }
         owed
     }
+}
 
-    async fn keyspaces(&self, plan: &Plan, tables: Vec<String>, causes: Vec<String>) {
+impl Keyspaces {
+    /// Removes everything of the plan that is there when it begins; whatever Redis does meanwhile, it is repeated until it worked.
+    pub async fn run(&self, plan: &Plan, tables: Vec<String>, causes: Vec<String>) {
         let since = Instant::now();
         let (removed_before, scanned_before) = self.stats.counts();
         let size = match plan.scans.len() {
@@ -281,6 +306,10 @@ impl Flusher {
 
     /// The members of a set; `whole`: and then what is left of it.
     async fn set(&self, key: &[u8], whole: bool) -> Result<(), Failure> {
+        if self.only_counts {
+            self.stats.removed.fetch_add(1, Relaxed);
+            return Ok(());
+        }
         let removed = self.sweeper.members(key, true, &Paces::new([Arc::clone(&self.pace)])).await?;
         self.stats.removed.fetch_add(removed, Relaxed);
         if whole { self.remove(&[Removal { key, field: None }]).await } else { Ok(()) }
@@ -322,6 +351,10 @@ impl Flusher {
     }
 
     async fn remove(&self, removals: &[Removal<'_>]) -> Result<(), Failure> {
+        if self.only_counts {
+            self.stats.removed.fetch_add(removals.len() as u64, Relaxed);
+            return Ok(());
+        }
         for chunk in removals.chunks(BATCH_KEYS) {
             self.pace.take(chunk.len()).await;
             if chunk.iter().any(|removal| removal.field.is_some()) {

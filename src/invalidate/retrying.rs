@@ -22,6 +22,7 @@ use super::{
     wide::Wide,
 };
 use crate::{
+    journal::Journal,
     pipeline::batch::Removal,
     retry::{Clock, Handler, Record, Verdict},
     source::position::{CommitSpan, Coordinates},
@@ -43,6 +44,7 @@ pub struct RetryRemover {
     source: String,
     /// As the queue's own: a clock that is set must not end a wait.
     clock: Clock,
+    journal: Arc<Journal>,
 }
 
 impl RetryRemover {
@@ -50,7 +52,13 @@ impl RetryRemover {
     pub fn new(sweepers: &[Arc<Sweeper>], watermark: Watermark, source: String) -> Self {
         let targets = sweepers.iter().map(|sweeper| Arc::clone(&sweeper.target)).collect();
         let wide = sweepers.iter().map(|sweeper| Wide::new(Arc::clone(sweeper))).collect();
-        Self { targets, wide, watermark, source, clock: Clock::system() }
+        Self { targets, wide, watermark, source, clock: Clock::system(), journal: Arc::default() }
+    }
+
+    /// What is removed is noted there.
+    #[must_use]
+    pub fn journal(self, journal: Arc<Journal>) -> Self {
+        Self { journal, ..self }
     }
 
     /// Whether a removal that is sent now is the last one owed.
@@ -106,7 +114,15 @@ impl RetryRemover {
             Some(Err(Failure { class: Class::Key, code, .. })) => Verdict::KeyError(code),
             Some(Err(Failure { class: Class::Target, code, .. })) => Verdict::TargetError(code),
         };
-        records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect()
+        let verdicts: Vec<_> =
+            records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect();
+        let journal = self.journal.target(target.name());
+        for ((_, record), (_, verdict)) in records.iter().zip(&verdicts) {
+            if matches!(verdict, Verdict::Done) {
+                journal.retried(record);
+            }
+        }
+        verdicts
     }
 }
 

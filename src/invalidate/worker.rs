@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::SecondRemoval,
+    journal::{By, TargetJournal},
     kill_point,
     pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Paces},
     retry::{Op, Origin, Queue, Record},
@@ -33,7 +34,7 @@ use crate::{
 /// Commands on their way at once, per worker.
 const IN_FLIGHT: usize = 4;
 
-/// What all workers share.
+/// What all workers of a target share.
 #[derive(Debug)]
 pub struct Shared {
     /// Where failed removals go.
@@ -42,6 +43,8 @@ pub struct Shared {
     pub watermark: Watermark,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The newest removals.
+    pub journal: Arc<TargetJournal>,
     /// `@@server_uuid`, or the server id on MariaDB: goes into records.
     pub source: String,
     /// Epoch of the checkpoint: goes into records.
@@ -154,6 +157,8 @@ async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage
                     Stage::Second => kill_point!("after_second_removal"),
                 }
                 shared.metrics.removed(&batch, target.name(), stage == Stage::Second, acked);
+                let by = if last { By::Last } else { By::First };
+                shared.journal.acknowledged(&batch, by, stage == Stage::First, acked);
                 if last {
                     batch.settle();
                 } else {
@@ -161,7 +166,10 @@ async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage
                 }
             }
             // The records stand for both removals.
-            Acked::ByQueue => batch.settle(),
+            Acked::ByQueue => {
+                shared.journal.acknowledged(&batch, By::Queue, false, Instant::now());
+                batch.settle();
+            }
         }
     }
     owed

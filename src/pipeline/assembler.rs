@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::SecondRemoval,
+    journal::Journal,
     route::Kind,
     source::{
         self,
@@ -73,6 +74,9 @@ pub struct Assembler {
     owed: Vec<Ticket<Done>>,
     /// No witness tells when its commits are visible.
     by_delay: bool,
+    journal: Option<Arc<Journal>>,
+    /// For it: where each transaction of the segment begins.
+    begun: Vec<(u64, Option<rowbust_binlog::Gtid>)>,
 }
 
 #[derive(Debug, Default)]
@@ -151,7 +155,23 @@ impl Assembler {
             riders: Vec::new(),
             owed: Vec::new(),
             by_delay: false,
+            journal: None,
+            begun: Vec::new(),
         }
+    }
+
+    /// Tells the journal which transactions keys come from.
+    pub fn journal(mut self, journal: Arc<Journal>) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// The keyspaces of these mappings are flushed first of all; once that is done, they are covered: `digests` are theirs. Called
+    /// behind [`Assembler::started`].
+    pub fn cover(&mut self, mappings: &[usize], digests: Vec<String>) {
+        self.widen(mappings.iter().copied(), "new mapping");
+        self.done.covers = digests;
+        self.full = true;
     }
 
     /// Reading begins at `position`.
@@ -165,7 +185,8 @@ impl Assembler {
         self.abort();
         self.started(position);
         let restart = Restart { position: position.clone(), identity: identity.to_owned(), gap };
-        self.done = Done { restart: Some(Box::new(restart)), commits: None };
+        self.done.restart = Some(Box::new(restart));
+        self.done.commits = None;
         self.full = true;
     }
 
@@ -294,6 +315,9 @@ impl Assembler {
             self.commit_micros = transaction.commit_micros;
         }
         self.bulk = self.paced && transaction.keys >= BULK_KEYS;
+        if self.journal.is_some() {
+            self.begun.push((self.begun_at.position, transaction.gtid));
+        }
         match &mut self.visible {
             Some(span) => span.add(transaction.gtid, &self.begun_at),
             None => self.visible = Some(CommitSpan::new(transaction.gtid, self.begun_at.clone())),
@@ -367,7 +391,7 @@ impl Assembler {
         let riders = std::mem::take(&mut self.riders);
         let by_delay = std::mem::take(&mut self.by_delay);
         let Some(mut span) = self.visible.take().filter(|_| batches + slow > 0) else {
-            if done.restart.is_some() || done.commits.is_some() {
+            if done.restart.is_some() || done.commits.is_some() || !done.covers.is_empty() {
                 let none = self.frontier.open(0, done);
                 debug_assert!(none.is_empty());
             }
@@ -375,6 +399,9 @@ impl Assembler {
             return Ok(());
         };
         span.by_delay = by_delay;
+        if let Some(journal) = &self.journal {
+            journal.begun(&span.last.file, &mut self.begun);
+        }
         let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches + slow));
         // Not of a segment that ends before the running transaction: its span lacks that.
         if joined && self.transaction.is_some() {

@@ -53,6 +53,8 @@ pub struct Done {
     pub restart: Option<Box<Restart>>,
     /// The transactions whose end was read in it, behind `restart`.
     pub commits: Option<Commits>,
+    /// Mappings whose keyspaces were flushed with it: see [`crate::coverage`].
+    pub covers: Vec<String>,
 }
 
 /// Transactions that are done.
@@ -78,10 +80,11 @@ pub struct Restart {
 }
 
 impl Append for Done {
-    fn append(&mut self, later: Self) {
+    fn append(&mut self, mut later: Self) {
+        self.covers.append(&mut later.covers);
         if let Some(mut restart) = later.restart {
             restart.gap |= self.restart.as_ref().is_some_and(|own| own.gap);
-            *self = Self { restart: Some(restart), commits: later.commits };
+            (self.restart, self.commits) = (Some(restart), later.commits);
             return;
         }
         match (self.commits.as_mut(), later.commits) {
@@ -171,6 +174,23 @@ pub struct Segment {
     pub commit_micros: u64,
     /// Frees the bytes when the last batch is settled.
     _budget: Permit,
+}
+
+impl Segment {
+    /// Of what isn't read from the log: its second removal waits for `span`. Takes bytes of `budget`, and waits for them.
+    ///
+    /// # Errors
+    /// The daemon is on its way down.
+    pub async fn of(span: CommitSpan, budget: &Budget) -> Result<Arc<Self>, Closed> {
+        let bytes = span.footprint() + size_of::<Self>();
+        Ok(Arc::new(Self {
+            file: Arc::clone(&span.last.file),
+            span,
+            received: Instant::now(),
+            commit_micros: 0,
+            _budget: budget.take(bytes, false).await?,
+        }))
+    }
 }
 
 /// Keys for one worker, with the duty to acknowledge them.

@@ -62,6 +62,8 @@ pub struct RouteSink {
     delay_was_said: bool,
     /// Told the first position.
     started: Option<oneshot::Sender<Position>>,
+    /// Flushed first of all.
+    uncovered: Option<(Vec<usize>, Vec<String>)>,
     /// Where rows that gave no key are filed.
     letters: Option<mpsc::Sender<RefusedRow>>,
     /// The newest of them, until it is known what is done about it.
@@ -95,6 +97,7 @@ impl RouteSink {
             is_mariadb: false,
             delay_was_said: false,
             started: Some(started),
+            uncovered: None,
             letters: None,
             refused: None,
             running: ("".into(), None, 0),
@@ -121,6 +124,12 @@ impl RouteSink {
             ),
         }
     }
+
+    /// The keyspaces of these mappings are flushed before the first transaction; `digests`: theirs, as in [`crate::coverage`].
+    pub fn flushing(mut self, mappings: Vec<usize>, digests: Vec<String>) -> Self {
+        self.uncovered = (!mappings.is_empty()).then_some((mappings, digests));
+        self
+    }
 }
 
 impl source::Sink for RouteSink {
@@ -129,6 +138,9 @@ impl source::Sink for RouteSink {
     fn started(&mut self, position: &Position) {
         self.plans.clear();
         self.assembler.started(position);
+        if let Some((mappings, digests)) = self.uncovered.take() {
+            self.assembler.cover(&mappings, digests);
+        }
         if let Some(started) = self.started.take() {
             // Without a receiver the daemon is on its way down.
             let _ = started.send(position.clone());

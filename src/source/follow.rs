@@ -23,6 +23,7 @@ mod xa;
 use super::{
     Scope, Sink, SourceStats,
     error::SourceError,
+    pause::Pause,
     policy::{Cause, PolicyTable},
     position::{Anchor, Coordinates, Position},
     schema::SchemaCache,
@@ -38,6 +39,8 @@ pub(super) use halts::BUG;
 pub enum Ended {
     /// As asked.
     Shutdown,
+    /// At a transaction's end, as reading is held.
+    Held,
     /// By this.
     Error(SourceError),
 }
@@ -108,6 +111,7 @@ pub struct Follower {
     tail: Tail,
     /// Where the server goes on in the file that a stream by GTIDs begins with: what it skips before isn't seen.
     floor: Option<Coordinates>,
+    pause: Pause,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
 }
@@ -146,8 +150,15 @@ impl Follower {
             patience: Patience::default(),
             tail: Tail::default(),
             floor: None,
+            pause: Pause::default(),
             ignored_types: BTreeSet::new(),
         }
+    }
+
+    /// A stream ends at a transaction's end while this holds it.
+    pub fn pausing(mut self, pause: Pause) -> Self {
+        self.pause = pause;
+        self
     }
 
     /// The end of the last transaction that was read to its end; `None` while the stream hasn't begun.
@@ -242,7 +253,12 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> Ended {
         let mut since_look = 0;
+        let mut held = self.pause.listen();
         loop {
+            let between = self.open.is_none() && self.skip.is_none() && self.position.is_some();
+            if between && self.pause.is_held() {
+                return Ended::Held;
+            }
             since_look += 1;
             if since_look >= SHUTDOWN_LOOK {
                 since_look = 0;
@@ -267,6 +283,7 @@ impl Follower {
                     let waited = tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return Ended::Shutdown,
+                        _ = held.wait_for(Option::is_some), if between => return Ended::Held,
                         waited = stream.advance(self.patience.deadline(&self.here)) => waited,
                     };
                     self.stats.alive();

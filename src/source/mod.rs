@@ -49,6 +49,7 @@ use tracing::{info, warn};
 #[cfg(feature = "mysql-cdc")]
 pub use cdc::limits::LIMITS as CDC_LIMITS;
 pub use error::{Halt, Refusal, SourceError};
+pub use pause::Pause;
 pub use preflight::Preflight;
 pub use seam::{Prepared, Scope, Sink, Transaction};
 pub use stats::SourceStats;
@@ -102,6 +103,7 @@ pub struct Source {
     config: Arc<Config>,
     connector: Connector,
     stats: Arc<SourceStats>,
+    pause: Pause,
     gate: Option<Gate>,
     keeper: Option<Arc<dyn Keeper>>,
     running: bool,
@@ -116,7 +118,13 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats, running: false, gate: None, keeper: None }
+        Self { config, connector, stats, pause: Pause::default(), running: false, gate: None, keeper: None }
+    }
+
+    /// Reading stops at a transaction's end while `pause` holds it, and the connection is closed meanwhile.
+    #[must_use]
+    pub fn pausing(self, pause: Pause) -> Self {
+        Self { pause, ..self }
     }
 
     /// Connects for the stream only while the lease is held: another daemon may have the same `server_id`.
@@ -195,7 +203,8 @@ impl Source {
             // Without a checkpoint it is of another life, or of another server.
             schema.clear()?;
         }
-        let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
+        let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone())
+            .pausing(self.pause.clone());
         let since = place.as_ref().map_or_else(now, |place| place.since);
         follower.covers_from(since);
         let mut backoff = backoff();
@@ -204,6 +213,11 @@ impl Source {
         let mut passing_errors = 0;
         let mut clashes: VecDeque<Instant> = VecDeque::new();
         loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.pause.goes_on() => {}
+            }
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -259,6 +273,10 @@ impl Source {
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
+                        Ended::Held => {
+                            sink.flush().await.map_err(|e| SourceError::Sink(Box::new(e)))?;
+                            continue;
+                        }
                         Ended::Error(error @ SourceError::Sink(_)) => return Err(error),
                         Ended::Error(error) => {
                             // What was read to its end is handed on, however long it takes to go on, and if never.

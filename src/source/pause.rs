@@ -2,7 +2,13 @@
 //!
 //! Guarantees: a stream that is held ends at a transaction's end, and is asked for again behind it. May depend on nothing of ours.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Instant, SystemTime},
+};
 
 use tokio::sync::watch;
 
@@ -19,11 +25,13 @@ pub struct Held {
 #[derive(Debug, Clone)]
 pub struct Pause {
     held: watch::Sender<Option<Held>>,
+    /// The same, for a look at each transaction's end.
+    is_held: Arc<AtomicBool>,
 }
 
 impl Default for Pause {
     fn default() -> Self {
-        Self { held: watch::Sender::new(None) }
+        Self { held: watch::Sender::new(None), is_held: Arc::default() }
     }
 }
 
@@ -33,8 +41,15 @@ impl Pause {
         *self.held.borrow()
     }
 
+    /// Whether it is held.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Relaxed)
+    }
+
     /// Holds it. Says whether it went on before.
     pub fn hold(&self) -> bool {
+        self.is_held.store(true, Relaxed);
         self.held.send_if_modified(|held| {
             let goes_on = held.is_none();
             held.get_or_insert_with(|| Held { since: Instant::now(), at: SystemTime::now() });
@@ -44,7 +59,13 @@ impl Pause {
 
     /// Lets it go on. Says since when it was held.
     pub fn release(&self) -> Option<Held> {
+        self.is_held.store(false, Relaxed);
         self.held.send_replace(None)
+    }
+
+    /// To wait for a change.
+    pub fn listen(&self) -> watch::Receiver<Option<Held>> {
+        self.held.subscribe()
     }
 
     /// Completes while it is held.

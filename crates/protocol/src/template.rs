@@ -44,6 +44,7 @@
 //! *rows* can give the same key is a question of the literals between the columns: see [`Template::ambiguity`].
 
 mod escape;
+mod invert;
 mod parse;
 pub mod path;
 mod pattern;

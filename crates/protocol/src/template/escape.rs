@@ -34,6 +34,29 @@ pub fn escape_into(value: &[u8], out: &mut Vec<u8>) -> bool {
     out.len() - before != value.len()
 }
 
+/// The inverse: `%XX` becomes its byte, anything else stays.
+pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, behind)) = rest.split_first() {
+        let escaped = behind
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        match escaped {
+            Some(escaped) => {
+                out.push(escaped);
+                rest = behind.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    out
+}
+
 fn percent(byte: u8, out: &mut Vec<u8>) {
     out.push(b'%');
     out.extend_from_slice(&hex(byte, b"0123456789ABCDEF"));
