@@ -292,6 +292,7 @@ fn classify_wire(address: String, tls: bool, error: WireError) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
