@@ -167,7 +167,7 @@ fn run() -> impl Strategy<Value = Vec<Op>> {
                 9 => Outcome::Failed,
                 _ => Outcome::Ok,
             };
-            let (kind, version) = if what < 3 || what > 7 {
+            let (kind, version) = if !(3..=7).contains(&what) {
                 start = start.max(last_write[k]);
                 last_write[k] = start;
                 newest[k] += 1;
