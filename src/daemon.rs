@@ -31,6 +31,7 @@ use crate::{
         pace::Pace,
         sink::{RouteSink, RouteStats},
     },
+    published::{self, Keeper},
     retry::{Queue, RetryError},
     route::Router,
     source::{Resume, Sink as _, Source, SourceError, SourceStats},
@@ -113,22 +114,42 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         metrics: telemetry::install_metrics().context("metrics can't be set up")?,
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
+        published: Arc::default(),
         queue: None,
     };
-    let mut gap = None;
+    let mut known = Known::default();
+    let mut lives = 0;
     loop {
-        match life(Arc::clone(&config), &mut process, gap.take()).await {
-            Err(RunError::Source(SourceError::Anew { why, gap: is_gap })) => {
+        lives += 1;
+        match life(Arc::clone(&config), &mut process, std::mem::take(&mut known)).await {
+            Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 tracing::warn!(why, "beginning anew at the checkpoint");
-                gap = is_gap.then_some(why);
-                tokio::select! {
-                    _ = process.signals.next() => return Ok(End::Unfinished),
-                    () = tokio::time::sleep(ANEW_PAUSE) => {}
-                }
+                known.gap = gap.then_some(why);
+            }
+            Err(RunError::Source(SourceError::OutOfReach(why))) => {
+                tracing::warn!(why, "the binlog no longer reaches back to what redis remembers: flushing instead");
+                known.out_of_reach = Some(why);
+            }
+            // A server that goes while the daemon begins anew is no reason to end.
+            Err(error) if lives > 1 && matches!(error.exit(), Exit::Unavailable) => {
+                tracing::warn!(%error, "can't begin anew yet");
             }
             ended => return ended,
         }
+        tokio::select! {
+            _ = process.signals.next() => return Ok(End::Unfinished),
+            () = tokio::time::sleep(ANEW_PAUSE) => {}
+        }
     }
+}
+
+/// What a life leaves to the next.
+#[derive(Debug, Default)]
+struct Known {
+    /// This is lost behind the checkpoint.
+    gap: Option<String>,
+    /// The binlog doesn't reach back to the mark that was found in Redis.
+    out_of_reach: Option<String>,
 }
 
 /// Between two lives.
@@ -139,15 +160,17 @@ struct Process {
     metrics: PrometheusHandle,
     signals: Signals,
     stats: Arc<SourceStats>,
+    published: Arc<published::Stats>,
     queue: Option<Arc<Queue>>,
 }
 
-/// From one beginning at the checkpoint to the next. `gap`: what is known to be lost behind the checkpoint.
-async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -> Result<End, RunError> {
+/// From one beginning at the checkpoint to the next.
+async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
     let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
-    let resume = match &found {
+    let is_gap = known.gap.is_some();
+    let mut resume = match &found {
         None => None,
         Some((saved, generation)) => {
             if *generation == checkpoint::file::Generation::Previous {
@@ -156,11 +179,13 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
             }
             let position = checkpoint::position(saved)
                 .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
-            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap })
+            Some(Resume { anchor: saved.anchor, gap: known.gap, ..Resume::new(position, saved.source.clone()) })
         }
     };
-    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
-    let anchor = resume.as_ref().and_then(|resume| resume.anchor);
+    let mut epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    let saved = found.as_ref().map(|(saved, _)| saved);
+    let lineage = saved.map(|saved| saved.lineage.clone()).filter(|name| !name.is_empty());
+    let lineage = lineage.unwrap_or_else(published::new_lineage);
 
     let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats));
     let server = source.preflight().await?;
@@ -169,16 +194,39 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
     };
     let targets = connect_targets(&config).await?;
+    let survey =
+        published::survey(&targets, saved, &lineage, known.out_of_reach, &process.published).await;
+    // A gap flushes everything anyway, and marks are written again when that is done.
+    let mut from_epoch = if is_gap { epoch + 1 } else { 0 };
+    if let Some(resume) = resume.as_mut().filter(|_| !is_gap) {
+        if let Some(mark) = &survey.rewind {
+            let position = mark.place().map_err(|why| anyhow::anyhow!("mark in redis: {why}"))?;
+            *resume = Resume {
+                anchor: mark.anchor,
+                rewound: true,
+                ..Resume::new(position, mark.source.clone())
+            };
+            epoch += 1;
+        }
+        if survey.forgotten.is_some() {
+            resume.forgotten = survey.forgotten;
+            from_epoch = epoch + 1;
+        }
+    }
+    let anchor = resume.as_ref().and_then(|resume| resume.anchor);
     let watermark = Watermark::new(&config, &server);
     let metrics = Arc::new(Metrics::default());
     let frontier = Frontier::default();
     let budget = Budget::new(config.limits.memory);
     let route_stats = Arc::new(RouteStats::default());
     // Until the source says that it is another server now.
-    let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
-    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch };
+    let source_before = saved.map_or(&server.identity, |saved| &saved.source).clone();
+    let identity =
+        checkpoint::Identity { flavor: server.flavor, source: source_before, epoch, lineage: lineage.clone() };
     let (started, begins) = oneshot::channel();
-    let (writer, saved) = checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone());
+    let may_stand = saved.map(|saved| saved.published.clone()).unwrap_or_default();
+    let (writer, saved) =
+        checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone(), may_stand);
 
     let mut supervisor = Supervisor::default();
     let shared = Arc::new(worker::Shared {
@@ -239,10 +287,26 @@ async fn life(config: Arc<Config>, process: &mut Process, gap: Option<String>) -
         targets: targets.clone(),
         flushes,
         watermark: watermark.clone(),
+        published: Arc::clone(&process.published),
         metrics: process.metrics.clone(),
     });
     let listener = admin::bind(config.admin.listen).await?;
     supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
+
+    let keeper = Keeper {
+        targets: targets.clone(),
+        checkpoint: saved.clone(),
+        frontier: frontier.clone(),
+        queue: Arc::clone(&queue),
+        lineage,
+        name: "main".to_owned(),
+        from_epoch,
+        expected: survey.expected,
+        stats: Arc::clone(&process.published),
+        told: Default::default(),
+    };
+    let stop = shutdown.all.clone();
+    supervisor.spawn("marks", async move { keeper.run(stop).await.map_err(anyhow::Error::from) });
 
     let paced = config.limits.keys_per_second > 0;
     let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);

@@ -12,6 +12,7 @@
 //! - [`watermark`]: when a commit is visible at every read source, so that the second removal may run
 //! - [`retry`]: removals that failed, kept durably (disk or Kafka) and retried
 //! - [`checkpoint`]: where to resume, saved only up to what is done
+//! - [`published`]: marks in Redis, by which it is noticed when Redis loses its memory; what is repeated then
 //!
 //! Around them: [`config`] (YAML to a `Config` that can't hold nonsense), [`cli`], [`supervisor`] (named tasks,
 //! drain), [`admin`] (HTTP), [`telemetry`] (metrics and logs).
@@ -27,6 +28,7 @@ pub mod failpoint;
 pub mod flush;
 pub mod invalidate;
 pub mod pipeline;
+pub mod published;
 pub mod retry;
 pub mod route;
 pub mod source;

@@ -81,6 +81,11 @@ metrics_table! {
     CHECKPOINT_FAILURES = "rowbust_checkpoint_failures_total", Counter, Count, [], "Checkpoints that couldn't be saved";
     BREAKER_OPEN = "rowbust_breaker_open", Gauge, Count, ["target"], "1 while the target fails and removals go straight to the queue";
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
+    REWINDS = "rowbust_rewinds_total", Counter, Count, [], "Times that the binlog was read again from an earlier place, as Redis may have forgotten removals";
+    MEMORY_FLUSHES = "rowbust_memory_flushes_total", Counter, Count, [], "Times that mapped keyspaces were flushed, as Redis had forgotten nobody knows how much";
+    MARKS_EVICTED = "rowbust_marks_evicted_total", Counter, Count, [], "Times that Redis evicted the mark by which its memory is checked";
+    MARK_FAILING = "rowbust_mark_failing", Gauge, Count, ["target"], "1 while a target's mark can't be read or written: a loss of its memory goes unseen";
+    FRONTIER_LAG = "rowbust_frontier_lag_seconds", Gauge, Seconds, ["target"], "How long ago everything was done that Redis is known to have acknowledged; 0 when that is all. What a loss of Redis' memory would repeat";
     QUEUE_PENDING = "rowbust_queue_pending", Gauge, Count, [], "Removals in the retry queue";
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
     DEAD_LETTERS = "rowbust_dead_letters_total", Counter, Count, [], "Removals that were given up since the start: see `rowbust retry ls --dead`";

@@ -14,6 +14,7 @@ use crate::{
     flush::FlushStats,
     invalidate::target::Target,
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
+    published,
     retry::Queue,
     source::{Preflight, SourceStats, policy::Cause},
     telemetry::{self as t, set_counter, set_gauge, target_counter, target_gauge},
@@ -40,6 +41,7 @@ pub struct Status {
     /// By target.
     pub flushes: Vec<Arc<FlushStats>>,
     pub watermark: Watermark,
+    pub published: Arc<published::Stats>,
     pub metrics: PrometheusHandle,
 }
 
@@ -151,6 +153,20 @@ impl Status {
                 "poison": queue.poison,
             },
             "targets": targets,
+            "marks": {
+                "rewinds": self.published.rewinds(),
+                "flushes": self.published.flushes(),
+                "evicted": self.published.evicted(),
+                "targets": self.published.targets().iter().map(|(name, state)| json!({
+                    "name": name,
+                    "frontier": state.frontier.as_ref().map(|mark| json!({
+                        "gtids": mark.gtids, "file": mark.file, "position": mark.position,
+                    })),
+                    "lag_seconds": state.lag(checkpoint.saved.as_ref()).map(|lag| lag.as_secs_f64()),
+                    "error": state.failure,
+                    "sees_restarts": !state.blind,
+                })).collect::<Vec<_>>(),
+            },
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
         })
     }
@@ -192,6 +208,15 @@ impl Status {
         for target in &self.targets {
             target_gauge(t::BREAKER_OPEN, target.name()).set(flag(target.breaker.is_open()));
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
+        }
+        set_counter(t::REWINDS, self.published.rewinds());
+        set_counter(t::MEMORY_FLUSHES, self.published.flushes());
+        set_counter(t::MARKS_EVICTED, self.published.evicted());
+        for (name, state) in self.published.targets() {
+            if let Some(lag) = state.lag(checkpoint.saved.as_ref()) {
+                target_gauge(t::FRONTIER_LAG, &name).set(lag.as_secs_f64());
+            }
+            target_gauge(t::MARK_FAILING, &name).set(flag(state.failure.is_some()));
         }
         let queue = self.queue.stats();
         if let Some(pending) = queue.pending {

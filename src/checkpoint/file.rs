@@ -5,6 +5,7 @@
 //! are an error, not a fresh start. One process at a time, by a lock on `PATH.lock`. May depend on `source::position`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -40,6 +41,25 @@ pub struct Saved {
     pub commit_time: u32,
     /// Unix time in seconds of the save.
     pub saved_at: u64,
+    /// Names this checkpoint and all that follow it: the marks that are left in Redis are under this name.
+    #[serde(default)]
+    pub lineage: String,
+    /// The newest mark that may stand in each Redis server, by target and hash tag.
+    #[serde(default)]
+    pub published: BTreeMap<String, Published>,
+}
+
+/// What was published in a Redis server, and in which of its runs: see `published::mark`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Published {
+    /// The mark's id; empty: none stood there.
+    pub id: String,
+    /// That of the mark before: it stands there if publishing this one was cut off.
+    pub before: String,
+    /// Which process and replication history that was.
+    pub run: String,
+    /// How many keys it had evicted.
+    pub evicted: u64,
 }
 
 /// Why there is no checkpoint to be had.
@@ -258,6 +278,8 @@ mod tests {
             anchor: Some(Anchor { size: 31, event_type: 16, timestamp: 5, crc: 7 }),
             commit_time: 5,
             saved_at: 6,
+            lineage: "a".into(),
+            published: BTreeMap::new(),
         }
     }
 

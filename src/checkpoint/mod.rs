@@ -7,6 +7,7 @@
 pub mod file;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +16,7 @@ use rowbust_binlog::{Flavor, GtidState};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::file::{CheckpointError, CheckpointFile, Saved};
+use self::file::{CheckpointError, CheckpointFile, Published, Saved};
 use crate::{
     pipeline::{Commits, Done, frontier::Frontier},
     source::position::{Anchor, Coordinates, Position},
@@ -48,15 +49,19 @@ pub struct Identity {
     pub flavor: Flavor,
     /// `@@server_uuid`, or the server id on MariaDB.
     pub source: String,
-    /// Changes with each gap.
+    /// Changes with each gap, and each time that Redis was seen to have forgotten something.
     pub epoch: u64,
+    /// See [`Saved::lineage`].
+    pub lineage: String,
 }
 
 /// Shares what the writer has done.
 #[derive(Debug, Clone)]
 pub struct Watch {
     snapshot: Arc<Mutex<Snapshot>>,
-    first_save: watch::Receiver<bool>,
+    /// Counts the saves.
+    saves: watch::Receiver<u64>,
+    published: watch::Sender<BTreeMap<String, Published>>,
 }
 
 impl Watch {
@@ -68,9 +73,18 @@ impl Watch {
     /// Completes when a position is on disk. Until then nothing that was read may be acknowledged: a crash would begin at `source.start`
     /// again and skip it.
     pub async fn saved_once(&self) {
-        let mut first_save = self.first_save.clone();
+        let mut saves = self.saves.clone();
         // The writer is gone only when the daemon ends.
-        let _ = first_save.wait_for(|saved| *saved).await;
+        let _ = saves.wait_for(|saves| *saves > 0).await;
+    }
+
+    /// Completes when it is on disk that these marks may stand in Redis.
+    pub async fn will_publish(&self, published: BTreeMap<String, Published>) {
+        let mut saves = self.saves.clone();
+        self.published.send_replace(published.clone());
+        let is_saved =
+            |_: &u64| self.snapshot().saved.is_some_and(|saved| saved.published == published);
+        let _ = saves.wait_for(is_saved).await;
     }
 }
 
@@ -85,22 +99,26 @@ pub struct Writer {
     commit_time: u32,
     frontier: Frontier<Done>,
     snapshot: Arc<Mutex<Snapshot>>,
-    first_save: watch::Sender<bool>,
+    saves: watch::Sender<u64>,
+    published: watch::Receiver<BTreeMap<String, Published>>,
 }
 
 impl Writer {
-    /// `started`: where reading begins, and `anchor` the last event before. That is saved at once.
+    /// `started`: where reading begins, and `anchor` the last event before. That is saved at once, with what was `published` before.
     pub fn new(
         file: CheckpointFile,
         identity: Identity,
         started: oneshot::Receiver<Position>,
         anchor: Option<Anchor>,
         frontier: Frontier<Done>,
+        published: BTreeMap<String, Published>,
     ) -> (Self, Watch) {
         let snapshot =
             Arc::new(Mutex::new(Snapshot { saved: None, at: None, behind: true, saves: 0, failures: 0 }));
-        let first_save = watch::Sender::new(false);
-        let watch = Watch { snapshot: Arc::clone(&snapshot), first_save: first_save.subscribe() };
+        let saves = watch::Sender::new(0);
+        let (publish, published) = watch::channel(published);
+        let watch =
+            Watch { snapshot: Arc::clone(&snapshot), saves: saves.subscribe(), published: publish };
         let nowhere = Coordinates { file: "".into(), position: 0 };
         let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
         let started = Some(started);
@@ -113,7 +131,8 @@ impl Writer {
             commit_time: 0,
             frontier,
             snapshot,
-            first_save,
+            saves,
+            published,
         };
         (this, watch)
     }
@@ -137,6 +156,7 @@ impl Writer {
         let mut dirty = true;
         loop {
             dirty |= self.advance();
+            dirty |= self.published.has_changed().unwrap_or(false);
             if dirty {
                 // A GTID set and one fsync: short enough to stay on the thread, but it must not hold up the workers.
                 let (this, result) = tokio::task::spawn_blocking(move || {
@@ -173,6 +193,7 @@ impl Writer {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     () = self.frontier.advanced() => {}
+                    Ok(()) = self.published.changed() => dirty = true,
                 }
             }
             ending = shutdown.is_cancelled();
@@ -222,6 +243,8 @@ impl Writer {
             anchor: self.anchor,
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
+            lineage: self.identity.lineage.clone(),
+            published: self.published.borrow_and_update().clone(),
         };
         let result = self.file.save(saved);
         let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,7 +254,8 @@ impl Writer {
                 snapshot.at = Some(Instant::now());
                 snapshot.behind = false;
                 snapshot.saves += 1;
-                self.first_save.send_replace(true);
+                drop(snapshot);
+                self.saves.send_modify(|saves| *saves += 1);
                 Ok(())
             }
             Err(error) => {

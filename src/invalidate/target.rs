@@ -217,6 +217,12 @@ impl Target {
             .collect()
     }
 
+    /// The servers that take writes.
+    pub fn masters(self: &Arc<Self>) -> Vec<Master> {
+        let address = format!("{}:{}", self.config.host, self.config.port);
+        vec![Master { target: Arc::clone(self), address, tag: None }]
+    }
+
     /// A connection for an iteration: another one doesn't take its place when it breaks, for a cursor means nothing there.
     pub(super) fn session(&self) -> Result<Session<'_>, Failure> {
         Ok(Session { target: self, connection: self.ready_connection()? })
@@ -300,6 +306,26 @@ impl Target {
                 failure => Err(failure),
             },
         }
+    }
+}
+
+/// One server of a target.
+#[derive(Debug, Clone)]
+pub struct Master {
+    target: Arc<Target>,
+    /// `host:port`.
+    pub address: String,
+    /// On a cluster: a text for a hash tag that falls into one of its slots.
+    pub tag: Option<String>,
+}
+
+impl Master {
+    /// Sends one command. The breaker stays as it is.
+    ///
+    /// # Errors
+    /// What the server or the connection said.
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
+        self.target.session()?.peek(command).await
     }
 }
 

@@ -83,6 +83,9 @@ pub enum SourceError {
         /// It is a gap, whatever the checkpoint looks like.
         gap: bool,
     },
+    /// The binlog no longer reaches back to where it was rewound to.
+    #[error("the binlog no longer reaches back to what redis remembers: {0}")]
+    OutOfReach(String),
     /// An event that can't be followed exactly.
     #[error("{0}")]
     Halt(Box<Halt>),
@@ -112,7 +115,12 @@ impl SourceError {
             Self::Refused(_) | Self::Clash(_) => 78,
             Self::Connect(ConnectError::Unreachable { .. }) | Self::Lost(_) => 69,
             Self::Connect(_) => 78,
-            Self::Gap { .. } | Self::Anew { .. } | Self::Halt(_) | Self::Decode { .. } | Self::Sink(_) => 1,
+            Self::Gap { .. }
+            | Self::Anew { .. }
+            | Self::OutOfReach(_)
+            | Self::Halt(_)
+            | Self::Decode { .. }
+            | Self::Sink(_) => 1,
         }
     }
 }
