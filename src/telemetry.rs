@@ -90,6 +90,7 @@ metrics_table! {
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
     DEAD_LETTERS = "rowbust_dead_letters_total", Counter, Count, [], "Removals that were given up since the start: see `rowbust retry ls --dead`";
     POISON = "rowbust_queue_poison_total", Counter, Count, [], "Records of the queue that couldn't be read";
+    WRONG_TYPE = "rowbust_wrong_type_total", Counter, Count, ["target"], "Keys that were no hash when a field of them was to be removed: removed whole";
     FLUSH_RUNNING = "rowbust_flush_running", Gauge, Count, ["target"], "1 while mapped keyspaces are flushed";
     FLUSH_WAITING = "rowbust_flush_waiting", Gauge, Count, ["target"], "Flushes that wait for their first or second pass";
     FLUSH_REMOVED = "rowbust_flush_keys_removed_total", Counter, Count, ["target"], "Keys and hash fields removed by flushes";

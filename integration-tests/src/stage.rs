@@ -272,7 +272,7 @@ impl Stage {
             field.map_or(key.clone(), |f| monitor::field(&key, &String::from_utf8_lossy(f)))
         };
         let records = listed.iter().filter_map(|l| l.record.as_ref());
-        Ok(records.map(|r| name(&r.key, r.field.as_deref())).collect())
+        Ok(records.map(|r| name(&r.key, r.op.field())).collect())
     }
 
     /// `SHUTDOWN SAVE`, as seen by the daemon too.

@@ -20,7 +20,7 @@ use rdkafka::{
 };
 use rowbust::{
     config::{Retry, RetryPolicy},
-    retry::{EnqueueError, Filter, Handler, Origin, Queue, Record, RetryError, Verdict, Which},
+    retry::{EnqueueError, Filter, Handler, Op, Origin, Queue, Record, RetryError, Verdict, Which},
 };
 use rowbust_servers::{Kafka, Need, StartOptions, require};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ fn record(key: &str) -> Record {
     Record {
         target: "main".into(),
         key: key.into(),
-        field: None,
+        op: Op::Unlink,
         origin: Origin {
             source: "8c1f".into(),
             gtid: "8c1f:7".into(),
@@ -112,12 +112,16 @@ impl Handler for Script {
         })
     }
 
-    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn ready<'a>(&'a self, _target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             while self.down.load(Ordering::Acquire) {
                 self.up.notified().await;
             }
         })
+    }
+
+    fn targets(&self) -> Vec<String> {
+        vec!["main".into()]
     }
 }
 
@@ -167,7 +171,7 @@ async fn removed_buried_listed_and_requeued() {
     records.extend([
         record("bad1"),
         record("bad2"),
-        Record { field: Some(vec![0xff, 1]), ..record("badfield") },
+        Record { op: Op::Hdel { field: vec![0xff, 1] }, ..record("badfield") },
     ]);
     run.queue.enqueue(records).await.unwrap();
     until("2000 removed", || run.queue.stats().acked == 2000).await;
@@ -194,9 +198,9 @@ async fn removed_buried_listed_and_requeued() {
     let field = letters
         .iter()
         .filter_map(|letter| letter.record.as_ref())
-        .find(|record| record.field.is_some())
+        .find(|record| record.op.field().is_some())
         .unwrap();
-    assert_eq!((field.field.as_deref(), field.attempt), (Some([0xff, 1].as_slice()), 2));
+    assert_eq!((field.op.field(), field.attempt), (Some([0xff, 1].as_slice()), 2));
     assert_eq!(field.origin, record("").origin);
     assert_eq!(run.queue.list(Which::Dead, 2).await.unwrap().len(), 2);
     assert!(
@@ -276,8 +280,12 @@ impl Handler for Stuck {
         })
     }
 
-    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn ready<'a>(&'a self, _target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(std::future::ready(()))
+    }
+
+    fn targets(&self) -> Vec<String> {
+        vec!["main".into()]
     }
 }
 

@@ -143,7 +143,7 @@ fn row(listed: &Value) -> Vec<String> {
     vec![
         text("id"),
         text("target"),
-        if field.is_some() { "hdel" } else { "unlink" }.to_owned(),
+        text("op"),
         text("key") + &field.unwrap_or_default(),
         listed["attempt"].to_string(),
         out::ago(listed["first_failed_ms"].as_u64().unwrap_or_default() / 1000),

@@ -1,7 +1,10 @@
 //! The retry queue's way to Redis.
 //!
 //! Guarantees: `Done` only for a removal that Redis acknowledged after the record's commits were visible at every read source and the
-//! fill grace had passed. May depend on `retry`, `watermark` and `source::position`.
+//! fill grace had passed. One target's trouble doesn't hold up another's. May depend on `retry`, `watermark` and `source::position`.
+//!
+//! An HDEL that Redis answers with WRONGTYPE becomes an UNLINK: the mapping says that the key is a cache of ours, so removing
+//! whatever stands there costs a miss, while keeping it would serve a value that nobody knows the age of. It is logged and counted.
 
 use std::{
     future::Future,
@@ -9,6 +12,8 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use futures_util::future::join_all;
 
 use super::{
     classify::{Class, Failure},
@@ -18,6 +23,7 @@ use crate::{
     pipeline::batch::Removal,
     retry::{Clock, Handler, Record, Verdict},
     source::position::{CommitSpan, Coordinates},
+    telemetry::{self, target_counter},
     watermark::Watermark,
 };
 
@@ -72,14 +78,16 @@ impl RetryRemover {
         if is_final.contains(&false) {
             self.watermark.demand();
         }
-        let removals: Vec<Removal<'_>> = records
-            .iter()
-            .map(|(_, record)| Removal { key: &record.key, field: record.field.as_deref() })
-            .collect();
-        let results: Vec<Result<(), Failure>> = match target.remove_each(&removals).await {
-            Ok(results) => results,
-            Err(failure) => removals.iter().map(|_| Err(failure.clone())).collect(),
-        };
+        let mut results: Vec<Result<(), Failure>> = records.iter().map(|_| Ok(())).collect();
+        let (wide, exact): (Vec<usize>, Vec<usize>) =
+            (0..records.len()).partition(|at| records[*at].1.op.is_wide());
+        let exact_records: Vec<&Record> = exact.iter().map(|at| records[*at].1).collect();
+        for (at, result) in exact.into_iter().zip(remove_exact(target, &exact_records).await) {
+            results[at] = result;
+        }
+        for at in wide {
+            results[at] = self.remove_wide(target, records[at].1).await;
+        }
         let verdict = |(result, is_final): (Result<(), Failure>, bool)| match result {
             Ok(()) if is_final => Verdict::Done,
             Ok(()) => Verdict::NotYet,
@@ -87,6 +95,49 @@ impl RetryRemover {
             Err(Failure { class: Class::Target, code, .. }) => Verdict::TargetError(code),
         };
         records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect()
+    }
+
+    /// Carries out an operation that may remove many keys: [`crate::retry::Op::Prefix`], [`crate::retry::Op::MembersOf`]. It may take long: other records of the
+    /// target don't wait for it. `Ok`: Redis has acknowledged all of it. A part that was done is done again after an error.
+    async fn remove_wide(&self, _target: &Target, record: &Record) -> Result<(), Failure> {
+        let message = format!("{} can't be carried out yet", record.op.name());
+        Err(Failure { class: Class::Key, code: "NOTBUILT".into(), message })
+    }
+}
+
+/// Removals that name their keys; one result each.
+async fn remove_exact(target: &Target, records: &[&Record]) -> Vec<Result<(), Failure>> {
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let removals: Vec<Removal<'_>> =
+        records.iter().map(|record| Removal { key: &record.key, field: record.op.field() }).collect();
+    let mut results = remove_all(target, &removals).await;
+    let is_wrong_type = |at: &usize| {
+        records[*at].op.field().is_some()
+            && matches!(&results[*at], Err(failure) if failure.code == "WRONGTYPE")
+    };
+    let wrong: Vec<usize> = (0..results.len()).filter(is_wrong_type).collect();
+    if wrong.is_empty() {
+        return results;
+    }
+    let whole: Vec<Removal<'_>> =
+        wrong.iter().map(|at| Removal { key: &records[*at].key, field: None }).collect();
+    for (at, result) in wrong.into_iter().zip(remove_all(target, &whole).await) {
+        if result.is_ok() {
+            target_counter(telemetry::WRONG_TYPE, target.name()).increment(1);
+            tracing::warn!(target = target.name(), key = %records[at].key.escape_ascii(),
+                "key is no hash, HDEL removed it whole");
+        }
+        results[at] = result;
+    }
+    results
+}
+
+async fn remove_all(target: &Target, removals: &[Removal<'_>]) -> Vec<Result<(), Failure>> {
+    match target.remove_each(removals).await {
+        Ok(results) => results,
+        Err(failure) => removals.iter().map(|_| Err(failure.clone())).collect(),
     }
 }
 
@@ -98,25 +149,28 @@ impl Handler for RetryRemover {
         Box::pin(async move {
             // A record whose target left the config can't be removed: it uses up its attempts and becomes a dead letter.
             let mut verdicts = vec![Verdict::KeyError("NOTARGET".into()); records.len()];
-            for target in &self.targets {
+            let of_target = |target: &Arc<Target>| {
+                let target = Arc::clone(target);
                 let own: Vec<_> =
                     records.iter().enumerate().filter(|(_, record)| record.target == target.name()).collect();
-                if own.is_empty() {
-                    continue;
-                }
-                for (at, verdict) in self.remove_of_target(target, &own).await {
-                    verdicts[at] = verdict;
-                }
+                async move { if own.is_empty() { Vec::new() } else { self.remove_of_target(&target, &own).await } }
+            };
+            for (at, verdict) in join_all(self.targets.iter().map(of_target)).await.into_iter().flatten() {
+                verdicts[at] = verdict;
             }
             verdicts
         })
     }
 
-    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn ready<'a>(&'a self, target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
-            for target in &self.targets {
+            if let Some(target) = self.targets.iter().find(|known| known.name() == target) {
                 target.breaker.closed().await;
             }
         })
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.targets.iter().map(|target| target.name().to_owned()).collect()
     }
 }

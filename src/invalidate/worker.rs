@@ -24,7 +24,7 @@ use crate::{
     config::SecondRemoval,
     kill_point,
     pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Pace},
-    retry::{Origin, Queue, Record},
+    retry::{Op, Origin, Queue, Record},
     telemetry::Metrics,
     watermark::{DELAY, Watermark},
 };
@@ -295,7 +295,7 @@ fn record(
     Some(Record {
         target: target.name().to_owned(),
         key: removal.key.to_vec(),
-        field: removal.field.map(<[u8]>::to_vec),
+        op: removal.field.map_or(Op::Unlink, |field| Op::Hdel { field: field.to_vec() }),
         origin: Origin {
             source: shared.source.clone(),
             gtid: gtid.to_owned(),

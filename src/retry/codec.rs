@@ -4,12 +4,15 @@
 //! a layout that a newer version wrote is refused, not misread. May depend on [`super::record`] only.
 //!
 //! Layout: version byte, fields in order (integers little-endian, bytes and strings with a u32 length before them), CRC-32
-//! of all before it.
+//! of all before it. A record is written in the oldest version that can say it, so that an older rowbust still reads what it
+//! can carry out.
 
-use super::record::{Origin, Record};
+use super::record::{Op, Origin, Record};
 
 /// Version of the layout, the first byte.
 const VERSION: u8 = 1;
+/// Adds operations other than UNLINK and HDEL.
+const VERSION_OPS: u8 = 2;
 
 /// Why bytes are no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +29,9 @@ pub enum CodecError {
     /// A text that is none.
     #[error("text at byte {0} is not UTF-8")]
     Utf8(usize),
+    /// An operation of another kind.
+    #[error("operation {0} is not known")]
+    Op(u8),
     /// A flag of another kind.
     #[error("flag {0} is neither 0 nor 1")]
     Flag(u8),
@@ -45,14 +51,24 @@ pub(super) struct Letter {
 
 /// The bytes of a record.
 pub fn encode(record: &Record) -> Vec<u8> {
-    let mut out = Writer::new(160 + record.key.len() + record.origin.gtid.len());
+    let version = match record.op {
+        Op::Unlink | Op::Hdel { .. } => VERSION,
+        Op::Prefix | Op::MembersOf | Op::Row { .. } => VERSION_OPS,
+    };
+    let mut out = Writer::new(version, 160 + record.key.len() + record.origin.gtid.len());
     out.bytes(record.target.as_bytes());
     out.bytes(&record.key);
-    match &record.field {
-        None => out.0.push(0),
-        Some(field) => {
+    match &record.op {
+        Op::Unlink => out.0.push(0),
+        Op::Hdel { field } => {
             out.0.push(1);
             out.bytes(field);
+        }
+        Op::Prefix => out.0.push(2),
+        Op::MembersOf => out.0.push(3),
+        Op::Row { table } => {
+            out.0.push(4);
+            out.bytes(table.as_bytes());
         }
     }
     let origin = &record.origin;
@@ -79,10 +95,18 @@ pub fn encode(record: &Record) -> Vec<u8> {
 /// # Errors
 /// They are none of this layout.
 pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
-    let mut input = Reader::open(bytes)?;
+    let mut input = Reader::open(bytes, VERSION_OPS)?;
     let target = input.text()?;
     let key = input.bytes()?.to_vec();
-    let field = if input.flag()? { Some(input.bytes()?.to_vec()) } else { None };
+    let op = match (input.array::<1>()?, bytes[0]) {
+        // Each operation in one version alone, so that a record has one form.
+        ([0], VERSION) => Op::Unlink,
+        ([1], VERSION) => Op::Hdel { field: input.bytes()?.to_vec() },
+        ([2], VERSION_OPS) => Op::Prefix,
+        ([3], VERSION_OPS) => Op::MembersOf,
+        ([4], VERSION_OPS) => Op::Row { table: input.text()? },
+        ([other], _) => return Err(CodecError::Op(other)),
+    };
     let origin = Origin {
         source: input.text()?,
         gtid: input.text()?,
@@ -97,7 +121,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
     let record = Record {
         target,
         key,
-        field,
+        op,
         origin,
         when_visible: input.flag()?,
         fill_grace_ms: input.u64()?,
@@ -111,7 +135,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
 }
 
 pub(super) fn encode_letter(letter: &Letter) -> Vec<u8> {
-    let mut out = Writer::new(32 + letter.reason.len() + letter.payload.len());
+    let mut out = Writer::new(VERSION, 32 + letter.reason.len() + letter.payload.len());
     out.u64(letter.died_ms);
     out.bytes(letter.reason.as_bytes());
     out.bytes(&letter.payload);
@@ -119,7 +143,7 @@ pub(super) fn encode_letter(letter: &Letter) -> Vec<u8> {
 }
 
 pub(super) fn decode_letter(bytes: &[u8]) -> Result<Letter, CodecError> {
-    let mut input = Reader::open(bytes)?;
+    let mut input = Reader::open(bytes, VERSION)?;
     let letter = Letter { died_ms: input.u64()?, reason: input.text()?, payload: input.bytes()?.to_vec() };
     input.end()?;
     Ok(letter)
@@ -128,9 +152,9 @@ pub(super) fn decode_letter(bytes: &[u8]) -> Result<Letter, CodecError> {
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn new(capacity: usize) -> Self {
+    fn new(version: u8, capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity);
-        out.push(VERSION);
+        out.push(version);
         Self(out)
     }
 
@@ -162,9 +186,9 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self, CodecError> {
+    fn open(bytes: &'a [u8], newest: u8) -> Result<Self, CodecError> {
         let version = *bytes.first().ok_or(CodecError::CutOff(0))?;
-        if version != VERSION {
+        if !(VERSION..=newest).contains(&version) {
             return Err(CodecError::Version(version));
         }
         let (body, crc) = bytes.split_last_chunk::<4>().ok_or(CodecError::CutOff(bytes.len()))?;
@@ -235,14 +259,24 @@ pub(super) mod tests {
         }
     }
 
+    fn any_op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            Just(Op::Unlink),
+            any::<Vec<u8>>().prop_map(|field| Op::Hdel { field }),
+            Just(Op::Prefix),
+            Just(Op::MembersOf),
+            ".{0,20}".prop_map(|table| Op::Row { table }),
+        ]
+    }
+
     prop_compose! {
         /// Any record at all.
         pub(in super::super) fn any_record()(
-            target in "[a-z:-]{0,12}", key in any::<Vec<u8>>(), field in any::<Option<Vec<u8>>>(), origin in any_origin(),
+            target in "[a-z:-]{0,12}", key in any::<Vec<u8>>(), op in any_op(), origin in any_origin(),
             when_visible: bool, fill_grace_ms: u64, attempt: u32, not_before_ms: u64, first_failed_ms: u64, error_code in ".{0,20}",
         ) -> Record {
             Record {
-                target, key, field, origin, when_visible, fill_grace_ms, attempt, not_before_ms, first_failed_ms, error_code,
+                target, key, op, origin, when_visible, fill_grace_ms, attempt, not_before_ms, first_failed_ms, error_code,
             }
         }
     }
@@ -263,11 +297,13 @@ pub(super) mod tests {
         fn any_bytes_never_panic(bytes: Vec<u8>) {
             let _ = decode(&bytes);
             // And past the checksum.
-            let mut sealed = Writer(std::iter::once(VERSION).chain(bytes).collect()).seal();
-            let _ = decode(&sealed);
-            let _ = decode_letter(&sealed);
-            sealed.pop();
-            prop_assert!(decode(&sealed).is_err());
+            for version in [VERSION, VERSION_OPS] {
+                let mut sealed = Writer(std::iter::once(version).chain(bytes.iter().copied()).collect()).seal();
+                let _ = decode(&sealed);
+                let _ = decode_letter(&sealed);
+                sealed.pop();
+                prop_assert!(decode(&sealed).is_err());
+            }
         }
 
         #[test]
@@ -277,5 +313,29 @@ pub(super) mod tests {
             bytes[at] ^= by;
             prop_assert!(decode(&bytes).is_err());
         }
+    }
+
+    /// As the first release wrote them: UNLINK and HDEL are still written so.
+    #[test]
+    fn the_first_layout_stays() {
+        let unlink = super::super::policy::tests::record("k");
+        let hdel = Record { op: Op::Hdel { field: b"f".to_vec() }, ..unlink.clone() };
+        for (record, op) in [(&unlink, &[0][..]), (&hdel, &[1, 1, 0, 0, 0, b'f'])] {
+            let bytes = encode(record);
+            // Version, target with its length, key with its length, operation.
+            let head =
+                [&[1, 4, 0, 0, 0][..], b"main", &[1, 0, 0, 0], b"k", op, &[4, 0, 0, 0], b"8c1f"].concat();
+            assert_eq!(bytes[..head.len()], head);
+            assert_eq!(decode(&bytes).as_ref(), Ok(record));
+        }
+        let prefix = Record { op: Op::Prefix, ..unlink };
+        let mut bytes = encode(&prefix);
+        assert_eq!(bytes[0], VERSION_OPS);
+        // An operation that this version of the layout doesn't have.
+        bytes[0] = VERSION;
+        let body = bytes.len() - 4;
+        bytes.truncate(body);
+        assert_eq!(decode(&Writer(bytes).seal()), Err(CodecError::Op(2)));
+        assert_eq!(decode(&Writer(vec![3]).seal()), Err(CodecError::Version(3)));
     }
 }

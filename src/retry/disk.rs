@@ -238,7 +238,7 @@ impl DiskQueue {
                     held.push(Held { place, record, since_ms, again_ms: now_ms + millis(pause) })
                 }
                 Next::AwaitTarget => {
-                    down = Some(verdict);
+                    down = Some((verdict, record.target.clone()));
                     held.push(Held { place, record, since_ms: u64::MAX, again_ms: 0 });
                 }
                 Next::Forward(next) => {
@@ -262,14 +262,14 @@ impl DiskQueue {
                 log_dead(record, reason);
             }
         }
-        let Some(verdict) = down else {
+        let Some((verdict, target)) = down else {
             pause.reset();
             return Ok(Duration::ZERO);
         };
         tracing::info!(?verdict, held = held.len(), "target takes no removals, retries wait for it");
         tokio::select! {
             () = shutdown.cancelled() => Ok(Duration::ZERO),
-            () = handler.ready() => {
+            () = handler.ready(&target) => {
                 // The wait for the target isn't the record's fault.
                 let now_ms = self.clock.now_ms();
                 held.iter_mut().for_each(|held| held.since_ms = now_ms);

@@ -32,7 +32,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 pub use policy::Clock;
-pub use record::{Origin, Record};
+pub use record::{Op, Origin, Record};
 
 /// Most records that the handler gets at once.
 pub const BATCH: usize = 512;
@@ -44,7 +44,7 @@ pub enum Verdict {
     Done,
     /// The key's own fault (WRONGTYPE…): uses up an attempt.
     KeyError(String),
-    /// The target's fault (down, LOADING, READONLY…): uses up none; the consumer waits for the target.
+    /// The target's fault (down, LOADING, READONLY…): uses up none; the target's records wait for it.
     TargetError(String),
     /// The commit isn't visible at every read source yet, or the grace hasn't passed: try again shortly, no attempt used.
     NotYet,
@@ -56,8 +56,11 @@ pub trait Handler: Send + Sync + 'static {
     fn remove<'a>(&'a self, records: &'a [Record])
     -> Pin<Box<dyn Future<Output = Vec<Verdict>> + Send + 'a>>;
 
-    /// Completes when every target takes removals (no breaker is open). Consumption pauses until then.
-    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+    /// Completes when `target` takes removals (its breaker is closed), or isn't known. Its retries pause until then.
+    fn ready<'a>(&'a self, target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+    /// Names of all targets.
+    fn targets(&self) -> Vec<String>;
 }
 
 /// Why the queue can't be used at all. None of these heals by waiting.

@@ -122,13 +122,16 @@ impl Pause {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::{super::Origin, *};
+    use super::{
+        super::{Op, Origin},
+        *,
+    };
 
     pub(in super::super) fn record(key: &str) -> Record {
         Record {
             target: "main".into(),
             key: key.into(),
-            field: None,
+            op: Op::Unlink,
             origin: Origin {
                 source: "8c1f".into(),
                 gtid: "8c1f:7".into(),

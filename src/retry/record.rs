@@ -9,10 +9,10 @@
 pub struct Record {
     /// Name of the Redis target in the config.
     pub target: String,
-    /// The cache key.
+    /// The cache key, or what [`Op`] says.
     pub key: Vec<u8>,
-    /// `Some`: `HDEL key field`; `None`: `UNLINK key`.
-    pub field: Option<Vec<u8>>,
+    /// What is done to it.
+    pub op: Op,
     /// Where the change came from.
     pub origin: Origin,
     /// Whether the removal must wait for visibility (`second_removal: when_visible`).
@@ -27,6 +27,54 @@ pub struct Record {
     pub first_failed_ms: u64,
     /// Code of the newest error, as Redis spells it (`READONLY`, `WRONGTYPE`), or ours (`IO`, `TIMEOUT`, `BREAKER`).
     pub error_code: String,
+}
+
+/// What is done to a record's key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `UNLINK key`
+    Unlink,
+    /// `HDEL key field`
+    Hdel {
+        /// The hash's field.
+        field: Vec<u8>,
+    },
+    /// Every key that begins with the record's key is removed.
+    Prefix,
+    /// The record's key is a set: the keys that are its members are removed, then the set itself.
+    MembersOf,
+    /// Nothing can be removed: a row of this table (`schema.table`) gave no key. It is only ever a dead letter, which says
+    /// where the row stands; what its mappings could make was flushed. Target and key are empty.
+    Row {
+        /// `schema.table`
+        table: String,
+    },
+}
+
+impl Op {
+    /// As in the config: `unlink`, `hdel`, `prefix`, `members_of`; `row` for [`Op::Row`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unlink => "unlink",
+            Self::Hdel { .. } => "hdel",
+            Self::Prefix => "prefix",
+            Self::MembersOf => "members_of",
+            Self::Row { .. } => "row",
+        }
+    }
+
+    /// The hash's field; `None`: it is no [`Op::Hdel`].
+    pub fn field(&self) -> Option<&[u8]> {
+        match self {
+            Self::Hdel { field } => Some(field),
+            _ => None,
+        }
+    }
+
+    /// Whether one operation may remove many keys, and take long.
+    pub fn is_wide(&self) -> bool {
+        matches!(self, Self::Prefix | Self::MembersOf)
+    }
 }
 
 /// The place of a change in the binlog.

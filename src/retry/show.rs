@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Listed;
+use super::{Listed, Op};
 
 /// One record or dead letter. Bytes that aren't text are escaped as in `\\xNN`.
 pub fn listed_json(listed: &Listed) -> Value {
@@ -10,9 +10,12 @@ pub fn listed_json(listed: &Listed) -> Value {
     if let Some(record) = &listed.record {
         let origin = &record.origin;
         value["target"] = json!(record.target);
-        value["op"] = json!(if record.field.is_some() { "hdel" } else { "unlink" });
+        value["op"] = json!(record.op.name());
         value["key"] = json!(record.key.escape_ascii().to_string());
-        value["field"] = json!(record.field.as_ref().map(|field| field.escape_ascii().to_string()));
+        value["field"] = json!(record.op.field().map(|field| field.escape_ascii().to_string()));
+        if let Op::Row { table } = &record.op {
+            value["table"] = json!(table);
+        }
         value["attempt"] = json!(record.attempt);
         value["error"] = json!(record.error_code);
         value["not_before_ms"] = json!(record.not_before_ms);

@@ -52,13 +52,17 @@ impl Handler for Script {
         })
     }
 
-    fn ready<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn ready<'a>(&'a self, _target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             self.asked.store(true, Ordering::Release);
             while self.down.load(Ordering::Acquire) {
                 self.up.notified().await;
             }
         })
+    }
+
+    fn targets(&self) -> Vec<String> {
+        vec!["main".into(), "other".into()]
     }
 }
 

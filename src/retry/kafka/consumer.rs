@@ -46,8 +46,8 @@ const TROUBLE_PAUSE: Duration = Duration::from_secs(10);
 struct Report {
     done: Vec<(i32, u64, i64)>,
     again: Vec<(Job, u64)>,
-    /// A target takes no removals.
-    down: bool,
+    /// A target that takes no removals.
+    down: Option<String>,
     /// The wait is over.
     ready: bool,
 }
@@ -285,18 +285,16 @@ impl<'a> Loop<'a> {
         if report.ready {
             self.blocked = false;
             self.partitions.values_mut().for_each(|partition| partition.forgive(now_ms));
-        } else if !report.down && nothing_failed {
+        } else if report.down.is_none() && nothing_failed {
             pause.reset();
         }
-        if !report.down {
-            return None;
-        }
+        let target = report.down?;
         self.blocked = true;
         let (handler, pause) = (Arc::clone(self.handler), pause.grow());
         Some(Box::pin(async move {
-            handler.ready().await;
+            handler.ready(&target).await;
             tokio::time::sleep(pause).await;
-            Report { done: Vec::new(), again: Vec::new(), down: false, ready: true }
+            Report { done: Vec::new(), again: Vec::new(), down: None, ready: true }
         }))
     }
 
@@ -337,7 +335,7 @@ impl<'a> Loop<'a> {
 
 /// One batch: the handler, then the successors' acknowledgements.
 async fn work_off(inner: Arc<Inner>, handler: Arc<dyn Handler>, jobs: Vec<Job>) -> Report {
-    let mut report = Report { done: Vec::new(), again: Vec::new(), down: false, ready: false };
+    let mut report = Report { done: Vec::new(), again: Vec::new(), down: None, ready: false };
     let (mut slots, mut records, mut poison) = (Vec::new(), Vec::new(), Vec::new());
     for job in jobs {
         let place = (job.partition, job.generation, job.offset, job.time_ms, job.since_ms);
@@ -381,10 +379,10 @@ async fn work_off(inner: Arc<Inner>, handler: Arc<dyn Handler>, jobs: Vec<Job>) 
             }
             Next::Again(pause) => report.again.push((job(place, record), now_ms + millis(pause))),
             Next::AwaitTarget => {
-                if !report.down {
+                if report.down.is_none() {
                     tracing::info!(?verdict, "target takes no removals, retries wait for it");
                 }
-                report.down = true;
+                report.down = Some(record.target.clone());
                 report.again.push((job(place, record), 0));
             }
             Next::Forward(next) => {

@@ -6,10 +6,12 @@
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use serde::{Deserialize, Serialize};
 
-use super::super::record::{Origin, Record};
+use super::super::record::{Op, Origin, Record};
 
-/// Version of the layout, in the header `rowbust-schema`.
+/// Version of the layout, in the header `rowbust-schema`: the oldest that can say it.
 const SCHEMA: &str = "1";
+/// Adds operations other than UNLINK and HDEL.
+const SCHEMA_OPS: &str = "2";
 
 const H_SCHEMA: &str = "rowbust-schema";
 const H_TARGET: &str = "rowbust-target";
@@ -52,7 +54,7 @@ pub(super) enum MessageError {
 
 /// The value. A field that is not UTF-8 is written as hex.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "lowercase")]
+#[serde(tag = "op", rename_all = "snake_case")]
 enum Operation {
     Unlink,
     Hdel {
@@ -60,6 +62,11 @@ enum Operation {
         field: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         field_hex: Option<String>,
+    },
+    Prefix,
+    MembersOf,
+    Row {
+        table: String,
     },
 }
 
@@ -89,16 +96,19 @@ pub(super) fn encode(record: &Record) -> Outgoing {
     key.extend_from_slice(record.target.as_bytes());
     key.push(b':');
     key.extend_from_slice(&record.key);
-    let operation = match &record.field {
-        None => Operation::Unlink,
-        Some(field) => match std::str::from_utf8(field) {
-            Ok(text) => Operation::Hdel { field: Some(text.to_owned()), field_hex: None },
-            Err(_) => Operation::Hdel { field: None, field_hex: Some(to_hex(field)) },
+    let (schema, operation) = match &record.op {
+        Op::Unlink => (SCHEMA, Operation::Unlink),
+        Op::Hdel { field } => match std::str::from_utf8(field) {
+            Ok(text) => (SCHEMA, Operation::Hdel { field: Some(text.to_owned()), field_hex: None }),
+            Err(_) => (SCHEMA, Operation::Hdel { field: None, field_hex: Some(to_hex(field)) }),
         },
+        Op::Prefix => (SCHEMA_OPS, Operation::Prefix),
+        Op::MembersOf => (SCHEMA_OPS, Operation::MembersOf),
+        Op::Row { table } => (SCHEMA_OPS, Operation::Row { table: table.clone() }),
     };
     let origin = &record.origin;
     let headers = OwnedHeaders::new_with_capacity(16);
-    let headers = text(headers, H_SCHEMA, SCHEMA);
+    let headers = text(headers, H_SCHEMA, schema);
     let headers = text(headers, H_TARGET, &record.target);
     let headers = text(headers, H_SOURCE, &origin.source);
     let headers = text(headers, H_GTID, &origin.gtid);
@@ -143,7 +153,7 @@ pub(super) fn decode<M: Message>(message: &M) -> Result<Record, MessageError> {
     let headers = read_headers(message)?;
     let get = |name| find(&headers, name);
     let schema = get(H_SCHEMA)?;
-    if schema != SCHEMA {
+    if schema != SCHEMA && schema != SCHEMA_OPS {
         return Err(MessageError::Schema(schema.chars().take(20).collect()));
     }
     let target = get(H_TARGET)?.to_owned();
@@ -153,20 +163,24 @@ pub(super) fn decode<M: Message>(message: &M) -> Result<Record, MessageError> {
         .and_then(|key| key.strip_prefix(b":"));
     let key = key.ok_or(MessageError::Key)?.to_vec();
     let value = message.payload().ok_or_else(|| MessageError::Value("empty".into()))?;
-    let field = match serde_json::from_slice(value).map_err(|error| MessageError::Value(error.to_string()))? {
-        Operation::Unlink => None,
-        Operation::Hdel { field: Some(field), field_hex: None } => Some(field.into_bytes()),
+    let op = match serde_json::from_slice(value).map_err(|error| MessageError::Value(error.to_string()))? {
+        Operation::Unlink => Op::Unlink,
+        Operation::Hdel { field: Some(field), field_hex: None } => Op::Hdel { field: field.into_bytes() },
         Operation::Hdel { field: None, field_hex: Some(hex) } => {
-            Some(from_hex(&hex).ok_or_else(|| MessageError::Value("field_hex is no hex".into()))?)
+            let field = from_hex(&hex).ok_or_else(|| MessageError::Value("field_hex is no hex".into()))?;
+            Op::Hdel { field }
         }
         Operation::Hdel { .. } => return Err(MessageError::Value("hdel needs one field".into())),
+        Operation::Prefix => Op::Prefix,
+        Operation::MembersOf => Op::MembersOf,
+        Operation::Row { table } => Op::Row { table },
     };
     let (file, position) = place(get(H_POSITION)?).ok_or(MessageError::Header(H_POSITION))?;
     let (visible_file, visible_position) = place(get(H_VISIBLE)?).ok_or(MessageError::Header(H_VISIBLE))?;
     Ok(Record {
         target,
         key,
-        field,
+        op,
         origin: Origin {
             source: get(H_SOURCE)?.to_owned(),
             gtid: get(H_GTID)?.to_owned(),
@@ -299,11 +313,33 @@ mod tests {
         let bare = Outgoing { headers: OwnedHeaders::new(), ..encode(&record) };
         assert_eq!(decode(&owned(bare)), Err(MessageError::Missing(H_SCHEMA)));
         let newer = encode(&record);
-        let newer = Outgoing { headers: text(newer.headers.clone(), H_SCHEMA, "2"), ..newer };
-        assert_eq!(decode(&owned(newer)), Err(MessageError::Schema("2".into())));
+        let newer = Outgoing { headers: text(newer.headers.clone(), H_SCHEMA, "3"), ..newer };
+        assert_eq!(decode(&owned(newer)), Err(MessageError::Schema("3".into())));
         let other = Outgoing { key: Some(b"other:k".to_vec()), ..encode(&record) };
         assert_eq!(decode(&owned(other)), Err(MessageError::Key));
         let empty = Outgoing { value: None, ..encode(&record) };
         assert!(matches!(decode(&owned(empty)), Err(MessageError::Value(_))));
+    }
+
+    /// As the first release wrote them: UNLINK and HDEL are still written so.
+    #[test]
+    fn the_first_layout_stays() {
+        let unlink = super::super::super::policy::tests::record("k");
+        let hdel = Record { op: Op::Hdel { field: b"f".to_vec() }, ..unlink.clone() };
+        for (record, value) in [(&unlink, r#"{"op":"unlink"}"#), (&hdel, r#"{"op":"hdel","field":"f"}"#)] {
+            let message = encode(record);
+            assert_eq!(message.value.as_deref(), Some(value.as_bytes()));
+            let schema = message.headers.get(0);
+            assert_eq!((schema.key, schema.value), (H_SCHEMA, Some(b"1".as_slice())));
+        }
+        for (op, value) in [
+            (Op::Prefix, r#"{"op":"prefix"}"#),
+            (Op::MembersOf, r#"{"op":"members_of"}"#),
+            (Op::Row { table: "shop.products".into() }, r#"{"op":"row","table":"shop.products"}"#),
+        ] {
+            let message = encode(&Record { op, ..unlink.clone() });
+            assert_eq!(message.value.as_deref(), Some(value.as_bytes()));
+            assert_eq!(message.headers.get(0).value, Some(b"2".as_slice()));
+        }
     }
 }

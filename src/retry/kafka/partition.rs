@@ -23,7 +23,7 @@ impl Item {
     fn bytes(&self) -> usize {
         match self {
             Self::Record(record) => {
-                300 + record.key.len() + record.field.as_ref().map_or(0, Vec::len) + record.origin.gtid.len()
+                300 + record.key.len() + record.op.field().map_or(0, <[u8]>::len) + record.origin.gtid.len()
             }
             Self::Poison(message, _) => {
                 300 + message.key.as_ref().map_or(0, Vec::len) + message.value.as_ref().map_or(0, Vec::len)
