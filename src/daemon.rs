@@ -31,13 +31,13 @@ use crate::{
         pace::Pace,
         sink::{RouteSink, RouteStats},
     },
-    published::{self, Keeper},
+    published::{self, Keeper, pool::Pool},
     retry::{Queue, RetryError},
     route::Router,
     source::{Resume, Sink as _, Source, SourceError, SourceStats},
     supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
-    watermark::Watermark,
+    watermark::{Gate, Watermark},
 };
 
 /// How long a drain may take beyond the longest fill grace or fixed delay of the config, which the second removals that are owed have to
@@ -229,16 +229,33 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone(), may_stand);
 
     let mut supervisor = Supervisor::default();
-    let shared = Arc::new(worker::Shared {
-        queue: Arc::clone(&queue),
-        watermark: watermark.clone(),
-        metrics,
-        source: server.identity.clone(),
-        epoch,
-    });
     let mut queues = Vec::new();
     let mut flushes = Vec::new();
+    let mut watermarks = Vec::new();
     for target in &targets {
+        let gate = Arc::new(Gate::default());
+        let visible = watermark.behind(Arc::clone(&gate));
+        let pool = Pool::new(
+            Arc::clone(target),
+            gate,
+            watermark.clone(),
+            saved.clone(),
+            &config.source.name,
+            config.source.replica_timeout,
+            Arc::clone(&process.published),
+        );
+        let stop = shutdown.all.clone();
+        supervisor.spawn("pool", async move {
+            pool.run(stop).await;
+            Ok(())
+        });
+        let shared = Arc::new(worker::Shared {
+            queue: Arc::clone(&queue),
+            watermark: visible.clone(),
+            metrics: Arc::clone(&metrics),
+            source: server.identity.clone(),
+            epoch,
+        });
         let mut workers = Vec::new();
         let pace = Arc::new(Pace::new(config.limits.keys_per_second));
         for _ in 0..WORKERS {
@@ -257,7 +274,7 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         let flusher = Flusher::new(
             Arc::clone(target),
             config.mappings.clone(),
-            watermark.clone(),
+            visible.clone(),
             config.limits.flush_keys_per_second,
             Arc::clone(&stats),
         );
@@ -266,6 +283,7 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
             Ok(())
         });
         flushes.push(stats);
+        watermarks.push(visible);
         queues.push(TargetQueues { workers, flush });
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
@@ -299,7 +317,7 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         frontier: frontier.clone(),
         queue: Arc::clone(&queue),
         lineage,
-        name: "main".to_owned(),
+        name: config.source.name.clone(),
         from_epoch,
         expected: survey.expected,
         stats: Arc::clone(&process.published),
@@ -332,7 +350,7 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(targets, watermark, server.identity));
+    let remover = Arc::new(RetryRemover::new(targets.into_iter().zip(watermarks), server.identity));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });

@@ -80,6 +80,7 @@ metrics_table! {
     CHECKPOINT_SAVES = "rowbust_checkpoint_saves_total", Counter, Count, [], "Checkpoints saved";
     CHECKPOINT_FAILURES = "rowbust_checkpoint_failures_total", Counter, Count, [], "Checkpoints that couldn't be saved";
     BREAKER_OPEN = "rowbust_breaker_open", Gauge, Count, ["target"], "1 while the target fails and removals go straight to the queue";
+    SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
     REWINDS = "rowbust_rewinds_total", Counter, Count, [], "Times that the binlog was read again from an earlier place, as Redis may have forgotten removals";
     MEMORY_FLUSHES = "rowbust_memory_flushes_total", Counter, Count, [], "Times that mapped keyspaces were flushed, as Redis had forgotten nobody knows how much";
@@ -99,6 +100,8 @@ metrics_table! {
     FLUSH_FINISHED = "rowbust_flush_finished_total", Counter, Count, ["target", "cause"], "Flushes done, second pass included";
     VISIBILITY_DELAYS = "rowbust_visibility_delays_total", Counter, Count, ["server"], "Times that the delay stood in for a read source's witness";
     VISIBILITY_AGE = "rowbust_visibility_sample_age_seconds", Gauge, Seconds, ["server"], "Age of a read source's newest sample: while it can't be asked, second removals wait";
+    VISIBILITY_HELD = "rowbust_visibility_held_seconds", Gauge, Seconds, ["server"], "How long the oldest second removals that wait for a read source have waited: it lags, or can't be asked";
+    POOL_MEMBERS = "rowbust_pool_members", Gauge, Count, ["target"], "Read sources that are listed for guarded readers, the primary included";
     WITNESS_DELAY = "rowbust_visibility_by_delay", Gauge, Count, [], "1 while visibility is assumed after a delay, for want of a witness";
 }
 

@@ -128,7 +128,7 @@ fn defaults() {
     assert_eq!((source.tls.mode, &source.start), (TlsMode::VerifyIdentity, &Start::Latest));
     assert!(matches!(source.password, Password::Empty));
     let redis = &config.redis[0];
-    assert_eq!((redis.name.as_str(), redis.host.as_str(), redis.port, redis.db), ("main", "cache", 6379, 0));
+    assert_eq!((redis.name.as_str(), redis.addresses(), redis.db), ("main", vec![("cache".into(), 6379)], 0));
     assert!(redis.tls.is_none());
     assert_eq!(config.checkpoint.path, Path::new("/etc/rowbust/rowbust-data/checkpoint"));
     let Retry::Disk { path, policy } = &config.retry else { panic!("{:?}", config.retry) };

@@ -9,6 +9,7 @@
 //! - [`matrix`]: everything that a binlog can hold
 //! - [`shop`]: the schema under test, its mappings, its keys, its cache · [`load`]: writers and readers with a history
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
+//! - [`replica`]: replicas that lag
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
@@ -23,6 +24,7 @@ pub mod matrix;
 pub mod monitor;
 pub mod oracle;
 pub mod proxy;
+pub mod replica;
 pub mod rng;
 pub mod shop;
 pub mod stage;

@@ -165,7 +165,7 @@ fn certificate(dir: &Path) -> Result<RedisTls> {
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     fs::write(&cert, made.cert.pem())?;
     fs::write(&key, made.signing_key.serialize_pem())?;
-    Ok(RedisTls { cert, key, client_ca: None })
+    Ok(RedisTls { cert, key, client_ca: None, ca: None })
 }
 
 async fn redis_with_tls_and_acl(flavor: Flavor) -> Result<()> {

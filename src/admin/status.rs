@@ -12,7 +12,7 @@ use crate::{
     checkpoint,
     config::Config,
     flush::FlushStats,
-    invalidate::target::Target,
+    invalidate::target::{ServerState, Target},
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     published,
     retry::Queue,
@@ -92,6 +92,7 @@ impl Status {
                     "open_seconds": since.as_ref().map(|(at, _)| at.elapsed().as_secs_f64()),
                     "error": since.map(|(_, code)| code),
                     "times_opened": target.breaker.times_opened(),
+                    "servers": servers_json(target),
                 })
             })
             .collect();
@@ -109,6 +110,7 @@ impl Status {
                 "sample_age_seconds": server.age.map(|age| age.as_secs_f64()),
                 "failures": server.failures,
                 "delays": server.delays,
+                "held_seconds": server.held.as_secs_f64(),
             })).collect::<Vec<_>>(),
             "source": {
                 "flavor": self.server.flavor.to_string(),
@@ -165,6 +167,7 @@ impl Status {
                     "lag_seconds": state.lag(checkpoint.saved.as_ref()).map(|lag| lag.as_secs_f64()),
                     "error": state.failure,
                     "sees_restarts": !state.blind,
+                    "pool": state.pool,
                 })).collect::<Vec<_>>(),
             },
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
@@ -208,6 +211,8 @@ impl Status {
         for target in &self.targets {
             target_gauge(t::BREAKER_OPEN, target.name()).set(flag(target.breaker.is_open()));
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
+            let failing = target.servers().iter().filter(|server| server.error.is_some()).count();
+            target_gauge(t::SERVERS_FAILING, target.name()).set(f(failing as u64));
         }
         set_counter(t::REWINDS, self.published.rewinds());
         set_counter(t::MEMORY_FLUSHES, self.published.flushes());
@@ -216,6 +221,7 @@ impl Status {
             if let Some(lag) = state.lag(checkpoint.saved.as_ref()) {
                 target_gauge(t::FRONTIER_LAG, &name).set(lag.as_secs_f64());
             }
+            target_gauge(t::POOL_MEMBERS, &name).set(f(state.pool.len() as u64));
             target_gauge(t::MARK_FAILING, &name).set(flag(state.failure.is_some()));
         }
         let queue = self.queue.stats();
@@ -240,12 +246,20 @@ impl Status {
         for server in self.watermark.status() {
             metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
                 .absolute(server.delays);
+            metrics::gauge!(t::VISIBILITY_HELD, "server" => server.address.clone()).set(server.held.as_secs_f64());
             if let Some(age) = server.age {
                 metrics::gauge!(t::VISIBILITY_AGE, "server" => server.address).set(age.as_secs_f64());
             }
         }
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
+}
+
+/// The server, or a cluster's masters, each with its own breaker.
+fn servers_json(target: &Target) -> Value {
+    let server =
+        |server: &ServerState| json!({ "host": server.host, "port": server.port, "error": server.error });
+    target.servers().iter().map(server).collect()
 }
 
 fn flush_json(target: &str, flush: &FlushStats) -> Value {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Exit, Global, load, out};
 use crate::config::{
-    Config, DdlPolicy, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisTarget, Retry,
-    SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
+    Config, DdlPolicy, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisMode,
+    RedisTarget, Retry, SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
 };
 
 /// Arguments of `rowbust check`.
@@ -63,7 +63,10 @@ fn text(config: &Config) -> String {
     for target in &config.redis {
         let tls = target.tls.as_ref().map_or(String::new(), |t| format!(", tls {}", tls(t)));
         let auth = format!(", password {}", password(&target.password));
-        rows.push(row("redis", format!("{}: {}{auth}{tls}", target.name, redis_url(target))));
+        let durability = target.durability.map_or(String::new(), |d| {
+            format!(", removals wait {:?} for {} replicas", d.timeout, d.replicas)
+        });
+        rows.push(row("redis", format!("{}: {}{auth}{tls}{durability}", target.name, redis_url(target))));
     }
     rows.push(row("retry", retry(&config.retry)));
     rows.push(row("checkpoint", config.checkpoint.path.display().to_string()));
@@ -122,7 +125,9 @@ fn to_json(file: &str, config: &Config) -> Value {
         .map(|t| {
             json!({
                 "name": t.name, "url": redis_url(t), "password": password(&t.password),
+                "mode": redis_mode(t), "nodes": t.addresses().iter().map(address).collect::<Vec<_>>(),
                 "tls": t.tls.as_ref().map(tls),
+                "wait_replicas": t.durability.map(|d| d.replicas),
             })
         })
         .collect();
@@ -207,10 +212,26 @@ fn source_url(config: &Config) -> String {
     format!("mysql://{}@{}", source.user, address(&(source.host.clone(), source.port)))
 }
 
+/// For people: of a cluster its nodes, of sentinels the master's name at them.
 fn redis_url(target: &RedisTarget) -> String {
     let scheme = if target.tls.is_some() { "rediss" } else { "redis" };
     let user = target.username.as_ref().map_or(String::new(), |u| format!("{u}@"));
-    format!("{scheme}://{user}{}/{}", address(&(target.host.clone(), target.port)), target.db)
+    let nodes = target.addresses().iter().map(address).collect::<Vec<_>>().join(",");
+    match &target.mode {
+        RedisMode::Standalone { .. } => format!("{scheme}://{user}{nodes}/{}", target.db),
+        RedisMode::Cluster { .. } => format!("cluster {scheme}://{user}{nodes}"),
+        RedisMode::Sentinel { master, .. } => {
+            format!("{scheme}://{user}{master}/{} by sentinels {nodes}", target.db)
+        }
+    }
+}
+
+fn redis_mode(target: &RedisTarget) -> &'static str {
+    match target.mode {
+        RedisMode::Standalone { .. } => "standalone",
+        RedisMode::Cluster { .. } => "cluster",
+        RedisMode::Sentinel { .. } => "sentinel",
+    }
 }
 
 fn address((host, port): &(String, u16)) -> String {

@@ -1,11 +1,11 @@
-//! `source` and `redis`: servers, their users and TLS.
+//! `source`, and what it has in common with `redis`: users, passwords, TLS, addresses.
 
-use std::{ops::Range, path::PathBuf};
+use std::{ops::Range, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
 use super::{
-    ClientCertificate, Driver, Password, Policies, Policy, RedisTarget, Source, Start, Tls, TlsMode,
+    ClientCertificate, Driver, Password, Policies, Policy, Source, Start, Tls, TlsMode,
     codes::Code,
     fields,
     node::{Node, Value},
@@ -21,6 +21,18 @@ impl Walk<'_> {
         let replicas = match object.get("replicas") {
             Some(node) => self.addresses(node, "`replicas`", "[\"db2:3306\"]", Some(3306)),
             None => Some(Vec::new()),
+        };
+        let replica_timeout = match object.get("replica_timeout") {
+            Some(node) if self.shown(&node.span) == "never" => Some(None),
+            Some(node) => {
+                let (least, most) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+                self.duration(node, "`replica_timeout`", least, most).map(Some)
+            }
+            None => Some(None),
+        };
+        let name = match object.get("name") {
+            Some(node) => self.source_name(node),
+            None => Some("main".to_owned()),
         };
         let loopback = url.as_ref().is_some_and(|(host, ..)| url::is_loopback(host));
         let tls = match object.get("tls") {
@@ -64,6 +76,8 @@ impl Walk<'_> {
             user,
             password: password?,
             replicas: replicas?,
+            replica_timeout: replica_timeout?,
+            name: name?,
             tls: tls?,
             server_id: server_id?,
             start: start?,
@@ -86,6 +100,17 @@ impl Walk<'_> {
     }
 
     /// Without TLS only: the crate has none.
+    fn source_name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "a name")?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if !text.value.is_empty() && text.value.len() <= 64 && text.value.chars().all(plain) {
+            return Some(text.value);
+        }
+        let help = "use letters, digits, `_`, `-` and `.`, at most 64";
+        self.report(Code::BadName, node.span.clone(), "this can't be the name of a source", help);
+        None
+    }
+
     fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
         let names =
             vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];
@@ -131,7 +156,7 @@ impl Walk<'_> {
     }
 
     /// A URL of one of the schemes, without a password.
-    fn url(&mut self, node: &Node, help: &str, schemes: &[&str]) -> Option<Url> {
+    pub(super) fn url(&mut self, node: &Node, help: &str, schemes: &[&str]) -> Option<Url> {
         let text = self.text(node, "a URL")?;
         let span = first_line(self.text, &node.span);
         match url::parse(&text.value) {
@@ -153,7 +178,7 @@ impl Walk<'_> {
         None
     }
 
-    fn password(&mut self, object: &Object<'_>) -> Option<Password> {
+    pub(super) fn password(&mut self, object: &Object<'_>) -> Option<Password> {
         let value = object.get("password");
         let file = object.get("password_file");
         if value.is_some() && file.is_some() {
@@ -168,7 +193,7 @@ impl Walk<'_> {
         self.text(node, "a password").map(|t| Password::Value(SecretString::from(t.value)))
     }
 
-    fn tls(&mut self, node: &Node, at: Range<usize>) -> Option<Tls> {
+    pub(super) fn tls(&mut self, node: &Node, at: Range<usize>) -> Option<Tls> {
         if !matches!(node.value, Value::Map(_)) {
             return self.tls_mode(node).map(Tls::new);
         }
@@ -276,100 +301,6 @@ impl Walk<'_> {
                     MariaDB: \"0-1-42\" (gtid_binlog_pos); several are separated by commas";
         let message = format!("`{}` is no GTID set", self.shown(&node.span));
         self.report(Code::BadGtid, first_line(self.text, &node.span), message, help);
-        None
-    }
-
-    pub(super) fn redis(&mut self, node: &Node, at: Range<usize>) -> Option<Vec<RedisTarget>> {
-        let entries = self.entries(node, "`redis`")?;
-        if entries.is_empty() {
-            let help = "write `main: { url: \"redis://HOST:6379/0\" }`";
-            self.report(Code::MissingField, at, "`redis` has no target", help);
-            return None;
-        }
-        let looks_like_target = |name: &str| fields::TARGET.fields.iter().any(|f| f.name == name);
-        if let Some((name, key, _)) = entries.iter().find(|(n, ..)| looks_like_target(n)) {
-            let help = "targets have names: `redis: { main: { url: \"redis://HOST:6379/0\" } }`";
-            let message = format!("`{name}` stands where the name of a target belongs");
-            self.report(Code::UnknownField, key.span.clone(), message, help);
-            return None;
-        }
-        let targets: Vec<_> =
-            entries.iter().map(|(name, key, value)| self.target(name, key, value)).collect();
-        targets.into_iter().collect()
-    }
-
-    fn target(&mut self, name: &str, key: &Node, node: &Node) -> Option<RedisTarget> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        let named = !name.is_empty() && name.len() <= 64 && name.chars().all(plain);
-        if !named {
-            let help = "use letters, digits, `_` and `-`, at most 64";
-            self.report(Code::BadName, key.span.clone(), "this can't be the name of a target", help);
-        }
-        if matches!(node.value, Value::Scalar(_)) {
-            let (url, db) = self.redis_url(node)?;
-            let tls = (url.scheme == "rediss").then_some(Tls::new(TlsMode::VerifyIdentity));
-            let username = (!url.user.is_empty()).then_some(url.user);
-            let (host, port) = (url.host, url.port.unwrap_or(6379));
-            let target =
-                RedisTarget { name: name.into(), host, port, db, username, password: Password::Empty, tls };
-            return named.then_some(target);
-        }
-        let object = self.object(node, key.span.clone(), &fields::TARGET)?;
-        let url = object.get("url").and_then(|n| self.redis_url(n));
-        if let Some(node) = object.get("mode") {
-            let later = || Choice::Later("write `standalone`, or point at one server or a proxy");
-            let modes = vec![("standalone", Choice::Built(())), ("cluster", later()), ("sentinel", later())];
-            self.choice(node, "mode", modes);
-        }
-        let username = match object.get("username") {
-            Some(node) => self.text(node, "a user name").map(|t| Some(t.value)),
-            None => Some(None),
-        };
-        let password = self.password(&object);
-        let tls = match object.get("tls") {
-            Some(node) => self.tls(node, object.key_span("tls")).map(Some),
-            None => Some(None),
-        };
-        let (url, db) = url?;
-        let (mut username, tls) = (username?, tls?);
-        if !url.user.is_empty() {
-            if username.is_some() {
-                let span = object.key_span("username");
-                self.report(Code::Conflict, span, "`username` beside a user in the URL", "keep one of them");
-                return None;
-            }
-            username = Some(url.user);
-        }
-        let encrypted = url.scheme == "rediss";
-        let asked = tls.as_ref().map(|t| t.mode != TlsMode::Disabled);
-        if asked.is_some_and(|asked| asked != encrypted) {
-            let (message, help) = if encrypted {
-                ("`tls: disabled` beside a rediss:// URL", "write redis:// in the URL, or remove `tls`")
-            } else {
-                ("`tls` beside a redis:// URL, which is not encrypted", "write rediss:// in the URL")
-            };
-            self.report(Code::Conflict, object.key_span("tls"), message, help);
-            return None;
-        }
-        let tls = encrypted.then(|| tls.unwrap_or(Tls::new(TlsMode::VerifyIdentity)));
-        let (host, port) = (url.host, url.port.unwrap_or(6379));
-        named.then_some(RedisTarget { name: name.into(), host, port, db, username, password: password?, tls })
-    }
-
-    fn redis_url(&mut self, node: &Node) -> Option<(Url, i64)> {
-        const HELP: &str = "write redis://HOST:6379/0, or rediss:// for TLS";
-        let url = self.url(node, HELP, &["redis", "rediss"])?;
-        let db = match url.path.trim_start_matches('/') {
-            "" => Some(0),
-            // Redis' own bound on `databases` is that of an int.
-            db => db.parse::<i32>().ok().filter(|n| *n >= 0).map(i64::from),
-        };
-        let wrong = match db {
-            None => "the URL's path isn't the number of a database",
-            Some(_) if url.has_query => "the URL has options behind `?` or `#`",
-            Some(db) => return Some((url, db)),
-        };
-        self.report(Code::BadUrl, first_line(self.text, &node.span), wrong, HELP);
         None
     }
 

@@ -11,6 +11,7 @@ mod fields;
 mod mappings;
 mod mask;
 mod node;
+mod redis;
 mod storage;
 mod units;
 mod url;
@@ -74,6 +75,10 @@ pub struct Source {
     pub password: Password,
     /// Servers that fills read from; empty: only the primary.
     pub replicas: Vec<(String, u16)>,
+    /// How long a replica may hold up removals before it leaves the pool. `None` (default): it never does.
+    pub replica_timeout: Option<Duration>,
+    /// The name under which clients find the pool and the frontier in Redis. Default: `main`.
+    pub name: String,
     /// TLS to the server. Default: verify_identity; `disabled` on a loopback address when nothing is said.
     pub tls: Tls,
     /// The replica's server id. `None`: derived from the fingerprint.
@@ -225,23 +230,72 @@ pub enum Start {
     },
 }
 
-/// One Redis target (standalone; other modes come later).
+/// One Redis target.
 #[derive(Debug, Clone)]
 pub struct RedisTarget {
     /// Name that `to:` refers to.
     pub name: String,
-    /// Host name or address.
-    pub host: String,
-    /// TCP port. Default 6379.
-    pub port: u16,
+    /// What it consists of, and where.
+    pub mode: RedisMode,
     /// Database number. Default 0.
     pub db: i64,
     /// ACL user.
     pub username: Option<String>,
     /// Password.
     pub password: Password,
-    /// TLS (`rediss://`); `None`: plain TCP.
+    /// TLS to the Redis servers; `None`: plain TCP.
     pub tls: Option<Tls>,
+    /// Whether replicas must have a removal. `None`: the master's word is enough.
+    pub durability: Option<Durability>,
+}
+
+impl RedisTarget {
+    /// The addresses that the config names: of the server, of nodes of the cluster, of the sentinels.
+    pub fn addresses(&self) -> Vec<(String, u16)> {
+        match &self.mode {
+            RedisMode::Standalone { host, port } => vec![(host.clone(), *port)],
+            RedisMode::Cluster { nodes } | RedisMode::Sentinel { nodes, .. } => nodes.clone(),
+        }
+    }
+}
+
+/// `redis.NAME.mode`: what a target consists of.
+#[derive(Debug, Clone)]
+pub enum RedisMode {
+    /// One server, or a proxy that acts as one.
+    Standalone {
+        /// Host name or address.
+        host: String,
+        /// TCP port. Default 6379.
+        port: u16,
+    },
+    /// A Redis cluster.
+    Cluster {
+        /// Some of its nodes, at least one. Default port 6379.
+        nodes: Vec<(String, u16)>,
+    },
+    /// A master that sentinels watch.
+    Sentinel {
+        /// Its name there.
+        master: String,
+        /// The sentinels, at least one. Default port 26379.
+        nodes: Vec<(String, u16)>,
+        /// ACL user at the sentinels.
+        username: Option<String>,
+        /// Password at the sentinels.
+        password: Password,
+        /// TLS to the sentinels; `None`: plain TCP.
+        tls: Option<Tls>,
+    },
+}
+
+/// `redis.NAME.durability`: `WAIT` behind the removals (<https://redis.io/docs/latest/commands/wait/>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durability {
+    /// How many replicas must acknowledge, at least 1; of a cluster, of each master.
+    pub replicas: u64,
+    /// How long to wait for them. Default 1 s.
+    pub timeout: Duration,
 }
 
 /// `retry:`

@@ -53,8 +53,6 @@ pub(super) struct Text<'n> {
 /// A value of an enumeration.
 pub(super) enum Choice<T> {
     Built(T),
-    /// Refused, with help.
-    Later(&'static str),
 }
 
 impl<'a> Walk<'a> {
@@ -362,22 +360,12 @@ impl<'a> Walk<'a> {
         choices: Vec<(&str, Choice<T>)>,
     ) -> Option<T> {
         let text = self.text(node, what)?;
-        let names: Vec<String> = choices
-            .iter()
-            .filter(|(_, c)| matches!(c, Choice::Built(_)))
-            .map(|(name, _)| format!("`{name}`"))
-            .collect();
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
         let near = nearest(&text.value, choices.iter().map(|(name, _)| *name)).map(str::to_owned);
         for (name, choice) in choices {
             if name == text.value {
-                match choice {
-                    Choice::Built(value) => return Some(value),
-                    Choice::Later(help) => {
-                        let message = format!("{what} `{name}` is not built yet");
-                        self.report(Code::NotYet, node.span.clone(), message, help);
-                        return None;
-                    }
-                }
+                let Choice::Built(value) = choice;
+                return Some(value);
             }
         }
         let near = near.map_or(String::new(), |n| format!("did you mean `{n}`? "));

@@ -29,7 +29,23 @@ pub struct Failure {
 impl Failure {
     /// The breaker is open: nothing was sent.
     pub fn breaker() -> Self {
-        Self { class: Class::Target, code: "BREAKER".into(), message: "the breaker is open".into() }
+        Self::target("BREAKER", "the breaker is open")
+    }
+
+    /// The target's fault.
+    pub fn target(code: &str, message: impl Into<String>) -> Self {
+        Self { class: Class::Target, code: code.to_owned(), message: message.into() }
+    }
+
+    /// Whether a cluster says that another server has the key, or soon will: no failure of the one that says so.
+    pub fn is_redirect(&self) -> bool {
+        matches!(self.code.as_str(), "MOVED" | "ASK" | "TRYAGAIN")
+    }
+
+    /// Whether it shows, as the answer to a command that removes nothing, that the server fails for removals too. A right that is
+    /// missing doesn't, nor does a redirect.
+    pub fn is_outage(&self) -> bool {
+        self.class == Class::Target && self.code != "NOPERM" && !self.is_redirect()
     }
 }
 

@@ -8,7 +8,8 @@
 //! A pass is complete because `SCAN` returns every element that is there from the beginning of the iteration to its end
 //! (<https://redis.io/docs/latest/commands/scan/>, "Scan guarantees"): of a key that is filled anew meanwhile, with an old value, the
 //! second pass takes care, as with exact keys. A cursor means something only to the process that gave it, so an iteration
-//! whose connection breaks begins anew.
+//! whose connection breaks begins anew. On a cluster every master is iterated over; a slot that moves meanwhile takes its keys past
+//! the iteration, perhaps, so then all masters are iterated over once more: a key that moves once is met in one of the two rounds.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -19,9 +20,9 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::mpsc;
 
 use super::{
-    classify::{Class, Failure},
+    classify::Failure,
     second::{Due, due, one_is_enough},
-    target::{Session, Target},
+    target::{Master, Target},
 };
 use crate::{
     config::Mapping,
@@ -204,10 +205,7 @@ impl Flusher {
         loop {
             let done = match owing {
                 Owing::Key(key) => self.remove(&[Removal { key, field: None }]).await,
-                Owing::Fields(key, fields) => match self.target.session() {
-                    Ok(mut session) => self.fields(&mut session, key, fields).await,
-                    Err(failure) => Err(failure),
-                },
+                Owing::Fields(key, fields) => self.fields(key, fields).await,
                 Owing::Scan(scan) => self.scan(scan, progress).await,
             };
             let Err(failure) = done else { return self.stats.held_by(None) };
@@ -221,13 +219,35 @@ impl Flusher {
         }
     }
 
-    /// One iteration over all keys.
+    /// One iteration over all keys of all servers; two if slots moved.
     async fn scan(&self, scan: &Scan, progress: &mut Instant) -> Result<(), Failure> {
-        let mut session = self.target.session()?;
+        let before = self.target.layout().await?;
+        self.round(scan, progress).await?;
+        let after = self.target.layout().await?;
+        if before == after && !after.is_moving() {
+            return Ok(());
+        }
+        tracing::info!(
+            target = self.target.name(),
+            "slots moved during the flush, all masters are scanned again"
+        );
+        self.round(scan, progress).await
+    }
+
+    async fn round(&self, scan: &Scan, progress: &mut Instant) -> Result<(), Failure> {
+        for master in self.target.masters().await? {
+            self.keys_of(master, scan, progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn keys_of(&self, mut master: Master, scan: &Scan, progress: &mut Instant) -> Result<(), Failure> {
         let mut cursor = 0;
         loop {
             self.pace.take(SCAN_COUNT / LOOKS_PER_REMOVAL).await;
-            let (next, keys) = session.scan(cursor, &scan.glob, SCAN_COUNT).await?;
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(&scan.glob).arg("COUNT").arg(SCAN_COUNT);
+            let (next, keys): (u64, Vec<Vec<u8>>) = master.ask(&command).await?;
             self.stats.held_by(None);
             self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
             let mut whole = Vec::new();
@@ -235,7 +255,7 @@ impl Flusher {
                 match scan.owed(key) {
                     Owed::Nothing => {}
                     Owed::Key => whole.push(Removal { key, field: None }),
-                    Owed::Fields(fields) => self.fields(&mut session, key, &fields).await?,
+                    Owed::Fields(fields) => self.fields(key, &fields).await?,
                 }
             }
             self.remove(&whole).await?;
@@ -248,26 +268,37 @@ impl Flusher {
     }
 
     /// The fields of one hash. A key of another type has none.
-    async fn fields(&self, session: &mut Session<'_>, key: &[u8], fields: &Fields) -> Result<(), Failure> {
+    async fn fields(&self, key: &[u8], fields: &Fields) -> Result<(), Failure> {
         if let Some(field) = fields.only() {
             return self.remove(&[Removal { key, field: Some(field) }]).await;
         }
         let glob = fields.glob();
-        let mut cursor = 0;
+        let command = |cursor: u64| {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(key).arg(cursor).arg("MATCH").arg(&glob).arg("COUNT").arg(HSCAN_COUNT);
+            command
+        };
+        self.pace.take(HSCAN_COUNT / LOOKS_PER_REMOVAL).await;
+        let (mut master, mut page) = match self.target.master_of::<Page>(key, &command(0)).await {
+            Err(failure) if failure.code == WRONG_TYPE => return Ok(()),
+            found => found?,
+        };
         loop {
-            self.pace.take(HSCAN_COUNT / LOOKS_PER_REMOVAL).await;
-            let (next, found) = match session.hscan(key, cursor, &glob, HSCAN_COUNT).await {
-                Err(failure) if failure.code == WRONG_TYPE => return Ok(()),
-                found => found?,
-            };
+            let (next, flat) = page;
+            // Names, without their values.
+            let found: Vec<Vec<u8>> = flat.into_iter().step_by(2).collect();
             self.stats.scanned.fetch_add(found.len() as u64, Relaxed);
             let taken = found.iter().filter(|field| fields.takes(field));
             let removals: Vec<_> = taken.map(|field| Removal { key, field: Some(field) }).collect();
             self.remove(&removals).await?;
-            cursor = next;
-            if cursor == 0 {
+            if next == 0 {
                 return Ok(());
             }
+            self.pace.take(HSCAN_COUNT / LOOKS_PER_REMOVAL).await;
+            page = match master.ask(&command(next)).await {
+                Err(failure) if failure.code == WRONG_TYPE => return Ok(()),
+                page => page?,
+            };
         }
     }
 
@@ -283,7 +314,10 @@ impl Flusher {
                     }
                 }
             } else {
-                self.target.unlink(chunk.iter().map(|removal| removal.key)).await?;
+                let failed = self.target.unlink(chunk.iter().map(|removal| removal.key)).await?;
+                if let Some((_, failure)) = failed.into_iter().next() {
+                    return Err(failure);
+                }
             }
             self.stats.removed.fetch_add(chunk.len() as u64, Relaxed);
         }
@@ -317,36 +351,16 @@ enum Owing<'a> {
     Scan(&'a Scan),
 }
 
-impl Session<'_> {
-    async fn scan(&mut self, cursor: u64, glob: &[u8], count: usize) -> Result<(u64, Vec<Vec<u8>>), Failure> {
-        let mut command = redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(count);
-        self.ask(&command).await
-    }
-
-    /// Names of fields, without their values.
-    async fn hscan(
-        &mut self,
-        key: &[u8],
-        cursor: u64,
-        glob: &[u8],
-        count: usize,
-    ) -> Result<(u64, Vec<Vec<u8>>), Failure> {
-        let mut command = redis::cmd("HSCAN");
-        command.arg(key).arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(count);
-        let (next, flat): (u64, Vec<Vec<u8>>) = self.ask(&command).await?;
-        Ok((next, flat.into_iter().step_by(2).collect()))
-    }
-}
+/// A cursor, and what `HSCAN` found.
+type Page = (u64, Vec<Vec<u8>>);
 
 impl Target {
-    /// `DBSIZE`; `None` where it can't be had: it is for the progress only.
+    /// `DBSIZE` of all servers; `None` where it can't be had: it is for the progress only.
     async fn size(&self) -> Option<u64> {
-        self.session().ok()?.peek(&redis::cmd("DBSIZE")).await.ok()
+        let mut size: u64 = 0;
+        for master in &mut self.masters().await.ok()? {
+            size = size.saturating_add(master.peek(&redis::cmd("DBSIZE")).await.ok()?);
+        }
+        Some(size)
     }
-}
-
-/// Whether an error of a flush's own commands shows that the target fails for removals too. A right to SCAN that is missing doesn't.
-pub(super) fn is_outage(failure: &Failure) -> bool {
-    failure.class == Class::Target && failure.code != "NOPERM"
 }

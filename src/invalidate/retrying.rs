@@ -34,7 +34,8 @@ const NEVER_VISIBLE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct RetryRemover {
     targets: Vec<Arc<Target>>,
-    watermark: Watermark,
+    /// By target: what counts for visibility differs.
+    watermarks: Vec<Watermark>,
     /// The server that is followed: coordinates of another one can't be compared.
     source: String,
     /// As the queue's own: a clock that is set must not end a wait.
@@ -43,12 +44,18 @@ pub struct RetryRemover {
 
 impl RetryRemover {
     /// `source`: as in [`crate::retry::Origin::source`].
-    pub fn new(targets: Vec<Arc<Target>>, watermark: Watermark, source: String) -> Self {
-        Self { targets, watermark, source, clock: Clock::system() }
+    pub fn new(targets: impl IntoIterator<Item = (Arc<Target>, Watermark)>, source: String) -> Self {
+        let (targets, watermarks) = targets.into_iter().unzip();
+        Self { targets, watermarks, source, clock: Clock::system() }
+    }
+
+    fn watermark(&self, target: &Target) -> Option<&Watermark> {
+        let at = self.targets.iter().position(|known| known.name() == target.name())?;
+        self.watermarks.get(at)
     }
 
     /// Whether a removal that is sent now is the last one owed.
-    fn is_final(&self, record: &Record, now: Instant) -> bool {
+    fn is_final(&self, record: &Record, watermark: &Watermark, now: Instant) -> bool {
         let origin = &record.origin;
         let age = Duration::from_millis(self.clock.now_ms().saturating_sub(record.first_failed_ms));
         let grace = Duration::from_millis(record.fill_grace_ms);
@@ -59,24 +66,27 @@ impl RetryRemover {
         if origin.source != self.source {
             return true;
         }
-        if age >= NEVER_VISIBLE {
-            tracing::warn!(gtid = %origin.gtid, file = %origin.file, position = origin.position,
-                "a removal's commit was not seen visible for an hour: its delay stands for visibility");
-            return true;
-        }
         let at = Coordinates { file: origin.visible_file.as_str().into(), position: origin.visible_position };
         let Some(span) = CommitSpan::parse(&origin.gtid, at) else {
             tracing::warn!(gtid = %origin.gtid, "record with an unreadable gtid: its delay stands for visibility");
             return true;
         };
-        self.watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
+        // What the primary shows, a replica that lags will show too.
+        if age >= NEVER_VISIBLE && !watermark.has(0, &span) {
+            tracing::warn!(gtid = %origin.gtid, file = %origin.file, position = origin.position,
+                "a removal's commit was not seen visible for an hour: its delay stands for visibility");
+            return true;
+        }
+        watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
     }
 
     async fn remove_of_target(&self, target: &Target, records: &[(usize, &Record)]) -> Vec<(usize, Verdict)> {
         let now = Instant::now();
-        let is_final: Vec<bool> = records.iter().map(|(_, record)| self.is_final(record, now)).collect();
+        let Some(watermark) = self.watermark(target) else { return Vec::new() };
+        let is_final: Vec<bool> =
+            records.iter().map(|(_, record)| self.is_final(record, watermark, now)).collect();
         if is_final.contains(&false) {
-            self.watermark.demand();
+            watermark.demand();
         }
         let mut results: Vec<Result<(), Failure>> = records.iter().map(|_| Ok(())).collect();
         let (wide, exact): (Vec<usize>, Vec<usize>) =

@@ -5,7 +5,7 @@
 //! the reading of the binlog. May depend on `pipeline`, `watermark` and `retry`.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -219,18 +219,36 @@ async fn send(target: &Target, shared: &Shared, job: &[Batch]) -> Vec<Failed> {
         shared.metrics.commands(target.name(), job.len());
         return results;
     }
-    let result = if let [batch] = job {
-        target.unlink(batch.keys.iter().map(|removal| removal.key)).await
-    } else {
-        // Hot keys come in many segments: once is enough for all of them.
-        let count = job.iter().map(|batch| batch.keys.len()).sum();
-        let mut keys: HashSet<&[u8], _> = HashSet::with_capacity_and_hasher(count, FxBuildHasher);
-        keys.extend(job.iter().flat_map(|batch| batch.keys.iter().map(|removal| removal.key)));
-        target.unlink(keys.into_iter()).await
-    };
     shared.metrics.commands(target.name(), 1);
-    match result {
-        Ok(()) => job.iter().map(|_| Failed::None).collect(),
+    if let [batch] = job {
+        let result = target.unlink(batch.keys.iter().map(|removal| removal.key)).await;
+        return vec![match result {
+            Ok(failed) if failed.is_empty() => Failed::None,
+            Ok(failed) => Failed::Some(failed),
+            Err(failure) => Failed::All(failure),
+        }];
+    }
+    // Hot keys come in many segments: once is enough for all of them.
+    let count = job.iter().map(|batch| batch.keys.len()).sum();
+    let mut unique: HashSet<&[u8], _> = HashSet::with_capacity_and_hasher(count, FxBuildHasher);
+    unique.extend(job.iter().flat_map(|batch| batch.keys.iter().map(|removal| removal.key)));
+    let keys: Vec<&[u8]> = unique.into_iter().collect();
+    match target.unlink(keys.iter().copied()).await {
+        Ok(failed) if failed.is_empty() => job.iter().map(|_| Failed::None).collect(),
+        Ok(failed) => {
+            let failed: HashMap<&[u8], &Failure> =
+                failed.iter().filter_map(|(at, failure)| Some((*keys.get(*at)?, failure))).collect();
+            let of = |batch: &Batch| {
+                let of_key =
+                    |(at, removal): (usize, Removal<'_>)| Some((at, (*failed.get(removal.key)?).clone()));
+                batch.keys.iter().enumerate().filter_map(of_key).collect::<Vec<_>>()
+            };
+            let by_batch = |batch: &Batch| match of(batch) {
+                failed if failed.is_empty() => Failed::None,
+                failed => Failed::Some(failed),
+            };
+            job.iter().map(by_batch).collect()
+        }
         Err(failure) => job.iter().map(|_| Failed::All(failure.clone())).collect(),
     }
 }

@@ -15,6 +15,7 @@
 //! `source`'s positions and errors.
 
 pub mod mark;
+pub mod pool;
 mod redis;
 
 use std::{
@@ -72,6 +73,8 @@ pub struct TargetState {
     pub at: Option<Instant>,
     /// Why its marks can't be read or written.
     pub failure: Option<String>,
+    /// The read sources that are listed for guarded readers; empty before the first look.
+    pub pool: Vec<String>,
     /// The account may not ask for the run: a restart that loses less than was done since the last mark goes unseen.
     pub blind: bool,
 }
@@ -144,33 +147,35 @@ struct Seen {
     look: Look,
 }
 
-/// Looks at every server that can be asked.
+/// Looks at every server of each target, or, where one of them can't be asked, at none.
 async fn look_at_all(targets: &[Arc<Target>], lineage: &str, stats: &Stats) -> Vec<Seen> {
     let one = async |(index, target): (usize, &Arc<Target>)| {
-        let mut seen = Vec::new();
         if target.breaker.is_open() {
-            return seen;
+            return Vec::new();
         }
-        let mut failed = false;
-        for master in target.masters() {
-            let key = redis::mark_key(master.tag.as_deref(), lineage);
-            match redis::look(&master, &key).await {
-                Ok(look) => {
-                    let place = place(target.name(), master.tag.as_deref());
-                    seen.push(Seen { target: index, master, key, place, look });
-                }
-                Err(failure) => {
-                    failed = true;
-                    stats.failed(target.name(), &failure);
-                }
+        match look_at(index, target, lineage).await {
+            Ok(seen) => {
+                stats.works(target.name(), seen.iter().any(|seen| seen.look.run.is_empty()));
+                seen
+            }
+            Err(failure) => {
+                stats.failed(target.name(), &failure);
+                Vec::new()
             }
         }
-        if !failed && !seen.is_empty() {
-            stats.works(target.name(), seen.iter().any(|seen| seen.look.run.is_empty()));
-        }
-        seen
     };
     futures_util::future::join_all(targets.iter().enumerate().map(one)).await.into_iter().flatten().collect()
+}
+
+async fn look_at(index: usize, target: &Target, lineage: &str) -> Result<Vec<Seen>, Failure> {
+    let mut seen = Vec::new();
+    for mut master in target.masters().await? {
+        let key = redis::mark_key(master.tag(), lineage);
+        let look = redis::look(&mut master, &key).await?;
+        let place = place(target.name(), master.tag());
+        seen.push(Seen { target: index, master, key, place, look });
+    }
+    Ok(seen)
 }
 
 fn place(target: &str, tag: Option<&str>) -> String {
@@ -253,10 +258,10 @@ pub async fn survey(
         for (one, verdict) in seen.iter().zip(verdicts) {
             match verdict {
                 Verdict::Keep => {}
-                Verdict::Evicted => note_evicted(stats, &one.master.address),
-                Verdict::Lost(why) => survey.forget(one.target, format!("{}: {why}", one.master.address)),
+                Verdict::Evicted => note_evicted(stats, one.master.address()),
+                Verdict::Lost(why) => survey.forget(one.target, format!("{}: {why}", one.master.address())),
                 Verdict::Rewind(mark, why) => {
-                    let why = format!("{}: {why}", one.master.address);
+                    let why = format!("{}: {why}", one.master.address());
                     match (needed(&mark, saved), &out_of_reach) {
                         (Some(false), _) => {}
                         (Some(true), None) => {
@@ -387,7 +392,7 @@ impl Keeper {
     /// `written`: the newest mark of each place.
     async fn round(&mut self, written: &mut BTreeMap<String, Mark>) -> Result<(), SourceError> {
         let (newest, now) = (self.newest(), Instant::now());
-        let seen = look_at_all(&self.targets, &self.lineage, &self.stats).await;
+        let mut seen = look_at_all(&self.targets, &self.lineage, &self.stats).await;
         for (one, verdict) in seen.iter().zip(judge_all(&self.expected, &self.targets, &seen)) {
             match verdict {
                 Verdict::Keep => {
@@ -399,12 +404,12 @@ impl Keeper {
                     expected.evicted = one.look.evicted;
                 }
                 Verdict::Evicted => {
-                    note_evicted(&self.stats, &one.master.address);
+                    note_evicted(&self.stats, one.master.address());
                     written.remove(&one.place);
                     self.expected.insert(one.place.clone(), one.look.as_published());
                 }
                 Verdict::Rewind(mark, _) if self.nothing_is_behind(&mark) => {
-                    tracing::info!(address = one.master.address, "redis was restarted, and nothing was removed since its mark");
+                    tracing::info!(address = one.master.address(), "redis was restarted, and nothing was removed since its mark");
                     self.expected.insert(one.place.clone(), one.look.as_published());
                 }
                 Verdict::Rewind(_, why) => return Err(anew(&one.master, why)),
@@ -419,9 +424,9 @@ impl Keeper {
             }
         }
         if let Some(newest) = &newest {
-            self.publish(newest, &seen, written).await;
+            self.publish(newest, &mut seen, written).await;
         }
-        self.tell(now, &seen, written).await;
+        self.tell(now, &mut seen, written).await;
         Ok(())
     }
 
@@ -435,32 +440,31 @@ impl Keeper {
             && snapshot.saved.is_some_and(|saved| Mark::of(&saved).is_at(mark))
     }
 
-    async fn publish(&mut self, newest: &Mark, seen: &[Seen], written: &mut BTreeMap<String, Mark>) {
-        let due: Vec<&Seen> = seen
-            .iter()
-            .filter(|one| written.get(&one.place).is_none_or(|mark| !mark.is_at(newest)))
-            .collect();
-        if due.is_empty() {
+    async fn publish(&mut self, newest: &Mark, seen: &mut [Seen], written: &mut BTreeMap<String, Mark>) {
+        let is_due = |one: &Seen| written.get(&one.place).is_none_or(|mark| !mark.is_at(newest));
+        if !seen.iter().any(is_due) {
             return;
         }
         let mut will = self.checkpoint.snapshot().saved.map(|saved| saved.published).unwrap_or_default();
-        // Of servers that are no longer there.
+        // What was published for servers that are no longer there.
         for (index, target) in self.targets.iter().enumerate() {
+            let there = |place: &str| seen.iter().any(|one| one.target == index && one.place == place);
             if seen.iter().any(|one| one.target == index) {
-                let there: Vec<String> =
-                    target.masters().iter().map(|m| place(target.name(), m.tag.as_deref())).collect();
-                will.retain(|place, _| !is_of(place, target.name()) || there.contains(place));
-                self.expected.retain(|place, _| !is_of(place, target.name()) || there.contains(place));
+                will.retain(|place, _| !is_of(place, target.name()) || there(place));
+                self.expected.retain(|place, _| !is_of(place, target.name()) || there(place));
             }
         }
-        for one in &due {
+        for one in seen.iter().filter(|one| is_due(one)) {
             let before = one.look.as_published();
             will.insert(one.place.clone(), Published { id: newest.id.clone(), ..before });
         }
         self.checkpoint.will_publish(will.clone()).await;
         let text = newest.text();
-        for one in due {
-            let published = redis::publish(&one.master, &one.key, one.look.found.as_deref(), &text).await;
+        for one in seen {
+            if written.get(&one.place).is_some_and(|mark| mark.is_at(newest)) {
+                continue;
+            }
+            let published = redis::publish(&mut one.master, &one.key, one.look.found.as_deref(), &text).await;
             if let Some(will) = will.get(&one.place) {
                 // Also where the answer was lost: either one may stand there.
                 self.expected.insert(one.place.clone(), will.clone());
@@ -468,7 +472,7 @@ impl Keeper {
             match published {
                 Ok(true) => _ = written.insert(one.place.clone(), newest.clone()),
                 // The next look tells what does.
-                Ok(false) => tracing::warn!(address = one.master.address, "mark was changed meanwhile"),
+                Ok(false) => tracing::warn!(address = one.master.address(), "mark was changed meanwhile"),
                 Err(failure) => {
                     if let Some(target) = self.targets.get(one.target) {
                         self.stats.failed(target.name(), &failure);
@@ -479,33 +483,33 @@ impl Keeper {
     }
 
     /// Tells clients and the status: one frontier for all of a target's servers.
-    async fn tell(&mut self, now: Instant, seen: &[Seen], written: &BTreeMap<String, Mark>) {
+    async fn tell(&mut self, now: Instant, seen: &mut [Seen], written: &BTreeMap<String, Mark>) {
         for (index, target) in self.targets.iter().enumerate() {
-            let own: Vec<&Seen> = seen.iter().filter(|one| one.target == index).collect();
-            let marks = own.iter().filter_map(|one| written.get(&one.place)).cloned();
-            if own.is_empty() || marks.clone().count() < target.masters().len() {
+            let own = || seen.iter().filter(|one| one.target == index);
+            let marks = || own().filter_map(|one| written.get(&one.place)).cloned();
+            if own().next().is_none() || marks().count() < own().count() {
                 continue;
             }
-            let Some(frontier) = oldest(marks).flatten() else { continue };
-            let moved = self.told.get(target.name()).is_none_or(|told| !told.is_at(&frontier));
-            if moved {
-                let text = frontier.text();
-                for one in &own {
-                    let key = redis::frontier_key(one.master.tag.as_deref(), &self.name);
-                    if let Err(failure) = redis::set(&one.master, &key, &text).await {
-                        self.stats.failed(target.name(), &failure);
-                    }
-                }
-                self.told.insert(target.name().to_owned(), frontier.clone());
-                self.stats.target(target.name(), |state| {
-                    state.frontier = Some(frontier);
-                    state.at = Some(now);
-                });
+            let Some(frontier) = oldest(marks()).flatten() else { continue };
+            if self.told.get(target.name()).is_some_and(|told| told.is_at(&frontier)) {
+                continue;
             }
+            let text = frontier.text();
+            for one in seen.iter_mut().filter(|one| one.target == index) {
+                let key = redis::frontier_key(one.master.tag(), &self.name);
+                if let Err(failure) = redis::set(&mut one.master, &key, &text).await {
+                    self.stats.failed(target.name(), &failure);
+                }
+            }
+            self.told.insert(target.name().to_owned(), frontier.clone());
+            self.stats.target(target.name(), |state| {
+                state.frontier = Some(frontier);
+                state.at = Some(now);
+            });
         }
     }
 }
 
 fn anew(master: &Master, why: &str) -> SourceError {
-    SourceError::Anew { why: format!("redis at {}: {why}", master.address), gap: false }
+    SourceError::Anew { why: format!("redis at {}: {why}", master.address()), gap: false }
 }

@@ -50,6 +50,8 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             user: "rowbust".into(),
             password: Password::Empty,
             replicas: Vec::new(),
+            replica_timeout: None,
+            name: "main".into(),
             tls: Tls::new(TlsMode::Disabled),
             server_id: None,
             start: Start::Latest,
@@ -59,12 +61,12 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
         },
         redis: vec![RedisTarget {
             name: "main".into(),
-            host: "localhost".into(),
-            port: 6379,
+            mode: crate::config::RedisMode::Standalone { host: "localhost".into(), port: 6379 },
             db: 0,
             username: None,
             password: Password::Empty,
             tls: None,
+            durability: None,
         }],
         retry: Retry::Disk {
             path: PathBuf::from("retry"),

@@ -56,6 +56,12 @@ struct Which {
     /// Redis 7 or newer.
     #[arg(long)]
     redis: bool,
+    /// Redis 8 or newer.
+    #[arg(long)]
+    redis8: bool,
+    /// Valkey 8 or newer.
+    #[arg(long)]
+    valkey: bool,
     /// Apache Kafka 4.
     #[arg(long)]
     kafka: bool,
@@ -63,7 +69,8 @@ struct Which {
 
 impl Which {
     fn needs(&self) -> Vec<Need> {
-        let flags = [self.mariadb, self.mariadb118, self.mysql, self.redis, self.kafka];
+        let flags =
+            [self.mariadb, self.mariadb118, self.mysql, self.redis, self.redis8, self.valkey, self.kafka];
         let all = !flags.contains(&true);
         Need::SERVERS.into_iter().zip(flags).filter(|(_, flag)| *flag || all).map(|(need, _)| need).collect()
     }
@@ -104,7 +111,7 @@ fn up(home: &Path, needs: &[Need]) -> Result<()> {
             Need::MariaDb => MariaDb::start(options).map(drop)?,
             Need::MariaDb118 => MariaDb::start_11_8(options).map(drop)?,
             Need::MySql => MySql::start(options).map(drop)?,
-            Need::Redis => Redis::start(options).map(drop)?,
+            Need::Redis | Need::Redis8 | Need::Valkey => Redis::start_as(need, options).map(drop)?,
             Need::Kafka => Kafka::start(options).map(drop)?,
             Need::Sysbench => {}
         }

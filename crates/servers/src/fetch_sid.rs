@@ -1,4 +1,4 @@
-//! MySQL 9 and MariaDB 11.8 from Debian's unstable suite, unpacked into the cache.
+//! MySQL 9, MariaDB 11.8, Redis 8 and Valkey from Debian's unstable suite, unpacked into the cache.
 //!
 //! They are built against a newer libc than a stable system has. So the server, its libraries and *their* libc are
 //! unpacked into a folder of their own, and small wrappers run the programs under that libc's loader. The host is not touched: apt gets a private configuration, private lists and an empty
@@ -25,12 +25,16 @@ pub(crate) struct Recipe {
     name: &'static str,
     /// For messages.
     title: &'static str,
+    /// What it downloads, about.
+    megabytes: u32,
     /// What to install by hand where nothing can be fetched.
     instead: &'static str,
     /// Those that are wanted; the libraries come along.
     packages: &'static [&'static str],
     /// The programs that get a wrapper; the first is the server.
     programs: &'static [&'static str],
+    /// What stands before the version in what the server says to `--version`.
+    marker: &'static str,
     /// Whether this version is what it should be.
     fits: fn(&str) -> bool,
 }
@@ -39,9 +43,11 @@ pub(crate) struct Recipe {
 pub(crate) const MYSQL: Recipe = Recipe {
     name: "mysql",
     title: "MySQL 9",
+    megabytes: 60,
     instead: "please install MySQL 9, so that mysqld and mysqlbinlog are in PATH",
     packages: &["mysql-server-core", "mysql-client-core"],
     programs: &["usr/sbin/mysqld", "usr/bin/mysql", "usr/bin/mysqlbinlog", "usr/bin/mysqladmin"],
+    marker: "Ver",
     fits: |version| version.starts_with("9."),
 };
 
@@ -49,10 +55,36 @@ pub(crate) const MYSQL: Recipe = Recipe {
 pub(crate) const MARIADB: Recipe = Recipe {
     name: "mariadb",
     title: "MariaDB 11.8",
+    megabytes: 60,
     instead: "please install MariaDB 11.8, so that mariadbd and mariadb-binlog are in PATH",
     packages: &["mariadb-server-core", "mariadb-client-core", "mariadb-client", "mariadb-server"],
     programs: &["usr/sbin/mariadbd", "usr/bin/mariadb", "usr/bin/mariadb-binlog", "usr/bin/mariadb-admin"],
+    marker: "Ver",
     fits: |version| at_least(version, 11, 8),
+};
+
+/// Redis 8 or newer. The server is a link of its package to a program of the tools' package.
+pub(crate) const REDIS: Recipe = Recipe {
+    name: "redis8",
+    title: "Redis 8",
+    megabytes: 15,
+    instead: "please install Redis 8, so that redis-server and redis-cli are in PATH",
+    packages: &["redis-server", "redis-tools"],
+    programs: &["usr/bin/redis-server", "usr/bin/redis-cli"],
+    marker: "v=",
+    fits: |version| at_least(version, 8, 0),
+};
+
+/// Valkey 8 or newer.
+pub(crate) const VALKEY: Recipe = Recipe {
+    name: "valkey",
+    title: "Valkey",
+    megabytes: 15,
+    instead: "please install Valkey 8, so that valkey-server and valkey-cli are in PATH",
+    packages: &["valkey-server", "valkey-tools"],
+    programs: &["usr/bin/valkey-server", "usr/bin/valkey-cli"],
+    marker: "v=",
+    fits: |version| at_least(version, 8, 0),
 };
 
 /// The folder of the newest version in the cache.
@@ -72,7 +104,7 @@ pub(crate) fn newest(recipe: &Recipe) -> Option<PathBuf> {
 
 /// Downloads and unpacks a server; the caller holds the installation lock.
 pub(crate) fn fetch(recipe: &Recipe) -> Result<()> {
-    let Recipe { name, title, instead, packages, programs, fits } = recipe;
+    let Recipe { name, title, megabytes, instead, packages, programs, marker, fits } = recipe;
     let start = Instant::now();
     for program in ["apt-get", "dpkg-deb"] {
         if find_program(program).is_none() {
@@ -80,7 +112,7 @@ pub(crate) fn fetch(recipe: &Recipe) -> Result<()> {
         }
     }
     let mirror = mirror(recipe)?;
-    eprintln!("fetching {title} from Debian unstable at {mirror} (about 60 MB)");
+    eprintln!("fetching {title} from Debian unstable at {mirror} (about {megabytes} MB)");
     let servers = cache::dir()?.join("servers");
     fs::create_dir_all(&servers)?;
     let temporary = tempfile::Builder::new().prefix(".apt-").tempdir_in(&servers)?;
@@ -105,7 +137,7 @@ pub(crate) fn fetch(recipe: &Recipe) -> Result<()> {
     let server = Path::new(programs.first().context("no program")?).file_name().context("no name")?;
     let said = output_of(&new.join("bin").join(server), "--version")
         .with_context(|| format!("the unpacked {title} does not run"))?;
-    let version = version_after(&said, "Ver").with_context(|| format!("no version in {said:?}"))?;
+    let version = version_after(&said, marker).with_context(|| format!("no version in {said:?}"))?;
     if !fits(&version) {
         bail!("Debian unstable has {name} {version}, not {title}: {instead}");
     }

@@ -31,6 +31,10 @@ pub enum Need {
     MySql,
     /// Redis 7 or newer.
     Redis,
+    /// Redis 8 or newer, beside an older one.
+    Redis8,
+    /// Valkey 8 or newer.
+    Valkey,
     /// Apache Kafka 4 and a Java runtime for it.
     Kafka,
     /// sysbench, a load generator.
@@ -39,7 +43,11 @@ pub enum Need {
 
 impl Need {
     /// The servers.
-    pub const SERVERS: [Self; 5] = [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Kafka];
+    pub const SERVERS: [Self; 7] =
+        [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Redis8, Self::Valkey, Self::Kafka];
+
+    /// Those that speak Redis' protocol.
+    pub const CACHES: [Self; 3] = [Self::Redis, Self::Redis8, Self::Valkey];
 
     /// Lower-case name, as in `ROWBUST_REQUIRE`.
     #[must_use]
@@ -49,6 +57,8 @@ impl Need {
             Self::MariaDb118 => "mariadb118",
             Self::MySql => "mysql",
             Self::Redis => "redis",
+            Self::Redis8 => "redis8",
+            Self::Valkey => "valkey",
             Self::Kafka => "kafka",
             Self::Sysbench => "sysbench",
         }
@@ -58,7 +68,7 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::MariaDb => &["mariadb-server-core", "mariadb-client-core", "mariadb-client"],
-            Self::MariaDb118 | Self::MySql => &[],
+            Self::MariaDb118 | Self::MySql | Self::Redis8 | Self::Valkey => &[],
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
@@ -69,7 +79,7 @@ impl Need {
     fn lacks_packages(self) -> bool {
         match self {
             Self::MariaDb => MariaDbPrograms::find().is_none(),
-            Self::MariaDb118 | Self::MySql => false,
+            Self::MariaDb118 | Self::MySql | Self::Redis8 | Self::Valkey => false,
             Self::Redis => RedisPrograms::find().is_none(),
             Self::Kafka => {
                 find_program("java").is_none()
@@ -91,7 +101,9 @@ impl FromStr for Need {
 
     fn from_str(s: &str) -> Result<Self> {
         Self::SERVERS.into_iter().chain([Self::Sysbench]).find(|n| n.name() == s).ok_or_else(|| {
-            anyhow!("unknown server {s:?}: mariadb, mariadb118, mysql, redis, kafka or sysbench")
+            anyhow!(
+                "unknown server {s:?}: mariadb, mariadb118, mysql, redis, redis8, valkey, kafka or sysbench"
+            )
         })
     }
 }
@@ -107,6 +119,10 @@ pub struct Installed {
     pub mysql: Option<MySqlPrograms>,
     /// Redis' programs.
     pub redis: Option<RedisPrograms>,
+    /// Those of Redis 8.
+    pub redis8: Option<RedisPrograms>,
+    /// Valkey's programs.
+    pub valkey: Option<RedisPrograms>,
     /// Kafka's class path and the Java runtime.
     pub kafka: Option<KafkaPrograms>,
     /// The program `sysbench`.
@@ -123,6 +139,8 @@ impl Installed {
             mariadb118: wanted(Need::MariaDb118).then(MariaDbPrograms::find_11_8).flatten(),
             mysql: wanted(Need::MySql).then(MySqlPrograms::find).flatten(),
             redis: wanted(Need::Redis).then(RedisPrograms::find).flatten(),
+            redis8: wanted(Need::Redis8).then(RedisPrograms::find_8).flatten(),
+            valkey: wanted(Need::Valkey).then(RedisPrograms::find_valkey).flatten(),
             kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
             sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
         }
@@ -136,14 +154,16 @@ impl Installed {
             Need::MariaDb118 => self.mariadb118.is_some(),
             Need::MySql => self.mysql.is_some(),
             Need::Redis => self.redis.is_some(),
+            Need::Redis8 => self.redis8.is_some(),
+            Need::Valkey => self.valkey.is_some(),
             Need::Kafka => self.kafka.is_some(),
             Need::Sysbench => self.sysbench.is_some(),
         }
     }
 }
 
-/// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`; MySQL, MariaDB 11.8
-/// and Kafka into the cache. Says on stderr what it does.
+/// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`; MySQL, MariaDB 11.8,
+/// Redis 8, Valkey and Kafka into the cache. Says on stderr what it does.
 ///
 /// # Errors
 /// When something can't be installed; the text says what to install by hand.
@@ -164,6 +184,12 @@ pub fn ensure(needs: &[Need]) -> Result<Installed> {
     }
     if needs.contains(&Need::MariaDb118) && MariaDbPrograms::find_11_8().is_none() {
         fetch_sid::fetch(&fetch_sid::MARIADB)?;
+    }
+    if needs.contains(&Need::Redis8) && RedisPrograms::find_8().is_none() {
+        fetch_sid::fetch(&fetch_sid::REDIS)?;
+    }
+    if needs.contains(&Need::Valkey) && RedisPrograms::find_valkey().is_none() {
+        fetch_sid::fetch(&fetch_sid::VALKEY)?;
     }
     if needs.contains(&Need::Kafka) && KafkaPrograms::find().is_none() {
         crate::kafka::fetch()?;
@@ -186,6 +212,8 @@ impl Need {
             Self::MariaDb118 => "`mariadbd --version` must say 11.8 or newer, and mariadb-binlog be in PATH",
             Self::MySql => "`mysqld --version` must say 9.x",
             Self::Redis => "`redis-server --version` must say 7 or newer",
+            Self::Redis8 => "`redis-server --version` must say 8 or newer",
+            Self::Valkey => "`valkey-server --version` must say 8 or newer",
             Self::Kafka => "`java -version` must say 17 or newer",
             Self::Sysbench => "sysbench must be in PATH",
         }

@@ -1,8 +1,9 @@
-//! Private MariaDB, MySQL, Redis and Kafka servers on free ports, for `cargo xtask`, the tests and the lab.
+//! Private MariaDB, MySQL, Redis, Valkey and Kafka servers on free ports, for `cargo xtask`, the tests and the lab.
 //!
 //! - [`install`]: finds the programs, installs what is missing.
 //! - [`MariaDb`], [`MySql`], [`Redis`], [`Kafka`]: one server each, in its own folder; started when the constructor
 //!   returns, stopped when dropped. All are an [`instance::Instance`]: port, URL, stop, `kill -9`, freeze, restart.
+//! - [`RedisCluster`], [`Sentinels`]: several of them together.
 //! - [`require`]: how a test asks for a server and skips without it.
 //! - [`cache`]: where downloads are kept. [`ports`]: free ports. [`process`]: ending processes by pid.
 //!
@@ -19,7 +20,9 @@ pub mod mysql;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod redis_cluster;
 mod require;
+pub mod sentinel;
 mod wire;
 
 pub use install::{Installed, Need};
@@ -28,4 +31,6 @@ pub use kafka::Kafka;
 pub use mariadb::MariaDb;
 pub use mysql::MySql;
 pub use redis::{Redis, RedisTls};
+pub use redis_cluster::RedisCluster;
 pub use require::require;
+pub use sentinel::Sentinels;

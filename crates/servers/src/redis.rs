@@ -3,14 +3,15 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::install::{Need, at_least, ensure, find_program, output_of, version_after};
+use crate::install::{Need, at_least, ensure, find_program, output_of, run, version_after};
 use crate::instance::{Command, Instance, Kind, Place, StartOptions, deref_to_instance};
 use crate::ports::free_port;
-use crate::{cache, wire};
+use crate::{cache, fetch_sid, wire};
 
 /// Paths of Redis' programs.
 #[derive(Debug, Clone)]
@@ -31,6 +32,42 @@ impl RedisPrograms {
         let version = version_after(&output_of(&server, "--version")?, "v=")?;
         at_least(&version, 7, 0).then_some(())?;
         Some(Self { server, cli: find_program("redis-cli")?, version })
+    }
+
+    /// The same if they are 8 or newer, else the ones unpacked in the cache.
+    #[must_use]
+    pub fn find_8() -> Option<Self> {
+        Self::find()
+            .filter(|p| at_least(&p.version, 8, 0))
+            .or_else(|| Self::unpacked(&fetch_sid::newest(&fetch_sid::REDIS)?, "redis"))
+    }
+
+    /// Valkey 8 or newer in `PATH`, else the one unpacked in the cache.
+    #[must_use]
+    pub fn find_valkey() -> Option<Self> {
+        let in_path = || {
+            let server = find_program("valkey-server")?;
+            let version = version_after(&output_of(&server, "--version")?, "v=")?;
+            at_least(&version, 8, 0).then_some(())?;
+            Some(Self { server, cli: find_program("valkey-cli")?, version })
+        };
+        in_path().or_else(|| Self::unpacked(&fetch_sid::newest(&fetch_sid::VALKEY)?, "valkey"))
+    }
+
+    /// The programs in a folder that [`fetch_sid::fetch`] made.
+    fn unpacked(dir: &Path, name: &str) -> Option<Self> {
+        let program = |what: &str| Some(dir.join(format!("bin/{name}-{what}"))).filter(|p| p.is_file());
+        Some(Self {
+            server: program("server")?,
+            cli: program("cli")?,
+            version: fs::read_to_string(dir.join("version")).ok()?.trim().to_owned(),
+        })
+    }
+
+    /// Those of Redis (7 or newer), Redis 8 or Valkey, installed if they are missing.
+    pub(crate) fn ensure(need: Need) -> Result<Self> {
+        let found = ensure(&[need])?;
+        found.redis.or(found.redis8).or(found.valkey).ok_or_else(|| need.missing())
     }
 }
 
@@ -64,6 +101,9 @@ pub struct RedisTls {
     pub key: PathBuf,
     /// Certificates of the authorities that clients' certificates must come from, PEM. Default: clients need none.
     pub client_ca: Option<PathBuf>,
+    /// Certificates of the authorities that the server trusts where it is itself a client: of a master, of its cluster's
+    /// nodes. Default: its own certificate.
+    pub ca: Option<PathBuf>,
 }
 
 /// A Redis server: saves nothing by itself; its data is kept over [`Redis::shutdown_save`] and [`Redis::restart`].
@@ -77,7 +117,15 @@ impl Redis {
     /// # Errors
     /// When it can't be installed or doesn't come up.
     pub fn start(options: StartOptions) -> Result<Self> {
-        Self::start_with(options, None, None)
+        Self::start_as(Need::Redis, options)
+    }
+
+    /// Starts Redis (7 or newer), Redis 8 or Valkey, by what is needed.
+    ///
+    /// # Errors
+    /// When it can't be installed or doesn't come up.
+    pub fn start_as(need: Need, options: StartOptions) -> Result<Self> {
+        Self::launch(need, options, None, None)
     }
 
     /// Starts a server with a TLS port and with users of an ACL file (which must let the user `default` do
@@ -86,13 +134,34 @@ impl Redis {
     /// # Errors
     /// When it can't be installed or doesn't come up.
     pub fn start_with(options: StartOptions, tls: Option<RedisTls>, acl_file: Option<&Path>) -> Result<Self> {
-        let programs = ensure(&[Need::Redis])?.redis;
+        Self::launch(Need::Redis, options, tls, acl_file)
+    }
+
+    /// [`Redis::start_with`] and [`Redis::start_as`] in one.
+    ///
+    /// # Errors
+    /// When it can't be installed or doesn't come up.
+    pub fn launch(
+        need: Need,
+        options: StartOptions,
+        tls: Option<RedisTls>,
+        acl_file: Option<&Path>,
+    ) -> Result<Self> {
+        let programs = RedisPrograms::ensure(need)?;
         Instance::start(options, || {
-            let programs = programs.clone().ok_or_else(|| Need::Redis.missing())?;
+            let programs = programs.clone();
             let tls = tls.clone().map(|tls| Ok::<_, anyhow::Error>((free_port()?, tls))).transpose()?;
             Ok(RedisKind { programs, tls, acl_file: acl_file.map(Into::into) })
         })
         .map(Self)
+    }
+
+    /// Runs a command on it by `redis-cli`, as the user `default`, and gives what that prints.
+    ///
+    /// # Errors
+    /// When the server doesn't answer, or answers with an error.
+    pub fn cli(&self, args: &[&str]) -> Result<String> {
+        cli(&self.kind.programs.cli, self.port(), args)
     }
 
     /// Paths of the programs.
@@ -153,6 +222,33 @@ impl Redis {
     }
 }
 
+/// `redis-cli` on this port.
+pub(crate) fn cli(program: &Path, port: u16, args: &[&str]) -> Result<String> {
+    let mut command = process::Command::new(program);
+    // -e: the answer -ERR is an error.
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-e"]).args(args);
+    Ok(run(&mut command)?.trim_end().to_owned())
+}
+
+/// Options that give an encrypted port beside the plain one.
+pub(crate) fn tls_options(port: u16, tls: &RedisTls) -> Vec<(&'static str, String)> {
+    let mut options = vec![
+        ("tls-port", port.to_string()),
+        ("tls-cert-file", tls.cert.display().to_string()),
+        ("tls-key-file", tls.key.display().to_string()),
+    ];
+    match (&tls.client_ca, &tls.ca) {
+        (Some(ca), _) => options.push(("tls-ca-cert-file", ca.display().to_string())),
+        // Redis wants an authority even when it asks for no client certificate, and trusts it where it is itself a client.
+        (None, ca) => {
+            let ca = ca.as_ref().unwrap_or(&tls.cert);
+            options.push(("tls-ca-cert-file", ca.display().to_string()));
+            options.push(("tls-auth-clients", "no".into()));
+        }
+    }
+    options
+}
+
 /// Sends one command and returns the beginning of what comes back; empty if the server closes the connection.
 fn ask(port: u16, command: &[&str]) -> std::io::Result<String> {
     let mut request = format!("*{}\r\n", command.len());
@@ -199,16 +295,8 @@ impl Kind for RedisKind {
         option("appendonly", &"no");
         option("daemonize", &"no");
         if let Some((port, tls)) = &self.tls {
-            option("tls-port", port);
-            option("tls-cert-file", &tls.cert.display());
-            option("tls-key-file", &tls.key.display());
-            match &tls.client_ca {
-                Some(ca) => option("tls-ca-cert-file", &ca.display()),
-                // Redis wants an authority even when it asks for no client certificate.
-                None => {
-                    option("tls-ca-cert-file", &tls.cert.display());
-                    option("tls-auth-clients", &"no");
-                }
+            for (name, value) in tls_options(*port, tls) {
+                option(name, &value);
             }
         }
         if let Some(acl) = &self.acl_file {

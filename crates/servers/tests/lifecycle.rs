@@ -171,7 +171,7 @@ fn redis_with_tls_and_acl() {
     output(Command::new("openssl").args(subject.split(' ')).arg("-keyout").arg(&key).arg("-out").arg(&cert));
     let acl = dir.path().join("users.acl");
     fs::write(&acl, "user default on nopass ~* +@all\nuser app on >secret ~app:* +get +set +ping\n").unwrap();
-    let tls = RedisTls { cert: cert.clone(), key, client_ca: None };
+    let tls = RedisTls { cert: cert.clone(), key, client_ca: None, ca: None };
     let s = Redis::start_with(StartOptions::new(dir.path().join("redis")), Some(tls), Some(&acl)).unwrap();
     let port = s.tls_port().unwrap().to_string();
     let secure = |args: &[&str]| {

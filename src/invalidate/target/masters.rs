@@ -1,0 +1,161 @@
+//! The servers of a target that take writes, one by one: for iterations, and for what is kept on each of them.
+//!
+//! Guarantees: a [`Master`] is one connection; when that breaks it fails, and another one never takes its place in silence (a cursor of
+//! SCAN means nothing there). May depend on the rest of this folder.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use redis::{Cmd, aio::MultiplexedConnection};
+
+use super::{
+    super::classify::{self, Failure},
+    Kind, Target,
+    link::Link,
+};
+
+/// One Redis server that takes writes: the only one (standalone, sentinel), or one master of a cluster.
+#[derive(Debug)]
+pub struct Master {
+    link: Arc<Link>,
+    connection: MultiplexedConnection,
+    address: String,
+    tag: Option<String>,
+    /// A slot is on its way to this server: without `ASKING` it sends back to the one before.
+    asking: bool,
+}
+
+/// Which slots each master says it serves, and which are on their way. Equal ones, of before and after: nothing has moved.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Layout {
+    /// Each master's own line of `CLUSTER NODES`: its id and slots. Empty where there is no cluster.
+    masters: BTreeSet<String>,
+}
+
+impl Layout {
+    /// Whether slots are on their way: `[93-<-node]`, `[93->-node]`.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.masters.iter().any(|line| line.contains('['))
+    }
+}
+
+impl Master {
+    pub(super) fn new(link: &Arc<Link>) -> Result<Self, Failure> {
+        let connection = link.ready()?;
+        let (host, port) = link.address();
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Ok(Self { connection, address, tag: link.tag(), link: Arc::clone(link), asking: false })
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// On a cluster: a text for a `{hash tag}` that falls into a slot of this master, always the same while it serves the same slots.
+    /// A slot that moves takes the keys with that tag along. `None` where there is no cluster: any key will do.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// Sends a command and gives its reply. Trips the breaker where the server fails (a right that is missing is no such failure).
+    ///
+    /// # Errors
+    /// Whatever Redis answers; `MOVED`, `ASK` and `TRYAGAIN` too: they aren't followed.
+    pub async fn ask<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        if self.link.breaker.is_open() {
+            return Err(Failure::breaker());
+        }
+        match self.peek(command).await {
+            Err(failure) if failure.is_outage() => self.link.judge(|| None, Err(failure)),
+            result => result,
+        }
+    }
+
+    /// As [`Master::ask`], for what may fail: no breaker is tripped.
+    ///
+    /// # Errors
+    /// As [`Master::ask`].
+    pub async fn peek<T: redis::FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        let result = if self.asking {
+            let mut both = redis::pipe();
+            both.cmd("ASKING").ignore().add_command(command.clone());
+            both.query_async(&mut self.connection).await.map(|(reply,): (T,)| reply)
+        } else {
+            command.query_async(&mut self.connection).await
+        };
+        result.map_err(|error| classify::error(&error))
+    }
+}
+
+impl Target {
+    /// Every server that takes writes, as of now: on a cluster its masters that serve slots, all of them.
+    ///
+    /// # Errors
+    /// When one of them can't be reached, or its breaker is open.
+    pub async fn masters(&self) -> Result<Vec<Master>, Failure> {
+        match &self.kind {
+            Kind::Single(single) => Ok(vec![Master::new(&single.link)?]),
+            Kind::Cluster(cluster) => {
+                cluster.masters(&self.connector).await?.iter().map(Master::new).collect()
+            }
+        }
+    }
+
+    /// The server that has this key, and the reply of `probe` to it, by the redirects of a cluster. A slot that moves later makes the
+    /// further commands fail: begin anew.
+    ///
+    /// # Errors
+    /// As [`Master::ask`], after a few redirects.
+    pub(crate) async fn master_of<T: redis::FromRedisValue>(
+        &self,
+        key: &[u8],
+        probe: &Cmd,
+    ) -> Result<(Master, T), Failure> {
+        let cluster = match &self.kind {
+            Kind::Single(single) => {
+                let mut master = Master::new(&single.link)?;
+                let reply = master.ask(probe).await?;
+                return Ok((master, reply));
+            }
+            Kind::Cluster(cluster) => cluster,
+        };
+        let mut master = Master::new(&cluster.owner(key)?)?;
+        for _ in 0..super::cluster::REDIRECTS {
+            match master.ask(probe).await {
+                Err(failure) if failure.is_redirect() => {
+                    let link = cluster.follow(&self.connector, &failure, &master.link).await?;
+                    let asking = failure.code == "ASK";
+                    master = Master { asking, ..Master::new(&link)? };
+                }
+                result => return result.map(|reply| (master, reply)),
+            }
+        }
+        Err(Failure::target("MOVED", "redirected too often"))
+    }
+
+    /// How the slots lie, by what each master says of itself.
+    ///
+    /// # Errors
+    /// As [`Target::masters`].
+    pub(crate) async fn layout(&self) -> Result<Layout, Failure> {
+        if matches!(self.kind, Kind::Single(_)) {
+            return Ok(Layout::default());
+        }
+        let mut layout = Layout::default();
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("NODES");
+        for master in &mut self.masters().await? {
+            let nodes: String = master.ask(&command).await?;
+            // id, address, flags, master, ping, pong, epoch, link state, slots…
+            let own = nodes.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| {
+                words.get(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself"))
+            });
+            let Some((id, slots)) = own.as_ref().and_then(|words| Some((words.first()?, words.get(8..)?)))
+            else {
+                return Err(Failure::target("PROTOCOL", "CLUSTER NODES names nobody as itself"));
+            };
+            layout.masters.insert(format!("{id} {}", slots.join(" ")));
+        }
+        Ok(layout)
+    }
+}

@@ -1,0 +1,152 @@
+//! Slots of a Redis cluster, and who serves them.
+//!
+//! Guarantees: a key's slot is what the cluster specification says (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>,
+//! "Hash tags", appendix A). Replies are read with bounds: what isn't understood is an error. May depend on nothing of ours.
+
+use redis::Value;
+
+/// Slots of a cluster.
+pub(super) const SLOTS: u16 = 16384;
+
+/// The slot of a key.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    crc16(hashed(key)) % SLOTS
+}
+
+/// What of the key is hashed: what stands between the first `{` and the first `}` behind it, if that is anything; else all.
+fn hashed(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|b| *b == b'{') else { return key };
+    let inner = &key[open + 1..];
+    match inner.iter().position(|b| *b == b'}') {
+        None | Some(0) => key,
+        Some(close) => &inner[..close],
+    }
+}
+
+/// CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    const TABLE: [u16; 256] = table();
+    bytes.iter().fold(0, |crc: u16, byte| {
+        let [high, _] = crc.to_be_bytes();
+        (crc << 8) ^ TABLE[usize::from(high ^ byte)]
+    })
+}
+
+const fn table() -> [u16; 256] {
+    let mut table = [0; 256];
+    let mut i: u16 = 0;
+    while i < 256 {
+        let mut crc = i << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[i as usize] = crc;
+        i += 1;
+    }
+    table
+}
+
+/// A number, as text, that hashes to one of the slots for which `is_own` holds; the least one, so that it stays the same.
+pub(super) fn tag(is_own: impl Fn(u16) -> bool) -> Option<String> {
+    // Every slot is met within the first 100,000 numbers (a test says so).
+    (0..100_000u32).map(|n| n.to_string()).find(|text| is_own(slot(text.as_bytes())))
+}
+
+/// A range of slots and the address of its master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) first: u16,
+    pub(super) last: u16,
+    pub(super) master: (String, u16),
+}
+
+/// Reads `CLUSTER SLOTS`. `asked`: who answered; its host stands for an address that the cluster leaves open.
+pub(super) fn ranges(reply: &Value, asked: &str) -> Result<Vec<Range>, String> {
+    let Value::Array(entries) = reply else { return Err("CLUSTER SLOTS gives no list".into()) };
+    if entries.len() > usize::from(SLOTS) {
+        return Err(format!("CLUSTER SLOTS gives {} ranges", entries.len()));
+    }
+    entries
+        .iter()
+        .map(|entry| range(entry, asked).ok_or_else(|| format!("{entry:?} in CLUSTER SLOTS")))
+        .collect()
+}
+
+fn range(entry: &Value, asked: &str) -> Option<Range> {
+    let Value::Array(parts) = entry else { return None };
+    let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = parts.as_slice() else {
+        return None;
+    };
+    let [host, Value::Int(port), ..] = master.as_slice() else { return None };
+    let host = match host {
+        Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
+        Value::SimpleString(host) => host.clone(),
+        Value::Nil => String::new(),
+        _ => return None,
+    };
+    let host = if matches!(host.as_str(), "" | "?") { asked.to_owned() } else { host };
+    let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+    (first <= last && last < SLOTS).then_some(Range {
+        first,
+        last,
+        master: (host, u16::try_from(*port).ok()?),
+    })
+}
+
+/// Where `MOVED` and `ASK` point: `3999 127.0.0.1:6381`, with an empty host for the one that answered.
+pub(super) fn redirect(message: &str, asked: &str) -> Option<(u16, (String, u16))> {
+    let mut words = message.split_ascii_whitespace();
+    let slot = words.next()?.parse().ok().filter(|slot| *slot < SLOTS)?;
+    let (host, port) = words.next()?.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = if matches!(host, "" | "?") { asked } else { host };
+    Some((slot, (host.to_owned(), port.parse().ok()?)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_as_redis_computes_them() {
+        // CLUSTER KEYSLOT on Redis 7.0.15.
+        let known: [(&[u8], u16); 8] = [
+            (b"123456789", 12739),
+            (b"foo", 12182),
+            (b"{foo}bar", 12182),
+            (b"a{foo}bar{zap}", 12182),
+            (b"foo{}bar", 8363),
+            (b"foo{{bar}}zap", 4015),
+            (b"", 0),
+            (b"{user1000}.following", 3443),
+        ];
+        for (key, expected) in known {
+            assert_eq!(slot(key), expected, "{}", String::from_utf8_lossy(key));
+        }
+    }
+
+    #[test]
+    fn every_slot_has_a_tag() {
+        let mut seen = vec![false; usize::from(SLOTS)];
+        for n in 0..100_000u32 {
+            seen[usize::from(slot(n.to_string().as_bytes()))] = true;
+        }
+        assert!(seen.iter().all(|seen| *seen));
+        let tag = tag(|slot| slot == 12182).unwrap();
+        assert_eq!(slot(format!("rowbust:{{{tag}}}").as_bytes()), 12182);
+    }
+
+    #[test]
+    fn redirects() {
+        let at = |host: &str, port| Some((3999, (host.to_owned(), port)));
+        assert_eq!(redirect("3999 127.0.0.1:6381", "h"), at("127.0.0.1", 6381));
+        assert_eq!(redirect("3999 :6381", "h"), at("h", 6381));
+        assert_eq!(redirect("3999 ::1:6381", "h"), at("::1", 6381));
+        for wrong in ["", "3999", "3999 x", "16384 h:1", "3999 h:70000", "-1 h:1"] {
+            assert_eq!(redirect(wrong, "h"), None, "{wrong}");
+        }
+    }
+}
