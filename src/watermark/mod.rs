@@ -134,7 +134,8 @@ impl Server {
     fn held_for(&self) -> Option<Duration> {
         let mut held = lock(&self.held);
         let (span, since) = held.as_ref()?;
-        if lock(&self.ring).since(span).is_some() {
+        let is_visible = lock(&self.ring).since(span).is_some();
+        if is_visible {
             *held = None;
             return None;
         }
@@ -266,7 +267,9 @@ impl Watermark {
             if self.gate.as_ref().is_some_and(|gate| !gate.counts(at)) {
                 continue;
             }
-            let since = match lock(&server.ring).since(span) {
+            // Not in the scrutinee: the lock would be held while `held` is taken.
+            let since = lock(&server.ring).since(span);
+            let since = match since {
                 Some(since) => since,
                 // A witness by GTID can't speak about transactions without one, nor one by coordinates about a position that was
                 // only given by its GTIDs.
@@ -371,14 +374,18 @@ impl Watermark {
         self.inner
             .servers
             .iter()
-            .map(|s| ServerStatus {
-                address: s.address.clone(),
-                witness: self.witness_of(s),
-                samples: s.samples.load(Relaxed),
-                failures: s.failures.load(Relaxed),
-                delays: s.delays.load(Relaxed),
-                age: lock(&s.ring).newest().map(|at| at.elapsed()),
-                held: s.held_for().unwrap_or_default(),
+            .map(|s| {
+                let held = s.held_for().unwrap_or_default();
+                let newest = lock(&s.ring).newest();
+                ServerStatus {
+                    address: s.address.clone(),
+                    witness: self.witness_of(s),
+                    samples: s.samples.load(Relaxed),
+                    failures: s.failures.load(Relaxed),
+                    delays: s.delays.load(Relaxed),
+                    age: newest.map(|at| at.elapsed()),
+                    held,
+                }
             })
             .collect()
     }
