@@ -24,7 +24,10 @@ use rowbust::{
         stream::{EventStream, READ_DEADLINE},
     },
 };
-use rowbust_binlog::{Decoder, Event, Projection, RowSlots, event_type as t};
+use rowbust_binlog::event_type as t;
+
+mod first_column;
+use first_column::FirstColumn;
 
 /// What a run has seen.
 struct Seen {
@@ -106,32 +109,14 @@ async fn own(port: u16, file: &str, rows: u64) -> Result<Seen> {
 
 async fn key(port: u16, file: &str, rows: u64) -> Result<Seen> {
     let mut stream = open(port, file).await?;
-    let mut decoder = Decoder::new();
-    decoder.decode(&stream.current())?;
-    let mut projection = None;
-    let mut slots = RowSlots::new();
+    let mut decoder = FirstColumn::new();
+    decoder.event(&stream.current())?;
     let before = time()?;
     let (mut events, mut seen) = (0, 0);
     while seen < rows {
         next(&mut stream).await?;
         events += 1;
-        match decoder.decode(&stream.current())? {
-            Event::TableMap { slot, fresh: true } => {
-                projection = Some(Projection::new(decoder.table(slot), &[0])?);
-            }
-            Event::Rows(rows) => {
-                let projection = projection.as_ref().context("rows without their table map")?;
-                let mut own = std::mem::take(&mut slots).recycle();
-                let mut cursor = rows.cursor(decoder.table(rows.slot), projection)?;
-                while cursor.next(&mut own)? {
-                    black_box((&own.before, &own.after));
-                    seen += 1;
-                }
-                slots = own.recycle();
-            }
-            Event::Xid(_) => decoder.end_transaction(),
-            _ => {}
-        }
+        seen += decoder.event(&stream.current())?;
     }
     Ok(Seen { micros: time()? - before, events })
 }

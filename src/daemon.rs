@@ -10,31 +10,39 @@ use std::{
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rowbust_binlog::GtidState;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin::{self, status::Status},
-    checkpoint::{self, file::CheckpointFile},
+    checkpoint::{self, CheckpointError, Hold, Store},
     cli::Exit,
-    config::{Config, SecondRemoval},
-    flush::FlushStats,
+    config::{Config, Policy, Retry, SecondRemoval},
     invalidate::{
+        self,
         classify::Class,
-        flush::Flusher,
+        refused,
         retrying::RetryRemover,
         target::{ConnectError, Target},
         worker,
     },
     pipeline::{
-        Assembler, Budget, Lanes, TargetQueues, WORKER_QUEUE, WorkerQueue,
+        Assembler, Budget, Lanes,
         frontier::Frontier,
-        pace::Pace,
+        refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
     published::{self, Keeper, pool::Pool},
     retry::{Queue, RetryError},
     route::Router,
-    source::{Resume, Sink as _, Source, SourceError, SourceStats},
+    source::{
+        self, Resume, Sink as _, Source, SourceError, SourceStats,
+        connect::Connector,
+        lease::{Lease, LeaseLost},
+        position::Position,
+        retention, start,
+    },
+    standby::{self, Turns},
     supervisor::{Shutdown, Signals, Supervisor, signals},
     telemetry::{self, Metrics},
     watermark::{Gate, Watermark},
@@ -46,9 +54,6 @@ pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// The most of it: nobody waits longer for a daemon to end. What isn't finished then is repeated at the next start.
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
-
-/// Workers of each target. They share its connection; two, so that commands are made on both cores.
-const WORKERS: usize = 2;
 
 /// The part of `limits.memory` that keys of prepared XA transactions may take.
 const PREPARED_SHARE: u64 = 8;
@@ -78,7 +83,10 @@ pub enum RunError {
     Redis(#[from] ConnectError),
     /// The checkpoint.
     #[error("{0}")]
-    Checkpoint(#[from] checkpoint::file::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
+    /// Another daemon has the lease. The command line never sees it: the daemon goes back to waiting.
+    #[error("{0}")]
+    Lease(#[from] LeaseLost),
     /// The retry queue.
     #[error("{0}")]
     Retry(#[from] RetryError),
@@ -98,8 +106,9 @@ impl RunError {
             },
             // An outage doesn't keep the daemon from starting: this is the login.
             Self::Redis(_) | Self::Retry(RetryError::Refused(_)) => Exit::Config,
-            Self::Retry(RetryError::Unreachable { .. }) => Exit::Unavailable,
-            Self::Checkpoint(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
+            Self::Retry(RetryError::Unreachable { .. })
+            | Self::Checkpoint(CheckpointError::Unavailable { .. }) => Exit::Unavailable,
+            Self::Checkpoint(_) | Self::Lease(_) | Self::Retry(_) | Self::Other(_) => Exit::Failure,
         }
     }
 }
@@ -116,23 +125,53 @@ pub async fn run(config: Config) -> Result<End, RunError> {
         stats: Arc::default(),
         published: Arc::default(),
         queue: None,
+        fence: 0,
+        admin: None,
+        running: false,
+        epoch: 0,
+        gap: None,
+        out_of_reach: None,
     };
-    let mut known = Known::default();
-    let mut lives = 0;
+    let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone());
+    let mut kept = None;
     loop {
-        lives += 1;
-        match life(Arc::clone(&config), &mut process, std::mem::take(&mut known)).await {
-            Err(RunError::Source(SourceError::Anew { why, gap })) => {
-                tracing::warn!(why, "beginning anew at the checkpoint");
-                known.gap = gap.then_some(why);
+        let mut lease = match kept.take() {
+            Some(lease) => lease,
+            None => match turns.next(&mut process.signals).await? {
+                Some(lease) => lease,
+                None => return Ok(End::Drained),
+            },
+        };
+        process.running |= turns.has_waited();
+        match life(Arc::clone(&config), &mut process, &mut lease).await {
+            Err(over) if standby::is_over(&over) => {
+                process.close_queue().await;
+                turns.ended(&over, &mut lease).await;
+                lease.release().await;
             }
             Err(RunError::Source(SourceError::OutOfReach(why))) => {
+                kept = Some(lease);
                 tracing::warn!(why, "the binlog no longer reaches back to what redis remembers: flushing instead");
-                known.out_of_reach = Some(why);
+                process.running = true;
+                process.out_of_reach = Some(why);
             }
-            // A server that goes while the daemon begins anew is no reason to end.
-            Err(error) if lives > 1 && matches!(error.exit(), Exit::Unavailable) => {
-                tracing::warn!(%error, "can't begin anew yet");
+            Err(RunError::Source(SourceError::Anew { why, gap })) => {
+                kept = Some(lease);
+                tracing::warn!(why, "beginning anew at the checkpoint");
+                process.running = true;
+                if gap {
+                    process.gap = Some(Gap { what: why, epoch: process.epoch });
+                }
+                tokio::select! {
+                    _ = process.signals.next() => return Ok(End::Unfinished),
+                    () = tokio::time::sleep(ANEW_PAUSE) => {}
+                }
+            }
+            Ok(End::Drained) => {
+                process.close_queue().await;
+                // Only now: whoever takes over finds everything saved and free.
+                lease.release().await;
+                return Ok(End::Drained);
             }
             ended => return ended,
         }
@@ -141,15 +180,6 @@ pub async fn run(config: Config) -> Result<End, RunError> {
             () = tokio::time::sleep(ANEW_PAUSE) => {}
         }
     }
-}
-
-/// What a life leaves to the next.
-#[derive(Debug, Default)]
-struct Known {
-    /// This is lost behind the checkpoint.
-    gap: Option<String>,
-    /// The binlog doesn't reach back to the mark that was found in Redis.
-    out_of_reach: Option<String>,
 }
 
 /// Between two lives.
@@ -162,40 +192,124 @@ struct Process {
     stats: Arc<SourceStats>,
     published: Arc<published::Stats>,
     queue: Option<Arc<Queue>>,
+    /// The highest that it has had.
+    fence: u64,
+    /// Serves from the first life of a turn on.
+    admin: Option<admin::Server>,
+    /// It is not the first beginning: what doesn't answer is waited for.
+    running: bool,
+    /// Of the checkpoint at the last beginning.
+    epoch: u64,
+    gap: Option<Gap>,
+    /// The binlog doesn't reach back to the mark that was found in Redis.
+    out_of_reach: Option<String>,
+}
+
+/// How long the tasks of a life may go on using the queue that they were ended with.
+const QUEUE_CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
+impl Process {
+    /// By a signal, while nothing is being read.
+    fn ended(&self) -> End {
+        if self.running { End::Unfinished } else { End::Drained }
+    }
+
+    /// Another daemon of this host may open it next.
+    async fn close_queue(&mut self) {
+        self.admin = None;
+        let Some(mut queue) = self.queue.take() else { return };
+        let until = tokio::time::Instant::now() + QUEUE_CLOSES_WITHIN;
+        loop {
+            match Arc::try_unwrap(queue) {
+                Ok(queue) => return queue.close().await,
+                Err(_) if tokio::time::Instant::now() > until => {
+                    return tracing::warn!("the retry queue is still in use, it closes later");
+                }
+                Err(shared) => queue = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// What is known to be lost behind the checkpoint of an epoch. The next epoch has it behind itself.
+struct Gap {
+    what: String,
+    epoch: u64,
+}
+
+/// Another daemon of this host that had it is ending.
+const QUEUE_LOCKED_WITHIN: Duration = Duration::from_secs(5);
+
+async fn open_queue(config: &Config) -> Result<Queue, RetryError> {
+    let until = Instant::now() + QUEUE_LOCKED_WITHIN;
+    loop {
+        match Queue::open(&config.retry).await {
+            Err(RetryError::Locked { .. }) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// From one beginning at the checkpoint to the next.
-async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Result<End, RunError> {
+async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> Result<End, RunError> {
     let shutdown = Shutdown::default();
 
-    let (file, found) = CheckpointFile::open(&config.checkpoint.path)?;
-    let is_gap = known.gap.is_some();
+    let (store, found) = tokio::select! {
+        taken = Store::take(&config, process.fence, process.running) => taken?,
+        _ = process.signals.next() => return Ok(process.ended()),
+    };
+    process.fence = store.fence().max(process.fence);
+    let epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+    process.epoch = epoch;
+    process.gap.take_if(|gap| gap.epoch != epoch);
+    let since = found.as_ref().map_or_else(source::now, |(saved, _)| saved.followed_since);
     let mut resume = match &found {
         None => None,
         Some((saved, generation)) => {
             if *generation == checkpoint::file::Generation::Previous {
-                tracing::warn!(path = %config.checkpoint.path.display(),
+                tracing::warn!(path = %store,
                     "newest checkpoint is torn or missing, resuming from the one before");
             }
-            let position = checkpoint::position(saved)
-                .map_err(|why| anyhow::anyhow!("checkpoint {}: {why}", config.checkpoint.path.display()))?;
-            Some(Resume { anchor: saved.anchor, gap: known.gap, ..Resume::new(position, saved.source.clone()) })
+            let position =
+                checkpoint::position(saved).map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
+            let gap = process.gap.as_ref().map(|gap| gap.what.clone());
+            Some(Resume { anchor: saved.anchor, gap, since, ..Resume::new(position, saved.source.clone()) })
         }
     };
-    let mut epoch = found.as_ref().map_or(1, |(saved, _)| saved.epoch);
+
+    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
+        .running(process.running)
+        .gated(lease.gate())
+        .keeping(store.keeper());
+    let server = tokio::select! {
+        found = source.preflight() => found?,
+        _ = process.signals.next() => return Ok(process.ended()),
+    };
+    if found.is_none() && store.is_shared() {
+        // On another host `source.start` would be a place behind what nobody has removed.
+        if config.source.policies.on_gap != Policy::Flush {
+            return Err(CheckpointError::Absent { place: store.to_string() }.into());
+        }
+        let position = Position { gtids: GtidState::empty(server.flavor), at: start::nowhere() };
+        let gap = format!("checkpoint {store}: there is none, so nothing is known of what was done");
+        resume =
+            Some(Resume { gap: Some(gap), since, ..Resume::new(position, server.identity.clone()) });
+    }
+    let queue = match &process.queue {
+        Some(queue) => Arc::clone(queue),
+        None => Arc::clone(process.queue.insert(Arc::new(open_queue(&config).await?))),
+    };
+    let targets = connect_targets(&config).await?;
     let saved = found.as_ref().map(|(saved, _)| saved);
     let lineage = saved.map(|saved| saved.lineage.clone()).filter(|name| !name.is_empty());
     let lineage = lineage.unwrap_or_else(published::new_lineage);
-
-    let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats));
-    let server = source.preflight().await?;
-    let queue = match &process.queue {
-        Some(queue) => Arc::clone(queue),
-        None => Arc::clone(process.queue.insert(Arc::new(Queue::open(&config.retry).await?))),
-    };
-    let targets = connect_targets(&config).await?;
-    let survey =
-        published::survey(&targets, saved, &lineage, known.out_of_reach, &process.published).await;
+    let out_of_reach = process.out_of_reach.take();
+    let survey = published::survey(&targets, saved, &lineage, out_of_reach, &process.published).await;
+    let is_gap = resume.as_ref().is_some_and(|resume| resume.gap.is_some());
+    let mut epoch = epoch;
     // A gap flushes everything anyway, and marks are written again when that is done.
     let mut from_epoch = if is_gap { epoch + 1 } else { 0 };
     if let Some(resume) = resume.as_mut().filter(|_| !is_gap) {
@@ -204,6 +318,7 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
             *resume = Resume {
                 anchor: mark.anchor,
                 rewound: true,
+                since,
                 ..Resume::new(position, mark.source.clone())
             };
             epoch += 1;
@@ -220,19 +335,33 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
     let budget = Budget::new(config.limits.memory);
     let route_stats = Arc::new(RouteStats::default());
     // Until the source says that it is another server now.
-    let source_before = saved.map_or(&server.identity, |saved| &saved.source).clone();
-    let identity =
-        checkpoint::Identity { flavor: server.flavor, source: source_before, epoch, lineage: lineage.clone() };
+    let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
+    let identity = checkpoint::Identity {
+        flavor: server.flavor,
+        source: known.clone(),
+        epoch,
+        lineage: lineage.clone(),
+        since,
+    };
     let (started, begins) = oneshot::channel();
+    let hold = match (&config.retry, store.is_shared()) {
+        // What this host's disk owes, a daemon of another host doesn't see.
+        (Retry::Disk { .. }, true) => {
+            let queue = Arc::clone(&queue);
+            Hold::new(move || queue.stats().pending != Some(0))
+        }
+        _ => Hold::never(),
+    };
     let may_stand = saved.map(|saved| saved.published.clone()).unwrap_or_default();
     let (writer, saved) =
-        checkpoint::Writer::new(file, identity, begins, anchor, frontier.clone(), may_stand);
+        checkpoint::Writer::new(store, hold, identity, begins, anchor, frontier.clone(), may_stand);
 
     let mut supervisor = Supervisor::default();
     let mut queues = Vec::new();
-    let mut flushes = Vec::new();
+    let (mut flushes, mut sweepers) = (Vec::new(), Vec::new());
     let mut watermarks = Vec::new();
-    for target in &targets {
+    let lanes = Lanes::new(&config);
+    for (at, target) in targets.iter().enumerate() {
         let gate = Arc::new(Gate::default());
         let visible = watermark.behind(Arc::clone(&gate));
         let pool = Pool::new(
@@ -256,35 +385,16 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
             source: server.identity.clone(),
             epoch,
         });
-        let mut workers = Vec::new();
-        let pace = Arc::new(Pace::new(config.limits.keys_per_second));
-        for _ in 0..WORKERS {
-            let (sender, batches) = mpsc::channel(WORKER_QUEUE);
-            let (bulk_sender, bulk) = mpsc::unbounded_channel();
-            let feed = worker::Feed { batches, bulk, pace: Arc::clone(&pace) };
-            let work = worker::run(Arc::clone(target), Arc::clone(&shared), feed);
-            supervisor.spawn("redis worker", async move {
-                work.await;
+        let started = invalidate::start(target, at, &config, &lanes, &shared, |name, task| {
+            supervisor.spawn(name, async move {
+                task.await;
                 Ok(())
             });
-            workers.push(WorkerQueue { batches: sender, bulk: bulk_sender });
-        }
-        let (flush, requests) = mpsc::unbounded_channel();
-        let stats = Arc::new(FlushStats::default());
-        let flusher = Flusher::new(
-            Arc::clone(target),
-            config.mappings.clone(),
-            visible.clone(),
-            config.limits.flush_keys_per_second,
-            Arc::clone(&stats),
-        );
-        supervisor.spawn("flush", async move {
-            flusher.run(requests).await;
-            Ok(())
         });
-        flushes.push(stats);
+        queues.push(started.queues);
+        flushes.push(started.flush);
+        sweepers.push(started.sweeper);
         watermarks.push(visible);
-        queues.push(TargetQueues { workers, flush });
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -304,12 +414,15 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         queue: Arc::clone(&queue),
         targets: targets.clone(),
         flushes,
+        sweeps: sweepers.iter().map(|sweeper| Arc::clone(&sweeper.stats)).collect(),
         watermark: watermark.clone(),
         published: Arc::clone(&process.published),
         metrics: process.metrics.clone(),
     });
-    let listener = admin::bind(config.admin.listen).await?;
-    supervisor.spawn("admin", admin::serve(listener, status, shutdown.all.clone()));
+    match &process.admin {
+        Some(server) => server.hub.show(status),
+        None => process.admin = Some(admin::Server::start(status).await?),
+    }
 
     let keeper = Keeper {
         targets: targets.clone(),
@@ -326,8 +439,29 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
     let stop = shutdown.all.clone();
     supervisor.spawn("marks", async move { keeper.run(stop).await.map_err(anyhow::Error::from) });
 
-    let paced = config.limits.keys_per_second > 0;
-    let assembler = Assembler::new(Lanes::new(&config), queues, frontier.clone(), budget, paced);
+    let paced = lanes.is_paced(&config);
+    let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced);
+    let (letters, rows) = mpsc::channel(REFUSED_QUEUE);
+    let filing = refused::run(rows, Arc::clone(&queue), server.identity.clone(), epoch);
+    supervisor.spawn("refused rows", async move {
+        filing.await;
+        Ok(())
+    });
+    let mark = {
+        let (saved, frontier, source) = (saved.clone(), frontier.clone(), source.stats());
+        move || {
+            let newest = saved.snapshot().saved?;
+            let is_done = source.idle_for().is_some() && frontier.stats().open == 0;
+            let commit_time =
+                if newest.commit_time == 0 { newest.saved_at } else { newest.commit_time.into() };
+            (!is_done).then_some(retention::Mark { file: newest.file, commit_time })
+        }
+    };
+    let keeping = retention::watch(Connector::new(&config.source), mark, shutdown.all.clone());
+    supervisor.spawn("retention", async move {
+        keeping.await;
+        Ok(())
+    });
     let mut sink = RouteSink::new(
         Router::new(&config),
         assembler,
@@ -336,7 +470,8 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         saved,
         started,
         usize::try_from(config.limits.memory / PREPARED_SHARE).unwrap_or(usize::MAX),
-    );
+    )
+    .with_letters(letters);
     let reading = shutdown.reading.clone();
     supervisor.spawn("source", async move {
         source.run(resume, &mut sink, &reading, |_| {}).await?;
@@ -350,7 +485,7 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = Arc::new(RetryRemover::new(targets.into_iter().zip(watermarks), server.identity));
+    let remover = Arc::new(RetryRemover::new(&sweepers, watermarks, server.identity));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });
@@ -363,14 +498,20 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
         }
         () = frontier.lost() => Some(anyhow::anyhow!("a batch was dropped before it was acknowledged: the checkpoint holds before it")),
         failure = first_failure(&mut supervisor) => Some(failure),
+        lost = lease.lost() => Some(lost.into()),
     };
-    if let Some(SourceError::Anew { .. }) = failure.as_ref().and_then(|failure| failure.downcast_ref()) {
-        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap.
-        supervisor.abort("redis worker");
-        supervisor.abort("flush");
+    if failure.as_ref().is_some_and(standby::ends_turn) {
+        // What is on its way may never be seen visible there. It is behind the checkpoint, or in the gap. Or another daemon repeats it.
+        invalidate::TASKS.iter().for_each(|name| supervisor.abort(name));
         shutdown.reading.cancel();
         shutdown.all.cancel();
-        let (unfinished, _) = supervisor.drain(ANEW_DRAIN).await;
+        let (unfinished, _) = tokio::select! {
+            drained = supervisor.drain(ANEW_DRAIN) => drained,
+            signal = process.signals.next() => {
+                tracing::info!(signal, "not beginning anew: the rest is repeated at the next start");
+                return Ok(End::Unfinished);
+            }
+        };
         if !unfinished.is_empty() {
             tracing::warn!(?unfinished, "tasks ended where they stood");
         }
@@ -385,7 +526,13 @@ async fn life(config: Arc<Config>, process: &mut Process, known: Known) -> Resul
     match failure {
         Some(error) => Err(match error.downcast::<SourceError>() {
             Ok(error) => RunError::Source(error),
-            Err(error) => RunError::Other(error),
+            Err(error) => match error.downcast::<LeaseLost>() {
+                Ok(lost) => RunError::Lease(lost),
+                Err(error) => match error.downcast::<CheckpointError>() {
+                    Ok(error) => RunError::Checkpoint(error),
+                    Err(error) => RunError::Other(error),
+                },
+            },
         }),
         None if drained => Ok(End::Drained),
         None => Ok(End::Unfinished),
@@ -414,7 +561,7 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
         };
         match next {
             Some(Err(failure)) => {
-                if matches!(failure.error.downcast_ref(), Some(SourceError::Anew { .. })) {
+                if standby::ends_turn(&failure.error) {
                     return failure.error;
                 }
                 tracing::error!(
@@ -430,6 +577,11 @@ async fn first_failure(supervisor: &mut Supervisor) -> anyhow::Error {
             }
         }
     }
+}
+
+/// Tasks that end when reading has, and all that they had is settled.
+fn is_owed(task: &str) -> bool {
+    ["source", "refused rows"].contains(&task) || invalidate::TASKS.contains(&task)
 }
 
 /// Stops reading, waits until the rest is settled, then stops the rest. Says whether all finished.
@@ -450,7 +602,7 @@ async fn drain(
             tokio::select! {
                 _ = tick.tick() => {}
                 ended = supervisor.next() => match ended {
-                    Some(Ok("source" | "redis worker" | "flush")) => workers_and_source += 1,
+                    Some(Ok(name)) if is_owed(name) => workers_and_source += 1,
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => tracing::error!(task = failure.task, error = format!("{:#}", failure.error), "task failed"),
                     None => return,

@@ -14,6 +14,7 @@ pub const POINTS: &[&str] = &[
     "after_second_removal",
     "before_queue_ack",
     "after_queue_ack",
+    "before_retry_noted",
     "before_checkpoint_write",
     "before_checkpoint_fsync",
     "before_checkpoint_rename",

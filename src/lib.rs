@@ -32,6 +32,7 @@ pub mod published;
 pub mod retry;
 pub mod route;
 pub mod source;
+mod standby;
 pub mod supervisor;
 pub mod telemetry;
 pub mod watermark;

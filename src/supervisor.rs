@@ -79,9 +79,15 @@ impl Supervisor {
         }
         let unfinished = self.names.values().map(|(name, _)| *name).collect();
         self.tasks.abort_all();
+        // What they hold (a port) is free once they are gone, which needs no more than their next wait.
+        let gone = async { while self.next().await.is_some() {} };
+        _ = tokio::time::timeout(GONE_WITHIN, gone).await;
         (unfinished, failures)
     }
 }
+
+/// How long aborted tasks are waited for.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Completes at the first SIGTERM or SIGINT.
 ///

@@ -8,10 +8,11 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use proptest::prelude::*;
-use rowbust::config::{self, Code, Password, Retry, SecondRemoval, Start, Style, TlsMode};
+use rowbust::config::{self, Code, Password, Retry, RetryPolicy, SecondRemoval, Start, Style, TlsMode};
 use secrecy::ExposeSecret as _;
 
 const SECRET: &str = "hunter2";
@@ -76,8 +77,9 @@ fn every_mistake_has_a_snapshot() {
     }
     if cfg!(feature = "kafka") {
         let missing: Vec<_> = Code::ALL.iter().map(|c| c.name()).filter(|c| !seen.contains(c)).collect();
-        // Of files that can't be opened there is no fixture: see `unreadable`.
-        assert_eq!(missing, ["config::unreadable", "config::not_in_this_build"], "codes without a fixture");
+        // Of files that can't be opened there is no fixture: see `unreadable`. At the moment every field is built.
+        let without = ["config::unreadable", "config::not_yet", "config::not_in_this_build"];
+        assert_eq!(missing, without, "codes without a fixture");
     }
 }
 
@@ -133,7 +135,7 @@ fn defaults() {
     assert_eq!(config.checkpoint.path, Path::new("/etc/rowbust/rowbust-data/checkpoint"));
     let Retry::Disk { path, policy } = &config.retry else { panic!("{:?}", config.retry) };
     assert_eq!(path, Path::new("/etc/rowbust/rowbust-data/retry"));
-    assert_eq!((policy.attempts, policy.delay.as_secs()), (5, 10));
+    assert_eq!(*policy, RetryPolicy::default());
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8321");
     assert_eq!(config.limits.memory, 48 << 20);
     let mapping = &config.mappings[0];
@@ -204,13 +206,48 @@ mappings:
     assert_eq!(redis.tls.as_ref().unwrap().ca_file.as_deref(), Some(Path::new("/certs/ca.pem")));
     let Retry::Disk { path, policy } = &config.retry else { panic!() };
     assert_eq!(
-        (path.as_path(), policy.attempts, policy.delay.as_millis()),
-        (Path::new("/data/retry"), 3, 100)
+        (path.as_path(), *policy),
+        (Path::new("/data/retry"), RetryPolicy::one(Duration::from_millis(100), 3))
     );
     let mapping = &config.mappings[0];
     assert_eq!(mapping.when.as_ref().unwrap().any_of, ["active", "1", "yes", "007"]);
     assert_eq!((mapping.target, mapping.line), (1, 16));
     assert!(!mapping.keys[0].events.insert && mapping.keys[0].events.delete);
+}
+
+#[test]
+fn prefixes_sets_and_leases() {
+    let config = parse(
+        r#"
+source: { url: "mysql://rowbust@127.0.0.1" }
+redis: { main: "redis://cache" }
+limits: { sweep_keys_per_second: 0 }
+mappings:
+  - table: shop.products
+    guarded: true
+    keys_per_second: 100
+    keys:
+      - { prefix: "feed:{id}:" }
+      - { prefix: "list:{id}:", alarm_above: 1, events: [update] }
+      - { members_of: "tag:{id}" }
+      - { members_of: "any:{id}", members_prefix: [product:, "page:"] }
+      - { members_of: "one:{id}", members_prefix: "product:" }
+"#,
+    )
+    .unwrap_or_else(|report| panic!("{report}"));
+    let mapping = &config.mappings[0];
+    assert!(mapping.guarded && mapping.fill_grace.is_zero());
+    assert_eq!((mapping.keys_per_second, config.limits.sweep_keys_per_second), (100, 0));
+    let ops: Vec<String> = mapping.keys.iter().map(|rule| format!("{:?}", rule.op)).collect();
+    let expected = [
+        "Prefix { alarm_above: 10000 }",
+        "Prefix { alarm_above: 1 }",
+        "MembersOf { members_prefix: [] }",
+        "MembersOf { members_prefix: [\"product:\", \"page:\"] }",
+        "MembersOf { members_prefix: [\"product:\"] }",
+    ];
+    assert_eq!(ops, expected);
+    assert!(mapping.keys[1].events.update && !mapping.keys[1].events.insert);
 }
 
 /// `docs/config.md` between `<!-- NAME -->` and `<!-- /NAME -->`.

@@ -16,16 +16,36 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// When nothing listens, or the answer is no HTTP.
 pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
+    ask(port, "GET", path, "", "").await
+}
+
+/// What changes something, asked as a program of this host does.
+///
+/// # Errors
+/// When nothing listens, or the answer is no HTTP.
+pub async fn post(port: u16, path: &str, body: &Value) -> Result<(u16, String)> {
+    ask(port, "POST", path, "X-Rowbust: 1\r\nContent-Type: application/json\r\n", &body.to_string()).await
+}
+
+/// Any request. `headers`: whole lines, each with its line break.
+///
+/// # Errors
+/// When nothing listens, or the answer is no HTTP.
+pub async fn ask(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String)> {
+    let host = if headers.contains("Host:") { "" } else { "Host: 127.0.0.1\r\n" };
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\n{host}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     };
     let answer =
-        timeout(ANSWER_WITHIN, exchange).await.with_context(|| format!("GET {path}: no answer"))??;
+        timeout(ANSWER_WITHIN, exchange).await.with_context(|| format!("{method} {path}: no answer"))??;
     let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP: {answer:?}"))?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
     Ok((status.with_context(|| format!("no status: {head:?}"))?, body.to_owned()))

@@ -228,10 +228,12 @@ mod tests {
             file: "f".into(),
             position,
             anchor: None,
+            followed_since: 0,
             commit_time: 0,
             saved_at: 0,
             lineage: String::new(),
             published: Default::default(),
+            fence: 0,
         };
         Snapshot { name: "here".into(), checkpoint, removals: 1, queued: HashSet::new() }
     }

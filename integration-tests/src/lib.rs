@@ -2,21 +2,26 @@
 //! `rowbust-servers`.
 //!
 //! - [`db`]: MariaDB and MySQL behind one face · [`proxy`]: a way to Redis that can be cut
+//! - [`caches`]: Redis as a cluster, or with sentinels
 //! - [`daemon`]: building, starting, asking and killing the daemon · [`http`]: its admin server
 //! - [`monitor`]: every removal that Redis ran, in order
 //! - [`oracle`]: the keys that the binlog names, found without rowbust's code
 //! - [`differential`]: the decoder against other decoders
 //! - [`matrix`]: everything that a binlog can hold
 //! - [`shop`]: the schema under test, its mappings, its keys, its cache · [`load`]: writers and readers with a history
+//! - [`rig`]: from the assembler to Redis, without a database
+//! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
 //! - [`replica`]: replicas that lag
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
 
+pub mod caches;
 pub mod daemon;
 pub mod db;
 pub mod differential;
+pub mod hosts;
 pub mod http;
 pub mod invariants;
 pub mod load;
@@ -25,6 +30,7 @@ pub mod monitor;
 pub mod oracle;
 pub mod proxy;
 pub mod replica;
+pub mod rig;
 pub mod rng;
 pub mod shop;
 pub mod stage;

@@ -160,6 +160,12 @@ impl Monitor {
         Ok(Self { port, stream, removals, thread: Some(thread) })
     }
 
+    /// Whether Redis has closed the connection: it ended, or a sentinel made it somebody else's replica or master.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Returns when everything that Redis ran until now is noted.
     ///
     /// # Errors

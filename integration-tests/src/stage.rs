@@ -263,7 +263,7 @@ impl Stage {
         if !folder.exists() {
             return Ok(HashSet::new());
         }
-        let policy = RetryPolicy { delay: Duration::from_secs(1), attempts: 5 };
+        let policy = RetryPolicy::one(Duration::from_secs(1), 5);
         let queue = DiskQueue::open(&folder, policy, Clock::system()).await?;
         let listed = queue.list(Which::Pending, usize::MAX).await?;
         queue.close().await;

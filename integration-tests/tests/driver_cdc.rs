@@ -1,6 +1,6 @@
 //! `source.driver: mysql_cdc`: it follows what it can, and what it can't it refuses or stops at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,9 +10,17 @@ use rowbust_integration_tests::daemon::{Daemon, cli};
 use rowbust_integration_tests::db::{Db, Flavor, Server, run};
 use rowbust_integration_tests::matrix;
 use rowbust_integration_tests::on_both;
+use rowbust_integration_tests::shop;
 use rowbust_integration_tests::stage::Stage;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-on_both!(follows, settings_are_refused, columns_are_refused, stops_where_it_cannot_read);
+on_both!(
+    follows,
+    settings_are_refused,
+    columns_are_refused,
+    stops_where_it_cannot_read,
+    removes_more_widely_without_checksums,
+);
 
 const TABLES: &[&str] = &[
     "CREATE TABLE typed (id INT PRIMARY KEY, big BIGINT UNSIGNED, tiny TINYINT, dec1 DECIMAL(20,5), name VARCHAR(300), \
@@ -162,7 +170,9 @@ async fn settings_are_refused(flavor: Flavor) -> Result<()> {
     let out = cli(["-c", config.to_str().context("odd path")?, "check"])?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    for word in ["mysql_cdc", "16 MiB", "TLS", "BINARY", "negative TIME", "compressed"] {
+    for word in
+        ["mysql_cdc", "16 MiB", "TLS", "BINARY", "negative TIME", "compressed", "password", "millisecond"]
+    {
         ensure!(text.contains(word), "{word} isn't in:\n{text}");
     }
     stage.settings.tls = "required".into();
@@ -182,11 +192,8 @@ async fn columns_are_refused(flavor: Flavor) -> Result<()> {
     refused(&mut stage.launch("")?, &["sized.token (binary)", "sized.title (varchar in latin1)"]).await
 }
 
-/// Each on a daemon of its own, which must stop there, and not behind.
-async fn stops_where_it_cannot_read(flavor: Flavor) -> Result<()> {
-    let Some((stage, mut conn)) = stage(flavor, "stops", &[]).await? else { return Ok(()) };
-    conn.query_drop("SET GLOBAL max_allowed_packet=1073741824").await?;
-    conn.query_drop(r#"INSERT INTO sized VALUES (1,'a','{"a":1}')"#).await?;
+/// What a session can bring on that the crate can't read, by name.
+fn unreadable(flavor: Flavor) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut cases: Vec<(&str, Vec<&str>)> = vec![
         ("a negative time", vec!["INSERT INTO clocks VALUES (1,'-01:00:00')"]),
         ("microseconds in a key", vec!["INSERT INTO late VALUES (1,'2024-01-01 00:00:00.000001')"]),
@@ -220,7 +227,44 @@ async fn stops_where_it_cannot_read(flavor: Flavor) -> Result<()> {
             ],
         )),
     }
-    for (case, statements) in cases {
+    cases
+}
+
+async fn make(stage: &Stage, conn: &mut Conn, statements: &[&str]) -> Result<()> {
+    for statement in statements {
+        if statement.contains("FULL") {
+            let insert = full_packet(stage, conn).await?;
+            conn.query_drop(insert).await?;
+        } else {
+            conn.query_drop(*statement).await.with_context(|| format!("{statement:.200}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Types of events with rows, by the place at which each begins, as the servers name places.
+fn row_events(stage: &Stage) -> Result<HashMap<String, u8>> {
+    let mut begins = HashMap::new();
+    for file in stage.db.binlogs()? {
+        let name = file.file_name().context("no name")?.to_string_lossy().into_owned();
+        let mut position = 4_u64;
+        for event in rowbust_binlog::FileEvents::new(&std::fs::read(&file)?)? {
+            let header = event?.header;
+            if matches!(header.event_type, 20..=25 | 30..=32 | 39 | 40 | 166..=171) {
+                begins.insert(format!("{name}:{position}"), header.event_type);
+            }
+            position += u64::from(header.event_size);
+        }
+    }
+    Ok(begins)
+}
+
+/// Each on a daemon of its own, which must stop there, and not behind.
+async fn stops_where_it_cannot_read(flavor: Flavor) -> Result<()> {
+    let Some((stage, mut conn)) = stage(flavor, "stops", &[]).await? else { return Ok(()) };
+    conn.query_drop("SET GLOBAL max_allowed_packet=1073741824").await?;
+    conn.query_drop(r#"INSERT INTO sized VALUES (1,'a','{"a":1}')"#).await?;
+    for (case, statements) in unreadable(flavor) {
         for suffix in ["", ".prev", ".schema"] {
             _ = std::fs::remove_file(format!("{}{suffix}", stage.checkpoint_path().display()));
         }
@@ -229,18 +273,17 @@ async fn stops_where_it_cannot_read(flavor: Flavor) -> Result<()> {
         let mut conn = stage.sql().await?;
         conn.query_drop("INSERT INTO clocks VALUES (77,'00:00:01')").await?;
         stage.quiet(&daemon).await.context(case)?;
-        for statement in statements {
-            if statement.contains("FULL") {
-                let insert = full_packet(&stage, &mut conn).await?;
-                conn.query_drop(insert).await?;
-            } else {
-                conn.query_drop(statement).await.with_context(|| format!("{case}: {statement:.200}"))?;
-            }
-        }
+        make(&stage, &mut conn, &statements).await.context(case)?;
         conn.query_drop("DELETE FROM clocks WHERE id=77").await?;
         let status = daemon.exited(Duration::from_secs(60)).await.context(case)?;
         ensure!(status.code() == Some(1), "{case}: {status}\n{}", daemon.log_tail());
-        ensure!(daemon.log_text().contains("binlog.0"), "{case}: no coordinates\n{}", daemon.log_tail());
+        // At the beginning of the event, though the crate's bytes of it are more or fewer.
+        let log = daemon.log_text();
+        let places = row_events(&stage)?;
+        let last = log.lines().last().unwrap_or_default();
+        let at = last.split_whitespace().find(|word| word.starts_with("binlog.0")).unwrap_or_default();
+        let named = places.contains_key(at.trim_end_matches([':', ',', ';']));
+        ensure!(named, "{case}: no row event begins at {at:?}: {places:?}\n{}", daemon.log_tail());
         stage.fence()?;
         let gone = stage.removals.since(from);
         ensure!(
@@ -250,6 +293,106 @@ async fn stops_where_it_cannot_read(flavor: Flavor) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Without checksums too, where an event of the native driver that can't be read could have been damaged on the way: here it is known
+/// why.
+async fn removes_more_widely_without_checksums(flavor: Flavor) -> Result<()> {
+    let Some((mut stage, mut conn)) = stage(flavor, "wider", &["--binlog-checksum=NONE"]).await? else {
+        return Ok(());
+    };
+    stage.settings.source.push_str("\n  on_undecodable: flush");
+    run(&mut conn, &["SET GLOBAL max_allowed_packet=1073741824"]).await?;
+    conn.query_drop(r#"INSERT INTO sized VALUES (1,'a','{"a":1}')"#).await?;
+    let mut daemon = stage.start().await?;
+    let mut conn = stage.sql().await?;
+    for (case, statements) in unreadable(flavor) {
+        let mut cache = shop::redis(stage.redis.port()).await?;
+        let keys = ["sized:1", "sized:555", "clock:1", "clock:555", "late:x"];
+        for key in keys {
+            redis::cmd("SET").arg(key).arg("old").exec_async(&mut cache).await?;
+        }
+        let widened = daemon.metric("rowbust_widened_total").await?;
+        make(&stage, &mut conn, &statements).await.context(case)?;
+        stage.quiet(&daemon).await.context(case)?;
+        let now = daemon.metric("rowbust_widened_total").await?;
+        ensure!(now > widened, "{case}: {widened}, {now}\n{}", daemon.log_tail());
+        let left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await?;
+        let mine = match () {
+            () if statements[0].contains("clocks") => "clock:",
+            () if statements[0].contains("late") => "late:",
+            () => "sized:",
+        };
+        ensure!(!left.iter().any(|key| key.starts_with(mine)), "{case}: {left:?}\n{}", daemon.log_tail());
+        conn = stage.sql().await?;
+    }
+    ensure!(daemon.sigterm(Duration::from_secs(30)).await?.success(), "{}", daemon.log_tail());
+    Ok(())
+}
+
+/// A server that looks for the place in a long log sends nothing meanwhile, not even heartbeats. The crate alone would wait twelve
+/// seconds, each time again; the deadline must grow, as with the native driver.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_looks_for_its_place_for_long() -> Result<()> {
+    let Some((mut stage, mut conn)) = stage(Flavor::MySql, "slow", &[]).await? else { return Ok(()) };
+    stage.settings.port = Some(silent_after_the_request(stage.db.port(), Duration::from_secs(13)).await?);
+    let daemon = stage.start().await?;
+    conn.query_drop("INSERT INTO clocks VALUES (1,'00:00:01')").await?;
+    stage.quiet(&daemon).await?;
+    ensure!(removed(&stage, 0) == keys(&["clock:1"]), "{:?}", removed(&stage, 0));
+    // Ten seconds, and then twice as many.
+    let log = daemon.log_text();
+    ensure!(log.matches("source lost, reconnecting").count() == 1, "{}", daemon.log_tail());
+    ensure!(log.contains("no event and no heartbeat for 10 s"), "{}", daemon.log_tail());
+    Ok(())
+}
+
+/// A port that forwards to a server's, but holds back for so long what it answers to the request for its binlog.
+async fn silent_after_the_request(to: u16, silence: Duration) -> Result<u16> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await?;
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                    (client.into_split(), server.into_split());
+                let (asked, was_asked) = tokio::sync::watch::channel(false);
+                tokio::spawn(async move {
+                    // The end of this closes the server's side too.
+                    let mut buffer = vec![0; 1 << 24];
+                    loop {
+                        // Packet by packet: the crate writes each in pieces.
+                        from_client.read_exact(&mut buffer[..4]).await?;
+                        let len = 4 + u32::from_le_bytes([buffer[0], buffer[1], buffer[2], 0]) as usize;
+                        from_client.read_exact(&mut buffer[4..len]).await?;
+                        // COM_BINLOG_DUMP and COM_BINLOG_DUMP_GTID: the first packet of a command.
+                        if matches!(buffer[..len], [_, _, _, 0, 0x12 | 0x1e, ..]) {
+                            asked.send_replace(true);
+                        }
+                        to_server.write_all(&buffer[..len]).await?;
+                    }
+                    #[allow(unreachable_code, reason = "tells the type")]
+                    std::io::Result::Ok(())
+                });
+                let mut buffer = vec![0; 1 << 16];
+                let mut held = false;
+                loop {
+                    let n = from_server.read(&mut buffer).await?;
+                    if n == 0 {
+                        return to_client.shutdown().await;
+                    }
+                    if *was_asked.borrow() && !std::mem::replace(&mut held, true) {
+                        tokio::time::sleep(silence).await;
+                    }
+                    to_client.write_all(&buffer[..n]).await?;
+                }
+                #[allow(unreachable_code, reason = "tells the type")]
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    Ok(port)
 }
 
 /// An INSERT whose row event fills a packet to its last byte.

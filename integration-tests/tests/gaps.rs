@@ -1,20 +1,22 @@
 //! The binlog behind the checkpoint is gone, or is another one; another server answers at the address.
 
+mod stopped;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use redis::AsyncCommands as _;
-use rowbust_integration_tests::daemon::Daemon;
 use rowbust_integration_tests::db::{Db, Flavor, run};
 use rowbust_integration_tests::on_both;
 use rowbust_integration_tests::proxy::Proxy;
 use rowbust_integration_tests::shop;
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
-use rowbust_servers::{Need, require};
+use serde_json::Value;
+use stopped::{WITHIN, flushed, halts_then_flushes, reset, stopped, without_checkpoint};
 
 on_both!(
     purged,
@@ -23,82 +25,23 @@ on_both!(
     under_a_running_daemon,
     failover,
     a_lost_tail,
-    a_crash,
+    refused_while_it_begins_anew,
+    a_first_start_at_a_purged_place,
+    killed_in_mid_flush,
+    a_file_that_comes_back,
 );
 
-const WITHIN: Duration = Duration::from_secs(30);
-
-/// A stage on a server of its own, with a shop and a daemon that has read everything and was stopped.
-async fn stopped(flavor: Flavor, name: &str) -> Result<Option<(Stage, Conn)>> {
-    if require(&[flavor.need(), Need::Redis]).is_none() {
-        return Ok(None);
-    }
-    let db = Arc::new(Db::start(flavor, &["--server-id=11", "--log-slave-updates=1"]).await?);
-    let stage = Stage::on(db, name).await?;
-    stage.open_shop(20).await?;
-    let mut daemon = stage.start().await?;
+/// Purges all files but the newest.
+async fn purge(stage: &Stage) -> Result<()> {
     let mut conn = stage.sql().await?;
-    run(&mut conn, &["UPDATE products SET ver=1000 WHERE id=1"]).await?;
-    stage.quiet(&daemon).await?;
-    ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
-    Ok(Some((stage, conn)))
-}
-
-fn reset(flavor: Flavor) -> &'static str {
-    match flavor {
-        Flavor::MariaDb => "RESET MASTER",
-        Flavor::MySql => "RESET BINARY LOGS AND GTIDS",
-    }
-}
-
-/// It ends with a gap, saying what is missing; with `on_gap: flush` it goes on, with nothing stale and nothing else gone.
-async fn halts_then_flushes(stage: &mut Stage, said: &str) -> Result<Daemon> {
-    let before = stage.checkpoint()?;
-    let mut daemon = stage.launch("")?;
-    let status = daemon.exited(WITHIN).await?;
-    let log = daemon.log_text();
-    ensure!(
-        status.code() == Some(1)
-            && log.contains("gap in the binlog")
-            && log.contains(said)
-            && log.contains("on_gap: flush"),
-        "{status}, should say {said:?}\n{}",
-        daemon.log_tail()
-    );
-    let held = stage.checkpoint()?;
-    ensure!(
-        (held.epoch, &held.gtids, held.position) == (before.epoch, &before.gtids, before.position),
-        "{held:?}"
-    );
-    stage.settings.source = "on_gap: flush".into();
-    let daemon = stage.start().await?;
-    flushed(stage, &daemon, before.epoch + 1).await?;
-    ensure!(daemon.metric("rowbust_gaps_total").await? == 1.0);
-    Ok(daemon)
-}
-
-/// Every key of the shop is gone, others are not, and changes are followed.
-async fn flushed(stage: &Stage, daemon: &Daemon, epoch: u64) -> Result<()> {
-    let waited = until("the new epoch", WITHIN, async || {
-        let saved = stage.checkpoint()?;
-        Ok(Seen::check(saved.epoch == epoch, || format!("{saved:?}")))
-    });
-    waited.await.map_err(|e| daemon.explain(&e))?;
-    let mut redis = shop::redis(stage.redis.port()).await?;
-    let mut keys: Vec<String> = redis.keys("*").await?;
-    // What the daemon leaves there itself.
-    keys.retain(|key| !key.starts_with("rowbust:"));
-    ensure!(
-        keys.iter().all(|key| key.starts_with("control:")) && keys.len() == 20,
-        "left: {keys:?}\n{}",
-        daemon.log_tail()
-    );
-    redis.set::<_, _, ()>("product:4", "stale").await?;
-    let mut conn = stage.sql().await?;
-    run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=4"]).await?;
-    stage.quiet(daemon).await?;
-    ensure!(!redis.exists::<_, bool>("product:4").await?, "{}", daemon.log_tail());
-    Ok(())
+    let (newest, _) = stage.db.newest(&mut conn).await?;
+    until("purged", WITHIN, async || {
+        let mut conn = stage.sql().await?;
+        conn.query_drop(format!("PURGE BINARY LOGS TO '{newest}'")).await?;
+        let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await?;
+        Ok(Seen::check(logs.len() == 1, || format!("{} files", logs.len())))
+    })
+    .await
 }
 
 async fn purged(flavor: Flavor) -> Result<()> {
@@ -113,14 +56,7 @@ async fn purged(flavor: Flavor) -> Result<()> {
         ],
     )
     .await?;
-    let (newest, _) = stage.db.newest(&mut conn).await?;
-    until("purged", WITHIN, async || {
-        let mut conn = stage.sql().await?;
-        conn.query_drop(format!("PURGE BINARY LOGS TO '{newest}'")).await?;
-        let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await?;
-        Ok(Seen::check(logs.len() == 1, || format!("{} files", logs.len())))
-    })
-    .await?;
+    purge(&stage).await?;
     let said = if flavor == Flavor::MySql { "has purged" } else { "" };
     let mut daemon = halts_then_flushes(&mut stage, said).await?;
     // The next start is an ordinary one.
@@ -155,9 +91,7 @@ async fn a_log_that_begins_anew(flavor: Flavor) -> Result<()> {
 /// The new log has events of the same sizes: at the checkpoint's place ends one as before, with the same GTID. Only its content tells.
 async fn the_same_places_again(flavor: Flavor) -> Result<()> {
     let Some((mut stage, mut conn)) = stopped(flavor, "places").await? else { return Ok(()) };
-    for suffix in ["", ".prev"] {
-        std::fs::remove_file(format!("{}{suffix}", stage.checkpoint_path().display()))?;
-    }
+    without_checkpoint(&stage)?;
     let work = || vec!["UPDATE products SET ver=ver+1 WHERE id=3"; 10];
     run(&mut conn, &[reset(flavor)]).await?;
     let mut daemon = stage.start().await?;
@@ -308,23 +242,6 @@ async fn failover(flavor: Flavor) -> Result<()> {
     Ok(())
 }
 
-/// A server that isn't durable crashes, while the daemon is down and while it reads: what it lost may be cached.
-async fn a_crash(flavor: Flavor) -> Result<()> {
-    let Some((mut stage, conn)) = stopped(flavor, "crash").await? else { return Ok(()) };
-    drop(conn);
-    stage.db.kill9()?;
-    stage.db.start_again()?;
-    let daemon = halts_then_flushes(&mut stage, "crashed at").await?;
-    let epoch = stage.checkpoint()?.epoch;
-    let mut conn = stage.sql().await?;
-    run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=5"]).await?;
-    stage.quiet(&daemon).await?;
-    drop(conn);
-    stage.db.kill9()?;
-    stage.db.start_again()?;
-    flushed(&stage, &daemon, epoch + 1).await
-}
-
 /// The other server lacks a transaction that was read.
 async fn a_lost_tail(flavor: Flavor) -> Result<()> {
     let Some((mut stage, mut conn)) = stopped(flavor, "tail").await? else { return Ok(()) };
@@ -344,5 +261,160 @@ async fn a_lost_tail(flavor: Flavor) -> Result<()> {
     redis.set::<_, _, ()>("product:2", "5000").await?;
     stage.db = second;
     halts_then_flushes(&mut stage, &lost).await?;
+    Ok(())
+}
+
+/// While a running daemon begins anew behind a gap, the server refuses connections: it waits, as it would for any lost connection, and a
+/// signal ends it meanwhile. The next start finds the gap again.
+async fn refused_while_it_begins_anew(flavor: Flavor) -> Result<()> {
+    let Some((mut stage, mut conn)) = stopped(flavor, "refused").await? else { return Ok(()) };
+    let mut proxy = Proxy::start(stage.db.port()).await?;
+    stage.settings.port = Some(proxy.port());
+    stage.settings.source = "on_gap: flush".into();
+    for by_signal in [true, false] {
+        let epoch = stage.checkpoint()?.epoch;
+        let mut daemon = stage.start().await?;
+        stage.quiet(&daemon).await?;
+        proxy.cut().await;
+        run(&mut conn, &[reset(flavor), "UPDATE products SET ver=ver+3000 WHERE id=2"]).await?;
+        proxy.open().await?;
+        until("a new beginning", WITHIN, async || {
+            let begins = daemon.log_text().contains("beginning anew at the checkpoint");
+            Ok(Seen::check(begins, || daemon.log_tail()))
+        })
+        .await?;
+        proxy.cut().await;
+        until("a refused connection", WITHIN, async || {
+            let log = daemon.log_text();
+            let anew = log.split("beginning anew at the checkpoint").last().unwrap_or_default().to_owned();
+            let refused = anew.matches("reconnecting").count() >= 2;
+            Ok(Seen::check(refused, || daemon.log_tail()))
+        })
+        .await?;
+        if by_signal {
+            let status = daemon.sigterm(Duration::from_secs(10)).await?;
+            ensure!(status.code() == Some(1), "{status}\n{}", daemon.log_tail());
+            proxy.open().await?;
+            daemon = stage.start().await?;
+            flushed(&stage, &daemon, epoch + 1).await?;
+        } else {
+            proxy.open().await?;
+            flushed(&stage, &daemon, epoch + 1).await?;
+            // What was found first is what is said.
+            let log = daemon.log_text();
+            let field = |message: &str, name: &str| {
+                let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let line = lines
+                    .into_iter()
+                    .find(|line| line["message"].as_str().is_some_and(|m| m.contains(message)));
+                line.map_or(Value::Null, |line| line[name].clone())
+            };
+            let found = field("beginning anew", "why");
+            ensure!(found.is_string() && found == field("gap in the binlog", "what"), "{log}");
+        }
+        ensure!(daemon.metric("rowbust_gaps_total").await? == 1.0, "{}", daemon.log_tail());
+        ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
+        // Keys for the next round.
+        if by_signal {
+            refill(&stage).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Keys of the shop as its opening made them, roughly.
+async fn refill(stage: &Stage) -> Result<()> {
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    for id in 1..=20 {
+        redis.set::<_, _, ()>(format!("product:{id}"), "old").await?;
+    }
+    Ok(())
+}
+
+/// A first start has no place behind which something could be lost, but `start` may name one that the server no longer has: that is
+/// said, and nothing is flushed.
+async fn a_first_start_at_a_purged_place(flavor: Flavor) -> Result<()> {
+    let Some((mut stage, mut conn)) = stopped(flavor, "firstpurged").await? else { return Ok(()) };
+    let gtids = stage.db.gtids(&mut conn).await?;
+    run(&mut conn, &["UPDATE products SET ver=2000 WHERE id=2", "FLUSH BINARY LOGS"]).await?;
+    run(&mut conn, &["UPDATE products SET ver=2001 WHERE id=3"]).await?;
+    purge(&stage).await?;
+    without_checkpoint(&stage)?;
+    stage.settings.start = format!("{{ gtid: \"{gtids}\" }}");
+    stage.settings.source = "on_gap: flush".into();
+    let mut daemon = stage.launch("")?;
+    let status = daemon.exited(WITHIN).await?;
+    let log = daemon.log_text();
+    ensure!(status.code() == Some(1) && log.contains("gap in the binlog"), "{status}\n{}", daemon.log_tail());
+    ensure!(!log.contains("beginning anew"), "{}", daemon.log_tail());
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    ensure!(redis.exists::<_, bool>("product:9").await?, "flushed");
+    Ok(())
+}
+
+/// kill -9 while the keyspace is being flushed: the checkpoint is where it was, and the next start flushes all of it again.
+async fn killed_in_mid_flush(flavor: Flavor) -> Result<()> {
+    const MORE: u64 = 4000;
+    let Some((mut stage, mut conn)) = stopped(flavor, "midflush").await? else { return Ok(()) };
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    let mut all = redis::pipe();
+    for id in 100..100 + MORE {
+        all.set(format!("product:{id}"), "old").ignore();
+    }
+    all.query_async::<()>(&mut redis).await?;
+    let before = stage.checkpoint()?;
+    run(&mut conn, &["UPDATE products SET ver=2000 WHERE id=2", "FLUSH BINARY LOGS"]).await?;
+    run(&mut conn, &["UPDATE products SET ver=2001 WHERE id=3"]).await?;
+    purge(&stage).await?;
+    stage.settings.source = "on_gap: flush".into();
+    stage.settings.limits = Some("{ memory: 48MiB, flush_keys_per_second: 1000 }".into());
+    let left = async || {
+        Ok::<_, anyhow::Error>(
+            shop::redis(stage.redis.port()).await?.keys::<_, Vec<String>>("product:*").await?.len(),
+        )
+    };
+    let mut daemon = stage.launch("")?;
+    let full = usize::try_from(MORE)?;
+    until("half of a flush", WITHIN, async || {
+        let left = left().await?;
+        Ok(Seen::check(left < full, || format!("{left} left\n{}", daemon.log_tail())))
+    })
+    .await?;
+    ensure!(daemon.kill9()?);
+    ensure!(left().await? > 0, "void: all was flushed");
+    let held = stage.checkpoint()?;
+    ensure!(
+        (held.epoch, &held.gtids, held.position) == (before.epoch, &before.gtids, before.position),
+        "{held:?}"
+    );
+    // What was flushed already may have been filled again from a stale replica.
+    refill(&stage).await?;
+    stage.settings.limits = None;
+    let daemon = stage.start().await?;
+    flushed(&stage, &daemon, before.epoch + 1).await?;
+    ensure!(daemon.metric("rowbust_gaps_total").await? == 1.0);
+    Ok(())
+}
+
+/// A file that the server can't open isn't one that it has purged: it is asked again.
+async fn a_file_that_comes_back(flavor: Flavor) -> Result<()> {
+    let Some((stage, mut conn)) = stopped(flavor, "comesback").await? else { return Ok(()) };
+    run(&mut conn, &["UPDATE products SET ver=2000 WHERE id=2", "FLUSH BINARY LOGS"]).await?;
+    run(&mut conn, &["UPDATE products SET ver=2001 WHERE id=3", "FLUSH BINARY LOGS"]).await?;
+    let files = stage.db.binlogs()?;
+    let file = files.iter().rev().nth(1).context("no file")?;
+    let away = file.with_extension("away");
+    std::fs::rename(file, &away)?;
+    let mut daemon = stage.launch("")?;
+    until("a refusal", WITHIN, async || {
+        Ok(Seen::check(daemon.log_text().contains("trying again"), || daemon.log_tail()))
+    })
+    .await?;
+    std::fs::rename(&away, file)?;
+    daemon.ready().await?;
+    stage.quiet(&daemon).await?;
+    let stale = stage.stale().await?;
+    ensure!(stale.is_empty(), "{stale:?}\n{}", daemon.log_tail());
+    ensure!(daemon.metric("rowbust_gaps_total").await? == 0.0);
     Ok(())
 }

@@ -20,7 +20,7 @@ use rowbust_integration_tests::{on_both, oracle, shop};
 use rowbust_servers::ports::free_port;
 use rowbust_servers::{Need, Redis, RedisTls, StartOptions, require};
 
-on_both!(sigterm_drains, second_signal, refused_by_preflight, redis_with_tls_and_acl);
+on_both!(sigterm_drains, second_signal, server_id_clash, refused_by_preflight, redis_with_tls_and_acl);
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -96,6 +96,37 @@ async fn second_signal(flavor: Flavor) -> Result<()> {
     let daemon = stage.start().await?;
     stage.quiet(&daemon).await?;
     ensure!(stage.removals.since(from).contains_key("product:1"), "{}", daemon.log_tail());
+    Ok(())
+}
+
+/// Two daemons with one `server_id` (FAULTS: each kicks the other out): one of them ends and names the cause, the other goes on.
+async fn server_id_clash(flavor: Flavor) -> Result<()> {
+    let Some(mut first) = Stage::new(flavor, "clash_a").await? else { return Ok(()) };
+    let mut second = Stage::on(Arc::clone(&first.db), "clash_b").await?;
+    for stage in [&mut first, &mut second] {
+        stage.open_shop(2).await?;
+        stage.settings.source = "server_id: 7007".into();
+    }
+    let mut a = first.start().await?;
+    let mut b = second.launch("")?;
+    let within = Duration::from_secs(60);
+    let ended = tokio::select! {
+        status = a.exited(within) => status.map(|status| (status, true)),
+        status = b.exited(within) => status.map(|status| (status, false)),
+    };
+    let (ended, is_first) = ended.with_context(|| format!("{}\n{}", a.log_tail(), b.log_tail()))?;
+    let (log, other, stage) = if is_first { (a.log_text(), &b, &second) } else { (b.log_text(), &a, &first) };
+    ensure!(ended.code() == Some(78), "{ended}\n{log}");
+    for word in ["source.server_id_clash", "give each daemon and replica its own `source.server_id`"] {
+        ensure!(log.contains(word), "{word:?} is missing: {log}");
+    }
+    // What it had read is removed all the same, and the other one loses nothing.
+    ensure!(log.matches("server_id clash").count() >= 5, "{log}");
+    let mut conn = stage.sql().await?;
+    run(&mut conn, &["UPDATE products SET ver=1001 WHERE id=1"]).await?;
+    stage.quiet(other).await?;
+    ensure!(!stage.removals.of("product:1").is_empty(), "{}", other.log_tail());
+    ensure!(stage.stale().await?.is_empty(), "{}", other.log_tail());
     Ok(())
 }
 

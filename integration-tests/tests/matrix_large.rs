@@ -1,6 +1,7 @@
 //! Rows around and above 16 MiB, where a packet of the protocol ends, and binlog files above 4 GiB, where a position does.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
@@ -77,6 +78,8 @@ async fn around_16_mib_mysql_9_7() -> Result<()> {
     around_16_mib(Server::MySql).await
 }
 
+const RESUME_WITHIN: Duration = Duration::from_secs(30);
+
 /// One transaction of 4.6 GB, which no file rotation cuts. By hand: it needs 14 GB of disk for a minute or two.
 async fn above_4_gib(server: Server) -> Result<()> {
     let args = ["--max-binlog-cache-size=8G", "--max-allowed-packet=1G", "--max-binlog-stmt-cache-size=8G"];
@@ -84,7 +87,7 @@ async fn above_4_gib(server: Server) -> Result<()> {
     let mut conn = matrix::prepare(&stage).await?;
     conn.query_drop("CREATE TABLE large (id INT PRIMARY KEY, v LONGBLOB)").await?;
     conn.query_drop("FLUSH BINARY LOGS").await?;
-    let daemon = stage.start().await?;
+    let mut daemon = stage.start().await?;
     conn.query_drop("BEGIN").await?;
     for id in 0..23 {
         conn.query_drop(format!("INSERT INTO large VALUES ({id},repeat('x',100000000))")).await?;
@@ -100,6 +103,16 @@ async fn above_4_gib(server: Server) -> Result<()> {
         stage.db.binlogs()?.iter().map(|f| Ok(fs::metadata(f)?.len())).collect::<Result<_>>()?;
     ensure!(sizes.iter().any(|size| *size > 1 << 32), "void: {sizes:?}");
     ensure!(!daemon.log_text().contains("reconnecting"), "{}", daemon.log_tail());
+    // Resumed there, places go on.
+    ensure!(daemon.sigterm(RESUME_WITHIN).await?.success(), "{}", daemon.log_tail());
+    let before = stage.checkpoint()?;
+    ensure!(before.position > 1 << 32, "void: {before:?}");
+    let daemon = stage.start().await?;
+    conn.query_drop("INSERT INTO large VALUES (101,'')").await?;
+    stage.quiet(&daemon).await.map_err(|e| daemon.explain(&e))?;
+    let after = stage.checkpoint()?;
+    ensure!(after.file == before.file && after.position > before.position, "{before:?} {after:?}");
+    ensure!(daemon.metric("rowbust_gaps_total").await? == 0.0, "{}", daemon.log_tail());
     Ok(())
 }
 

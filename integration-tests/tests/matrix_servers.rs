@@ -9,7 +9,9 @@ use rowbust_binlog::{FileEvents, event_type};
 use rowbust_integration_tests::daemon::Daemon;
 use rowbust_integration_tests::db::Server;
 use rowbust_integration_tests::differential::{self, Compared};
+use rowbust_integration_tests::matrix::columns::{COLUMNS, ColumnCase};
 use rowbust_integration_tests::matrix::{self, ALL, cases::Case};
+use rowbust_integration_tests::shop;
 use rowbust_integration_tests::stage::Stage;
 
 const fn rows(name: &'static str, on: &'static [Server]) -> Case {
@@ -328,6 +330,56 @@ async fn heartbeats() -> Result<()> {
         conn.query_drop("INSERT INTO `rows` VALUES (1,'a')").await?;
         stage.quiet(&daemon).await?;
         ensure!(removed(&stage) == ["1"], "{:?}", removed(&stage));
+    }
+    Ok(())
+}
+
+/// `mysql56_temporal_format=OFF`: the types of before MySQL 5.6. Without fractions they are followed exactly; with them not even the
+/// length of a value is in the binlog, and every key of the table goes, by `on_schema`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_temporal_types() -> Result<()> {
+    for server in matrix::MARIA {
+        let old = ["time", "datetime", "timestamp"];
+        let columns: Vec<ColumnCase> = COLUMNS.iter().filter(|c| old.contains(&c.name)).copied().collect();
+        ensure!(columns.len() == old.len());
+        let args = ["--mysql56-temporal-format=OFF"];
+        let Some(mut stage) = matrix::stage(*server, "old_times", &args, &[], &columns).await? else {
+            return Ok(());
+        };
+        let compared = matrix::run(&stage, *server, &[], &columns).await?;
+        ensure!(compared.rows > 10, "{compared:?}");
+
+        stage.settings.mappings = Some(
+            ["TIME(3)", "DATETIME(6)", "TIMESTAMP(2) NULL"]
+                .iter()
+                .enumerate()
+                .map(|(n, _)| {
+                    format!(
+                        "\n  - table: old_times.f{n}\n    fill_grace: 0ms\n    on_schema: flush\n    keys: [\"f{n}:{{id}}\"]\n"
+                    )
+                })
+                .collect(),
+        );
+        let mut conn = stage.sql().await?;
+        for (n, kind) in ["TIME(3)", "DATETIME(6)", "TIMESTAMP(2) NULL"].iter().enumerate() {
+            conn.query_drop(format!("CREATE TABLE f{n} (id INT PRIMARY KEY, v {kind}, tail INT)")).await?;
+        }
+        let daemon = stage.start().await?;
+        let mut cache = shop::redis(stage.redis.port()).await?;
+        for (n, value) in
+            ["'-12:34:56.789'", "'2024-02-29 12:34:56.789012'", "'2024-02-29 12:34:56.78'"].iter().enumerate()
+        {
+            for key in [format!("f{n}:1"), format!("f{n}:77"), format!("g{n}:1")] {
+                redis::cmd("SET").arg(key).arg("old").exec_async(&mut cache).await?;
+            }
+            let from = daemon.metric("rowbust_widened_total").await?;
+            conn.query_drop(format!("INSERT INTO f{n} VALUES (1, {value}, 5), (2, NULL, 6)")).await?;
+            stage.quiet(&daemon).await?;
+            let left: Vec<String> =
+                redis::cmd("KEYS").arg(format!("[fg]{n}:*")).query_async(&mut cache).await?;
+            ensure!(left == [format!("g{n}:1")], "{value}: {left:?}\n{}", daemon.log_tail());
+            ensure!(daemon.metric("rowbust_widened_total").await? > from, "{}", daemon.log_tail());
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rowbust::telemetry;
-use rowbust_integration_tests::db::{Db, Flavor};
+use rowbust_integration_tests::db::{Db, Flavor, run};
 use rowbust_integration_tests::load::Plan;
 use rowbust_integration_tests::on_both;
 use rowbust_integration_tests::rng::seed;
@@ -20,6 +20,8 @@ const HOT: u64 = 100;
 /// The first retry tier's delay, as in the config of the tests.
 const FIRST_TIER: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_secs(40);
+/// Seconds that one server keeps its binlog.
+const RETENTION: u32 = 300;
 
 fn plan(seed: u64) -> Plan {
     Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, seed }
@@ -96,7 +98,13 @@ async fn redis_and_kafka_stopped(flavor: Flavor) -> Result<()> {
     if require(&[Need::Kafka]).is_none() {
         return Ok(());
     }
-    let Some(mut stage) = Stage::new(flavor, "kafka_stopped").await? else { return Ok(()) };
+    if require(&[flavor.need(), Need::Redis]).is_none() {
+        return Ok(());
+    }
+    // Not the shared one: its binlog is kept for minutes only, so that what is left of that is looked at each second.
+    let db = Arc::new(Db::start(flavor, &[]).await?);
+    run(&mut db.connect().await?, &[&format!("SET GLOBAL binlog_expire_logs_seconds = {RETENTION}")]).await?;
+    let mut stage = Stage::on(db, "kafka_stopped").await?;
     let dir = stage.dir().join("kafka");
     let kafka = tokio::task::spawn_blocking(move || Kafka::start(StartOptions::new(dir))).await??;
     let brokers = kafka.brokers();
@@ -128,11 +136,27 @@ async fn redis_and_kafka_stopped(flavor: Flavor) -> Result<()> {
         (&before.file, before.position) == (&after.file, after.position),
         "the checkpoint passed what is owed"
     );
+    // The alarm that comes before a gap: the file of the checkpoint isn't the active one any more.
+    run(&mut stage.db.connect().await?, &["FLUSH BINARY LOGS"]).await?;
+    until("less of the retention is left", WITHIN, async || {
+        let left = daemon.metric(telemetry::RETENTION_LEFT).await?;
+        Ok(Seen::check(left > 0.0 && left < f64::from(RETENTION) - 1.0, || left.to_string()))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))?;
 
     tokio::task::block_in_place(|| kafka.start_again())?;
     let queued = daemon.metric(telemetry::KEYS_QUEUED).await?;
     daemon.metric_at_least(telemetry::KEYS_QUEUED, queued + 1.0, WITHIN).await?;
+    // Killed between a retried removal and its offset: it is done again.
+    let mut daemon = daemon;
+    ensure!(daemon.kill9()?);
+    drop(daemon);
+    let mut daemon = stage.launch("before_retry_noted=return")?;
     stage.redis_up().await?;
+    daemon.killed_at("before_retry_noted", WITHIN).await?;
+    drop(daemon);
+    let daemon = stage.start().await?;
     load_goes_on(&load, 50).await?;
     let history = load.stop().await?;
     // The queue's own count comes from librdkafka's statistics, which know the log's end only as of the last fetch.

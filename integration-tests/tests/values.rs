@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
+use rowbust::route::{RoutedKey, Router, Scratch};
 use rowbust_binlog::{
-    Column, Decoder, Event, FileEvents, Projection, RowSlots, Value,
+    Column, Decoder, Event, FileEvents, Projection, RowSlots, SchemaColumn, Value,
     charset::Charset,
     json::{Document, Found, Path},
 };
@@ -104,11 +105,20 @@ async fn every_code(mut conn: Conn) {
 }
 
 #[tokio::test]
-async fn character_sets_are_converted_as_mariadb_does() {
+async fn values_are_those_of_mariadb() {
     let Some(()) = require(&[Need::MariaDb]).map(|_| ()) else { return };
     let dir = TempDir::new().unwrap();
     let server = MariaDb::start(StartOptions::new(dir.path())).unwrap();
     every_code(connect(server.port()).await).await;
+    json_keys_are_those_of_mariadb(server.port(), &server.data_dir()).await;
+}
+
+#[tokio::test]
+async fn json_keys_are_those_of_newer_mariadb() {
+    let Some(()) = require(&[Need::MariaDb118]).map(|_| ()) else { return };
+    let dir = TempDir::new().unwrap();
+    let server = MariaDb::start_11_8(StartOptions::new(dir.path())).unwrap();
+    json_keys_are_those_of_mariadb(server.port(), &server.data_dir()).await;
 }
 
 /// Paths that are asked of each document.
@@ -238,6 +248,120 @@ async fn values_are_those_of_mysql() {
     }
     assert_eq!(seen, expected.len());
     assert!(partial > 100, "{partial} partial updates among {seen}");
+}
+
+/// White space as a careless writer leaves it, outside of strings.
+fn spaced_at_random(rng: &mut Rng, document: &str) -> String {
+    let (mut out, mut quoted, mut escaped) = (String::new(), false, false);
+    for c in document.chars() {
+        let structural = !quoted && matches!(c, '{' | '}' | '[' | ']' | ',' | ':');
+        if structural && rng.below(3) == 0 {
+            out.push_str([" ", "  ", "\n", "\t "][rng.below(4) as usize]);
+        }
+        out.push(c);
+        if structural && rng.below(3) == 0 {
+            out.push(' ');
+        }
+        if c == '"' && !escaped {
+            quoted = !quoted;
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    out
+}
+
+/// The keys that an application makes of what MariaDB's own functions give it are those that rowbust removes: white space, escapes,
+/// numbers and containers as they are printed there.
+async fn json_keys_are_those_of_mariadb(port: u16, data: &std::path::Path) {
+    let mut conn = connect(port).await;
+    for statement in ["CREATE DATABASE t", "CREATE TABLE t.d (id INT PRIMARY KEY, doc JSON)"] {
+        conn.query_drop(statement).await.unwrap();
+    }
+    let mut rng = Rng::new(11);
+    let mut wanted = BTreeSet::new();
+    let (mut containers, mut values) = (0, 0);
+    for id in 0..300_u64 {
+        let document = json(&mut rng, 4);
+        let document = spaced_at_random(&mut rng, &document).replace('\\', "\\\\");
+        conn.query_drop(format!("INSERT INTO t.d VALUES ({id}, '{document}')")).await.unwrap();
+        for (n, path) in PATHS.iter().enumerate() {
+            // What the application does: a value that is JSON's null is none.
+            let extract = format!("JSON_EXTRACT(doc, '{path}')");
+            let query = format!(
+                "SELECT JSON_TYPE({extract}), {extract}, JSON_UNQUOTE({extract}), JSON_VALUE(doc, '{path}') FROM t.d WHERE id = {id}"
+            );
+            type Row = (Option<String>, Option<String>, Option<String>, Option<String>);
+            let (kind, extracted, unquoted, value): Row = conn.query_first(query).await.unwrap().unwrap();
+            let (Some(kind), Some(extracted), Some(unquoted)) = (kind, extracted, unquoted) else { continue };
+            if kind == "NULL" {
+                continue;
+            }
+            containers += usize::from(kind == "OBJECT" || kind == "ARRAY");
+            wanted.insert(format!("{n}:{id}:{extracted}"));
+            wanted.insert(format!("{n}u:{id}:{unquoted}"));
+            // The same by JSON_VALUE, where that isn't 1 or 0 for true and false.
+            if matches!(&*kind, "STRING" | "INTEGER" | "DOUBLE") {
+                values += 1;
+                assert_eq!(value.as_ref(), Some(&unquoted), "{path} of {document}");
+            }
+        }
+    }
+    assert!(containers > 100 && values > 100, "{containers} containers, {values} values");
+
+    let keys: Vec<String> = PATHS
+        .iter()
+        .enumerate()
+        .map(|(n, path)| {
+            format!("      - '{n}:{{id}}:{{doc->{path}|raw}}'\n      - '{n}u:{{id}}:{{doc->>{path}|raw}}'\n")
+        })
+        .collect();
+    let text = format!(
+        "source: {{ url: \"mysql://u@db\", tls: disabled }}\nredis: {{ main: \"redis://cache\" }}\nmappings:\n  - table: t.d\n    keys:\n{}",
+        keys.concat()
+    );
+    let config = rowbust::config::parse(&text, std::path::Path::new("/test.yaml"), &|_| None).unwrap();
+    let (router, mut scratch) = (Router::new(&config), Scratch::new());
+    let (mut decoder, mut plan, mut made) = (Decoder::new(), None, BTreeSet::new());
+    let logs: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+    let columns: Vec<(String, String, String, Option<String>)> = conn
+        .query(
+            "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS \
+             WHERE TABLE_SCHEMA = 't' AND TABLE_NAME = 'd' ORDER BY ORDINAL_POSITION",
+        )
+        .await
+        .unwrap();
+    let columns: Vec<_> = columns
+        .iter()
+        .map(|(name, kind, column, charset)| SchemaColumn::new(name, kind, column, charset.as_deref()))
+        .collect();
+    for log in logs {
+        let file = fs::read(data.join(log.get::<String, _>(0).unwrap())).unwrap();
+        for raw in FileEvents::new(&file).unwrap() {
+            match decoder.decode(&raw.unwrap()).unwrap() {
+                Event::TableMap { slot, fresh: true } => {
+                    if decoder.table(slot).table == "d" {
+                        decoder.table_mut(slot).complete(&columns).unwrap();
+                    }
+                    plan = router.plan(decoder.table(slot)).unwrap();
+                }
+                Event::Rows(rows) => {
+                    let Some(plan) = &plan else { continue };
+                    let mut slots = RowSlots::new();
+                    let mut cursor = rows.cursor(decoder.table(rows.slot), plan.projection()).unwrap();
+                    while cursor.next(&mut slots).unwrap() {
+                        let mut sink = |key: RoutedKey<'_>| {
+                            made.insert(String::from_utf8(key.key.to_vec()).unwrap());
+                        };
+                        plan.route(rows.kind, &slots, &mut scratch, &mut sink).unwrap();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    let missing: Vec<_> = wanted.difference(&made).take(5).collect();
+    let odd: Vec<_> = made.difference(&wanted).take(5).collect();
+    assert!(missing.is_empty() && odd.is_empty(), "not made: {missing:#?}, made by nothing: {odd:#?}");
 }
 
 fn check(document: &Document<'_>, (text, paths): &Printed, column: &Column) {

@@ -28,6 +28,7 @@ async fn transactions_in_two_phases(flavor: Flavor) -> Result<()> {
     rolled_back(Stage::on(Arc::clone(&db), "xarollback").await?).await.context("rolled back")?;
     unprepared(Stage::on(Arc::clone(&db), "xaunseen").await?).await.context("unprepared")?;
     more_keys_than_are_kept(Stage::on(Arc::clone(&db), "xamany").await?).await.context("many keys")?;
+    an_end_that_halts(Stage::on(Arc::clone(&db), "xahalts").await?).await.context("an end that halts")?;
     over_restarts(Stage::on(db, "xarestart").await?).await.context("over restarts")
 }
 
@@ -220,5 +221,49 @@ async fn more_keys_than_are_kept(mut stage: Stage) -> Result<()> {
     ensure!(stale.iter().all(|s| s.contains("order:5")), "{stale:?}");
     ensure!(daemon.metric("rowbust_widened_total").await? == 1.0);
     stage.checkpoint().context("no checkpoint")?;
+    Ok(())
+}
+
+/// As before, but the keys can't be flushed: it halts at the XA COMMIT, and so does the next start, because the checkpoint stays before
+/// the XA PREPARE. With a mapping whose keys can be, nothing is lost.
+async fn an_end_that_halts(mut stage: Stage) -> Result<()> {
+    stage.settings.limits = Some("{ memory: 1MiB }".into());
+    let mapping = |key: &str| {
+        Some(format!(
+            "\n  - table: {}.products\n    fill_grace: 200ms\n    keys: [\"{key}\"]\n",
+            stage.schema
+        ))
+    };
+    let (endless, plain) = (mapping("{id}:product"), mapping("product:{id}"));
+    stage.settings.mappings = endless;
+    stage.open_shop(8000).await?;
+    let mut daemon = stage.start().await?;
+    stage.quiet(&daemon).await?;
+    let before = stage.db.newest(&mut stage.sql().await?).await?;
+    prepare(&stage, "halts", "UPDATE products SET ver=ver+100000 WHERE id <= 7000").await?;
+    // Put back by a reader that doesn't see it yet.
+    set(&stage, "product:1").await?;
+    finish(&stage, "XA COMMIT 'halts'").await?;
+    for round in 0..2 {
+        let status = daemon.exited(WITHIN).await?;
+        let log = daemon.log_text();
+        ensure!(
+            status.code() == Some(1)
+                && log.contains("pipeline.unflushable")
+                && log.contains("XA transaction"),
+            "{round}: {status}\n{}",
+            daemon.log_tail()
+        );
+        let saved = stage.checkpoint()?;
+        ensure!((saved.file.clone(), saved.position) <= before, "{round}: {saved:?} is behind {before:?}");
+        daemon = stage.launch("")?;
+    }
+    drop(daemon);
+    stage.settings.mappings = plain;
+    let daemon = stage.start().await?;
+    stage.quiet(&daemon).await?;
+    ensure!(get(&stage, "product:1").await?.is_none(), "stale\n{}", daemon.log_tail());
+    ensure!(get(&stage, "control:7").await?.is_some(), "I7");
+    ensure!(stage.status_number(&daemon, "xa_prepared").await? == 0);
     Ok(())
 }

@@ -1,60 +1,129 @@
-//! The admin server: liveness, readiness, metrics, status, the retry queue's commands.
+//! The admin server: liveness, readiness, metrics, the state, and the commands of a running daemon. Its answers are described in
+//! `docs/admin-api.md`.
 //!
-//! Guarantees: reads only, but for `POST /retry/requeue`, which is there on a loopback address alone; no secret and no key in metrics. Listens on loopback by default. May depend on everything
-//! that has a state to show.
+//! Guarantees: what a request may see and change stands in [`access`]; no secret is in any answer, no key in metrics. Listens on
+//! loopback by default. It lives as long as the process: a daemon that begins anew is shown in place of the one before. May depend
+//! on everything that has a state to show.
 
+pub mod access;
+pub mod error;
+mod retry;
+pub mod standby;
 pub mod status;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{FromRef, State},
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
-use serde::Deserialize;
-use serde_json::json;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, task::JoinHandle};
 
-use self::status::Status;
-use crate::retry::{Filter, Which, show::listed_json};
+use self::{access::Access, error::ApiError, status::Status};
 
-/// Listens.
-///
-/// # Errors
-/// When the address is taken or not ours.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("admin.listen: can't listen at {address}; choose another address or port"))
+/// What the handlers see: the daemon as it is now.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    listening: SocketAddr,
+    shown: RwLock<Shown>,
 }
 
-/// Serves until `shutdown`.
-///
-/// # Errors
-/// When the listener breaks.
-pub async fn serve(
-    listener: TcpListener,
+#[derive(Debug, Clone)]
+struct Shown {
     status: Arc<Status>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    // There is no token yet: what shows keys or changes anything is for this host alone.
-    let local = listener.local_addr()?.ip().is_loopback();
-    let mut app = Router::new()
+    access: Access,
+}
+
+impl Hub {
+    fn shown(&self) -> Shown {
+        self.0.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The state of the daemon that runs now, or of the one that ended last.
+    pub fn status(&self) -> Arc<Status> {
+        self.shown().status
+    }
+
+    fn access(&self) -> Access {
+        self.shown().access
+    }
+
+    /// From now on this one is shown.
+    pub fn show(&self, status: Arc<Status>) {
+        let access = Access::new(self.0.listening, &status.config.admin);
+        *self.0.shown.write().unwrap_or_else(PoisonError::into_inner) = Shown { status, access };
+    }
+}
+
+impl FromRef<Hub> for Arc<Status> {
+    fn from_ref(hub: &Hub) -> Self {
+        hub.status()
+    }
+}
+
+/// The server's task. Dropped, it ends, and its connections with it.
+#[derive(Debug)]
+pub struct Server {
+    /// To show another daemon.
+    pub hub: Hub,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Listens at `admin.listen` and serves.
+    ///
+    /// # Errors
+    /// When the address is taken or not ours.
+    pub async fn start(status: Arc<Status>) -> anyhow::Result<Self> {
+        let address = status.config.admin.listen;
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("admin.listen: can't listen at {address}; choose another address or port")
+        })?;
+        let listening = listener.local_addr()?;
+        let access = Access::new(listening, &status.config.admin);
+        let hub = Hub(Arc::new(Inner { listening, shown: RwLock::new(Shown { status, access }) }));
+        let app = router(hub.clone());
+        let task = tokio::spawn(async move { axum::serve(listener, app).await });
+        Ok(Self { hub, task })
+    }
+}
+
+fn router(hub: Hub) -> Router {
+    let open = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(|State(status): State<Arc<Status>>| async move { Json(status.json()) }));
-    if local {
-        app = app.route("/retry", get(list)).route("/retry/requeue", post(requeue));
-    }
-    let app = app.with_state(status);
-    axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
-    Ok(())
+        .route("/status", get(|State(status): State<Arc<Status>>| async move { Json(status.json()) }))
+        .route_layer(from_fn_with_state(hub.clone(), access::look));
+    let keys = retry::reading().route_layer(from_fn_with_state(hub.clone(), access::keys));
+    let changing = retry::changing().route_layer(from_fn_with_state(hub.clone(), access::change));
+    open.merge(keys).merge(changing).fallback(unknown).with_state(hub)
+}
+
+async fn unknown() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "admin.not_found",
+        "nothing answers here",
+        "docs/admin-api.md lists the paths",
+    )
 }
 
 async fn readyz(State(status): State<Arc<Status>>) -> Response {
@@ -67,46 +136,4 @@ async fn readyz(State(status): State<Arc<Status>>) -> Response {
 async fn metrics(State(status): State<Arc<Status>>) -> Response {
     status.refresh_metrics();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], status.metrics.render()).into_response()
-}
-
-/// Records of one answer at most.
-const LIST_LIMIT: usize = 10_000;
-
-#[derive(Debug, Deserialize)]
-struct ListArgs {
-    #[serde(default)]
-    dead: bool,
-    limit: Option<usize>,
-}
-
-async fn list(State(status): State<Arc<Status>>, Query(args): Query<ListArgs>) -> Response {
-    let which = if args.dead { Which::Dead } else { Which::Pending };
-    match status.queue.list(which, args.limit.unwrap_or(100).min(LIST_LIMIT)).await {
-        Ok(listed) => Json(json!({
-            "schema_version": 1,
-            "records": listed.iter().map(listed_json).collect::<Vec<_>>(),
-        }))
-        .into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RequeueArgs {
-    target: Option<String>,
-    key_prefix: Option<String>,
-    error_code: Option<String>,
-}
-
-async fn requeue(State(status): State<Arc<Status>>, Json(args): Json<RequeueArgs>) -> Response {
-    let filter = Filter {
-        target: args.target,
-        key_prefix: args.key_prefix.map(String::into_bytes),
-        error_code: args.error_code,
-    };
-    match status.queue.requeue(filter).await {
-        Ok(requeued) => Json(json!({ "schema_version": 1, "requeued": requeued })).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-    }
 }

@@ -12,7 +12,10 @@ use crate::{
     checkpoint,
     config::Config,
     flush::FlushStats,
-    invalidate::target::{ServerState, Target},
+    invalidate::{
+        sweep::SweepStats,
+        target::{ServerState, Target},
+    },
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
     published,
     retry::Queue,
@@ -40,6 +43,8 @@ pub struct Status {
     pub targets: Vec<Arc<Target>>,
     /// By target.
     pub flushes: Vec<Arc<FlushStats>>,
+    /// By target.
+    pub sweeps: Vec<Arc<SweepStats>>,
     pub watermark: Watermark,
     pub published: Arc<published::Stats>,
     pub metrics: PrometheusHandle,
@@ -100,6 +105,7 @@ impl Status {
             "schema_version": 1,
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "state": "active",
             "ready": self.not_ready().is_none(),
             "caught_up": self.caught_up(),
             "lag_seconds": self.lag_seconds(),
@@ -144,6 +150,8 @@ impl Status {
                 "file": saved.file,
                 "position": saved.position,
                 "behind": checkpoint.behind,
+                "fence": saved.fence,
+                "held_by_queue": checkpoint.held,
                 "age_seconds": checkpoint.at.map(|at| at.elapsed().as_secs_f64()),
                 "saves": checkpoint.saves,
                 "failures": checkpoint.failures,
@@ -151,8 +159,12 @@ impl Status {
             "queue": {
                 "pending": queue.pending,
                 "oldest_seconds": queue.oldest_age.map(|age| age.as_secs_f64()),
+                "dead_letters": queue.letters,
                 "dead": queue.dead,
                 "poison": queue.poison,
+                "requeued": queue.requeued,
+                "dropped": queue.dropped,
+                "parked": queue.parked,
             },
             "targets": targets,
             "marks": {
@@ -171,6 +183,7 @@ impl Status {
                 })).collect::<Vec<_>>(),
             },
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
+            "sweep": self.targets.iter().zip(&self.sweeps).map(|(target, sweep)| sweep_json(target.name(), sweep)).collect::<Vec<_>>(),
         })
     }
 
@@ -229,6 +242,14 @@ impl Status {
             set_gauge(t::QUEUE_PENDING, f(pending));
         }
         set_gauge(t::QUEUE_OLDEST, queue.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        if let Some(letters) = queue.letters {
+            set_gauge(t::DEAD_LETTERS_NOW, f(letters));
+        }
+        set_counter(t::QUEUE_REMOVED, queue.acked);
+        set_counter(t::QUEUE_FORWARDED, queue.forwarded);
+        set_counter(t::QUEUE_PARKED, queue.parked);
+        set_counter(t::QUEUE_REQUEUED, queue.requeued);
+        set_counter(t::QUEUE_DROPPED, queue.dropped);
         set_counter(t::DEAD_LETTERS, queue.dead);
         set_counter(t::POISON, queue.poison);
         for (target, flush) in self.targets.iter().zip(&self.flushes) {
@@ -243,6 +264,23 @@ impl Status {
                 counter(t::FLUSH_FINISHED).absolute(finished);
             }
         }
+        for (target, sweep) in self.targets.iter().zip(&self.sweeps) {
+            let gauges = [(t::SWEEP_RUNNING, &sweep.running), (t::SWEEP_WAITING, &sweep.waiting)];
+            for (name, now) in gauges {
+                target_gauge(name, target.name()).set(f(now.load(Relaxed) as u64));
+            }
+            for (name, total) in [
+                (t::SWEEP_REMOVED, &sweep.removed),
+                (t::SWEEP_SCANNED, &sweep.scanned),
+                (t::SWEEP_PASSES, &sweep.passes),
+                (t::SWEEP_SETS, &sweep.sets),
+                (t::PREFIX_ALARMS, &sweep.alarms),
+                (t::MEMBERS_LEFT, &sweep.left),
+                (t::NO_SETS, &sweep.no_sets),
+            ] {
+                target_counter(name, target.name()).absolute(total.load(Relaxed));
+            }
+        }
         for server in self.watermark.status() {
             metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
                 .absolute(server.delays);
@@ -253,6 +291,21 @@ impl Status {
         }
         set_gauge(t::WITNESS_DELAY, flag(self.watermark.witness() == Witness::Delay));
     }
+}
+
+fn sweep_json(target: &str, sweep: &SweepStats) -> Value {
+    json!({
+        "target": target,
+        "removed": sweep.removed.load(Relaxed),
+        "scanned": sweep.scanned.load(Relaxed),
+        "passes": sweep.passes.load(Relaxed),
+        "sets": sweep.sets.load(Relaxed),
+        "alarms": sweep.alarms.load(Relaxed),
+        "members_left": sweep.left.load(Relaxed),
+        "no_sets": sweep.no_sets.load(Relaxed),
+        "running": sweep.running.load(Relaxed),
+        "waiting": sweep.waiting.load(Relaxed),
+    })
 }
 
 /// The server, or a cluster's masters, each with its own breaker.

@@ -13,6 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::CheckpointError;
 use crate::{kill_point, source::position::Anchor};
 
 const MAGIC: &str = "rowbust-checkpoint 1";
@@ -37,6 +38,9 @@ pub struct Saved {
     /// The event that ends there; by it a log that began anew is told apart.
     #[serde(default)]
     pub anchor: Option<Anchor>,
+    /// Unix time in seconds of the first start: what the server lost in a crash before it concerns nobody. 0: not known.
+    #[serde(default)]
+    pub followed_since: u32,
     /// Unix time in seconds of the newest transaction that is done, by the server's clock; 0: none yet.
     pub commit_time: u32,
     /// Unix time in seconds of the save.
@@ -47,6 +51,9 @@ pub struct Saved {
     /// The newest mark that may stand in each Redis server, by target and hash tag.
     #[serde(default)]
     pub published: BTreeMap<String, Published>,
+    /// Counts the takings-over: a shared store refuses a save with an older number. 0: by a version that didn't count.
+    #[serde(default)]
+    pub fence: u64,
 }
 
 /// What was published in a Redis server, and in which of its runs: see `published::mark`.
@@ -60,42 +67,6 @@ pub struct Published {
     pub run: String,
     /// How many keys it had evicted.
     pub evicted: u64,
-}
-
-/// Why there is no checkpoint to be had.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// Both generations are unusable.
-    #[error(
-        "checkpoint {path}: {newest}; {}: {previous}. Refusing to guess a position: restore one of the files, or remove both to begin \
-         at `source.start` (cached keys that changed meanwhile stay stale)", prev_path(path).display()
-    )]
-    Corrupt {
-        /// The newest generation.
-        path: PathBuf,
-        /// What is wrong with it.
-        newest: String,
-        /// What is wrong with the one before.
-        previous: String,
-    },
-    /// Another process holds it.
-    #[error(
-        "checkpoint {path} is in use by another rowbust: stop it, or give this one its own `checkpoint.path`"
-    )]
-    Locked {
-        /// The checkpoint.
-        path: PathBuf,
-    },
-    /// It can't be read or written.
-    #[error("checkpoint {path}: can't {action}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
 }
 
 /// Which file a checkpoint was read from.
@@ -127,6 +98,39 @@ fn prev_path(path: &Path) -> PathBuf {
     with_suffix(path, ".prev")
 }
 
+/// What tells this checkpoint from every other one, wherever its folder is mounted: a random number in `PATH.id`, made when it is first
+/// asked for.
+///
+/// # Errors
+/// It can't be read or made.
+pub fn identity(path: &Path) -> io::Result<String> {
+    let id = with_suffix(path, ".id");
+    let read = || {
+        let text = fs::read_to_string(&id)?;
+        let text = text.trim();
+        let plain = !text.is_empty() && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_alphanumeric());
+        plain.then(|| text.to_owned()).ok_or_else(|| io::Error::other("not a name of a checkpoint"))
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        known => return known,
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)?;
+    }
+    // Seeded by the system for each process, and apart for each call.
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let tmp = with_suffix(path, &format!(".id.{random:016x}"));
+    fs::write(&tmp, format!("{random:016x}\n"))?;
+    // Whoever comes first names it.
+    let linked = fs::hard_link(&tmp, &id);
+    fs::remove_file(&tmp)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => read(),
+    }
+}
+
 /// Reads a checkpoint without locking it: for `rowbust checkpoint show`.
 ///
 /// `None`: there is none yet.
@@ -141,6 +145,7 @@ pub fn load(path: &Path) -> Result<Option<(Saved, Generation)>, CheckpointError>
         (newest, previous) => Err(CheckpointError::Corrupt {
             path: path.to_owned(),
             newest: describe(newest),
+            previous_path: prev_path(path),
             previous: describe(previous),
         }),
     }
@@ -183,7 +188,7 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     serde_json::from_str(body).map_err(|error| error.to_string())
 }
 
-fn encode(saved: &Saved) -> io::Result<Vec<u8>> {
+pub(super) fn encode(saved: &Saved) -> io::Result<Vec<u8>> {
     let mut body = serde_json::to_string_pretty(saved)?;
     body.push('\n');
     Ok(format!("{MAGIC} crc32={:08x}\n{body}", crc32fast::hash(body.as_bytes())).into_bytes())
@@ -211,6 +216,31 @@ impl CheckpointFile {
         let generation = found.as_ref().map_or(0, |(saved, _)| saved.generation);
         let newest_is_torn = matches!(found, Some((_, Generation::Previous)));
         Ok((Self { path: path.to_owned(), generation, newest_is_torn, _lock: lock }, found))
+    }
+
+    /// Keeps what is saved now at `PATH.backup`, for [`CheckpointFile::backup`]. Says whether there was anything.
+    pub fn keep_backup(&self) -> Result<bool, CheckpointError> {
+        let Some((saved, _)) = load(&self.path)? else { return Ok(false) };
+        let path = with_suffix(&self.path, ".backup");
+        let tmp = with_suffix(&self.path, ".backup.tmp");
+        let write = || {
+            let mut file = File::create(&tmp)?;
+            file.write_all(&encode(&saved)?)?;
+            file.sync_all()?;
+            fs::rename(&tmp, &path)
+        };
+        write().map_err(|source| CheckpointError::Io {
+            path: path.clone(),
+            action: "keep a backup",
+            source,
+        })?;
+        Ok(true)
+    }
+
+    /// What was kept last.
+    pub fn backup(&self) -> Result<Option<Saved>, CheckpointError> {
+        let path = with_suffix(&self.path, ".backup");
+        read(&path).map_err(|why| CheckpointError::Unreadable { place: path.display().to_string(), why })
     }
 
     /// Saves durably. `saved.generation` is set here.
@@ -276,10 +306,12 @@ mod tests {
             file: "mysql-bin.000001".into(),
             position,
             anchor: Some(Anchor { size: 31, event_type: 16, timestamp: 5, crc: 7 }),
+            followed_since: 4,
             commit_time: 5,
             saved_at: 6,
             lineage: "a".into(),
             published: BTreeMap::new(),
+            fence: 2,
         }
     }
 
@@ -324,6 +356,18 @@ mod tests {
         assert!(matches!(CheckpointFile::open(&path), Err(CheckpointError::Locked { .. })));
         drop(held);
         CheckpointFile::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = identity(&dir.path().join("deep/checkpoint")).unwrap();
+        assert_eq!(name.len(), 16);
+        assert_eq!(identity(&dir.path().join("deep/checkpoint")).unwrap(), name);
+        assert_ne!(identity(&dir.path().join("checkpoint")).unwrap(), name);
+        assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 1);
+        fs::write(dir.path().join("checkpoint.id"), "../x y").unwrap();
+        assert!(identity(&dir.path().join("checkpoint")).is_err());
     }
 
     proptest! {

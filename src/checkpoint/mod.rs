@@ -2,9 +2,15 @@
 //!
 //! Guarantees (I2, I4): what is saved is the position that the frontier has released, so everything before it is acknowledged by Redis or
 //! by the queue; within an epoch it only moves forward. Behind a gap the old position stays until everything is removed that the gap calls for. A save that fails is counted and tried again: meanwhile the daemon serves on
-//! and the checkpoint holds. May depend on `pipeline::frontier` and `source::position`.
+//! and the checkpoint holds. A save that is *fenced*, because another daemon has taken over, ends the writer.
+//! May depend on `pipeline::frontier`, `source::position`, and for its stores on `config` and `invalidate::target`.
 
+mod error;
 pub mod file;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod redis;
+pub mod store;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +22,11 @@ use rowbust_binlog::{Flavor, GtidState};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::file::{CheckpointError, CheckpointFile, Published, Saved};
+use self::file::{Published, Saved};
+pub use self::{
+    error::CheckpointError,
+    store::{Store, look, place},
+};
 use crate::{
     pipeline::{Commits, Done, frontier::Frontier},
     source::position::{Anchor, Coordinates, Position},
@@ -26,6 +36,11 @@ use crate::{
 const SAVE_INTERVAL: Duration = Duration::from_millis(200);
 /// The pause after a save that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// A shared store is written so often even if nothing has moved: it may have lost the record, and another daemon may have taken it
+/// over.
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether what holds the checkpoint is gone.
+const HELD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What was saved last, for status and metrics.
 #[derive(Debug, Clone)]
@@ -36,6 +51,8 @@ pub struct Snapshot {
     pub at: Option<Instant>,
     /// Whether the frontier has moved since.
     pub behind: bool,
+    /// Whether it waits for the disk queue of this host.
+    pub held: bool,
     /// Saves since the start.
     pub saves: u64,
     /// Saves that failed since the start.
@@ -53,6 +70,8 @@ pub struct Identity {
     pub epoch: u64,
     /// See [`Saved::lineage`].
     pub lineage: String,
+    /// When following began, in Unix seconds.
+    pub since: u32,
 }
 
 /// Shares what the writer has done.
@@ -88,10 +107,32 @@ impl Watch {
     }
 }
 
+/// Says whether something else that only this host knows of is still owed: then the position that others would go on from stays.
+pub struct Hold(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl Hold {
+    /// Asked after the position has moved and before it is saved.
+    pub fn new(owed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Box::new(owed))
+    }
+
+    /// Nothing is.
+    pub fn never() -> Self {
+        Self::new(|| false)
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hold").field(&(self.0)()).finish()
+    }
+}
+
 /// Follows the frontier and saves it.
 #[derive(Debug)]
 pub struct Writer {
-    file: CheckpointFile,
+    store: Store,
+    hold: Hold,
     identity: Identity,
     started: Option<oneshot::Receiver<Position>>,
     position: Position,
@@ -106,15 +147,22 @@ pub struct Writer {
 impl Writer {
     /// `started`: where reading begins, and `anchor` the last event before. That is saved at once, with what was `published` before.
     pub fn new(
-        file: CheckpointFile,
+        store: Store,
+        hold: Hold,
         identity: Identity,
         started: oneshot::Receiver<Position>,
         anchor: Option<Anchor>,
         frontier: Frontier<Done>,
         published: BTreeMap<String, Published>,
     ) -> (Self, Watch) {
-        let snapshot =
-            Arc::new(Mutex::new(Snapshot { saved: None, at: None, behind: true, saves: 0, failures: 0 }));
+        let snapshot = Arc::new(Mutex::new(Snapshot {
+            saved: None,
+            at: None,
+            behind: true,
+            held: false,
+            saves: 0,
+            failures: 0,
+        }));
         let saves = watch::Sender::new(0);
         let (publish, published) = watch::channel(published);
         let watch =
@@ -123,7 +171,8 @@ impl Writer {
         let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
         let started = Some(started);
         let this = Self {
-            file,
+            store,
+            hold,
             identity,
             started,
             position,
@@ -154,27 +203,18 @@ impl Writer {
         }
         let mut ending = false;
         let mut dirty = true;
+        // The first is the place that was found, or where reading begins: it passes nothing.
+        let mut first = true;
         loop {
             dirty |= self.advance();
             dirty |= self.published.has_changed().unwrap_or(false);
-            if dirty {
-                // A GTID set and one fsync: short enough to stay on the thread, but it must not hold up the workers.
-                let (this, result) = tokio::task::spawn_blocking(move || {
-                    let result = self.save();
-                    (self, result)
-                })
-                .await
-                .map_err(|error| CheckpointError::Io {
-                    path: "checkpoint".into(),
-                    action: "finish the save",
-                    source: std::io::Error::other(error),
-                })?;
-                self = this;
-                let pause = match result {
+            if dirty && (first || !self.is_held()) {
+                let pause = match self.save().await {
                     Ok(()) => {
-                        dirty = false;
+                        (dirty, first) = (false, false);
                         SAVE_INTERVAL
                     }
+                    Err(error @ CheckpointError::Fenced { .. }) => return Err(error),
                     Err(error) if ending => return Err(error),
                     Err(error) => {
                         tracing::error!(%error, "checkpoint not saved, holding it");
@@ -182,22 +222,41 @@ impl Writer {
                     }
                 };
                 if !ending {
-                    tokio::select! {
-                        () = shutdown.cancelled() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
+                    self.pause(pause, &shutdown).await;
                 }
             } else if ending {
+                if dirty {
+                    tracing::warn!(
+                        "checkpoint held by the disk queue: what it owes is repeated at the next start"
+                    );
+                }
                 return Ok(());
+            } else if dirty {
+                self.pause(HELD_INTERVAL, &shutdown).await;
             } else {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     () = self.frontier.advanced() => {}
                     Ok(()) = self.published.changed() => dirty = true,
+                    () = tokio::time::sleep(RENEW_INTERVAL), if self.store.is_shared() => dirty = true,
                 }
             }
             ending = shutdown.is_cancelled();
         }
+    }
+
+    async fn pause(&self, pause: Duration, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    /// The position has moved before this is asked: what is owed for it counts already.
+    fn is_held(&self) -> bool {
+        let held = (self.hold.0)();
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).held = held;
+        held
     }
 
     /// Adds what became done to the position.
@@ -230,7 +289,7 @@ impl Writer {
         true
     }
 
-    fn save(&mut self) -> Result<(), CheckpointError> {
+    async fn save(&mut self) -> Result<(), CheckpointError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let saved = Saved {
             generation: 0,
@@ -241,12 +300,14 @@ impl Writer {
             file: self.position.at.file.to_string(),
             position: self.position.at.position,
             anchor: self.anchor,
+            followed_since: self.identity.since,
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
             lineage: self.identity.lineage.clone(),
             published: self.published.borrow_and_update().clone(),
+            fence: 0,
         };
-        let result = self.file.save(saved);
+        let result = self.store.save(saved).await;
         let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(saved) => {
@@ -266,7 +327,8 @@ impl Writer {
     }
 }
 
-fn flavor_name(flavor: Flavor) -> &'static str {
+/// `mysql` or `mariadb`, as in [`Saved::flavor`].
+pub fn flavor_name(flavor: Flavor) -> &'static str {
     match flavor {
         Flavor::MySql => "mysql",
         Flavor::MariaDb => "mariadb",

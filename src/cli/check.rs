@@ -69,19 +69,20 @@ fn text(config: &Config) -> String {
         rows.push(row("redis", format!("{}: {}{auth}{tls}{durability}", target.name, redis_url(target))));
     }
     rows.push(row("retry", retry(&config.retry)));
-    rows.push(row("checkpoint", config.checkpoint.path.display().to_string()));
+    rows.push(row("checkpoint", crate::checkpoint::place(config)));
+    if config.checkpoint.shared.is_some() && matches!(config.retry, Retry::Disk { .. }) {
+        let note = "shared, but the retry queue is on this host's disk: the checkpoint waits while that holds anything;                     use retry.kafka";
+        rows.push(row("", note.into()));
+    }
     rows.push(row("admin", config.admin.listen.to_string()));
-    let rate = |per_second: u64| match per_second {
-        0 => "unlimited".to_owned(),
-        n => format!("{n}/s"),
-    };
     rows.push(row(
         "limits",
         format!(
-            "memory {}, bulk {}, flush {}",
+            "memory {}, bulk {}, flush {}, sweep {}",
             show_size(config.limits.memory),
             rate(config.limits.keys_per_second),
-            rate(config.limits.flush_keys_per_second)
+            rate(config.limits.flush_keys_per_second),
+            rate(config.limits.sweep_keys_per_second)
         ),
     ));
     let mut text = out::table(&rows);
@@ -104,11 +105,14 @@ fn text(config: &Config) -> String {
             add(op(rule), key(rule));
         }
         add("second removal", second_removal(mapping));
+        if mapping.keys_per_second > 0 {
+            add("bulk", rate(mapping.keys_per_second));
+        }
         let ddl = mapping.on_ddl;
         let words = [("truncate", ddl.truncate), ("drop", ddl.drop), ("rename", ddl.rename)];
         let words = words.map(|(name, policy)| format!("{name} {}", ddl_policy(policy))).join(", ");
         add("on ddl", format!("{words}; on_schema {}", policy(mapping.on_schema)));
-        for note in mapping.keys.iter().filter_map(note) {
+        for note in mapping.keys.iter().flat_map(notes) {
             add("note", note);
         }
         text.push_str(&out::table(&rows));
@@ -147,12 +151,13 @@ fn to_json(file: &str, config: &Config) -> Value {
         },
         "redis": redis,
         "retry": retry(&config.retry),
-        "checkpoint": config.checkpoint.path.display().to_string(),
+        "checkpoint": crate::checkpoint::place(config),
         "admin": config.admin.listen.to_string(),
         "limits": {
             "memory_bytes": config.limits.memory,
             "keys_per_second": config.limits.keys_per_second,
             "flush_keys_per_second": config.limits.flush_keys_per_second,
+            "sweep_keys_per_second": config.limits.sweep_keys_per_second,
         },
         "mappings": mappings,
     })
@@ -164,12 +169,22 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         .iter()
         .map(|rule| {
             let field = match &rule.op {
-                KeyOp::Unlink => None,
                 KeyOp::Hdel { field } => Some(field.source()),
+                _ => None,
             };
+            let alarm_above = match &rule.op {
+                KeyOp::Prefix { alarm_above } => Some(*alarm_above),
+                _ => None,
+            };
+            let members_prefix = match &rule.op {
+                KeyOp::MembersOf { members_prefix } => Some(members_prefix),
+                _ => None,
+            };
+            let notes = notes(rule);
             json!({
                 "line": rule.line, "op": op(rule), "key": rule.key.source(), "field": field,
-                "events": events(rule.events), "note": note(rule),
+                "alarm_above": alarm_above, "members_prefix": members_prefix,
+                "events": events(rule.events), "note": notes.first(), "notes": notes,
             })
         })
         .collect();
@@ -178,7 +193,8 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         "line": mapping.line, "table": mapping.table, "to": target_name(config, mapping),
         "when_changed": mapping.when_changed,
         "when": when.map(|w| json!({ "column": w.column, "in": w.any_of, "image": image(w.image) })),
-        "keys": keys, "second_removal": second_removal(mapping),
+        "keys": keys, "second_removal": second_removal(mapping), "guarded": mapping.guarded,
+        "keys_per_second": mapping.keys_per_second,
         "on_ddl": {
             "truncate": ddl_policy(mapping.on_ddl.truncate),
             "drop": ddl_policy(mapping.on_ddl.drop),
@@ -279,45 +295,87 @@ fn retry(retry: &Retry) -> String {
             (format!("kafka {} topics {prefix}.*", brokers.join(",")), policy)
         }
     };
-    format!("{place}, {} attempts, {} apart", policy.attempts, show_duration(policy.delay))
+    let tiers: Vec<String> = policy
+        .tiers()
+        .map(|tier| format!("{} attempts, {} apart", tier.attempts, show_duration(tier.delay)))
+        .collect();
+    format!("{place}, {}", tiers.join(", then "))
 }
 
 fn op(rule: &KeyRule) -> &'static str {
     match rule.op {
         KeyOp::Unlink => "unlink",
         KeyOp::Hdel { .. } => "hdel",
+        KeyOp::Prefix { .. } => "prefix",
+        KeyOp::MembersOf { .. } => "members_of",
+    }
+}
+
+fn rate(per_second: u64) -> String {
+    match per_second {
+        0 => "unlimited".to_owned(),
+        n => format!("{n}/s"),
     }
 }
 
 fn key(rule: &KeyRule) -> String {
-    let field = match &rule.op {
+    let more = match &rule.op {
         KeyOp::Unlink => String::new(),
         KeyOp::Hdel { field } => format!(" {}", field.source()),
+        KeyOp::Prefix { alarm_above } => format!("  alarm above {alarm_above}"),
+        KeyOp::MembersOf { members_prefix } if members_prefix.is_empty() => String::new(),
+        KeyOp::MembersOf { members_prefix } => format!("  that begin with {}", members_prefix.join(", ")),
     };
     let on = if rule.events == Events::ALL {
         String::new()
     } else {
         format!("  on {}", events(rule.events).join(", "))
     };
-    format!("{}{field}{on}", rule.key.source())
+    format!("{}{more}{on}", rule.key.source())
 }
 
-/// What may surprise, but is right.
-fn note(rule: &KeyRule) -> Option<String> {
+/// What may surprise, but is right; and what the servers must hold to.
+fn notes(rule: &KeyRule) -> Vec<String> {
+    let mut notes = Vec::new();
+    let source = rule.key.source();
     if let Some(pair) = rule.key.ambiguity() {
-        return Some(format!(
-            "{}: values of {} and {} can run into each other; too many keys are removed then, never too few",
-            rule.key.source(),
-            pair.first,
-            pair.second
+        notes.push(format!(
+            "{source}: values of {} and {} can run into each other; too many keys are removed then, never too few",
+            pair.first, pair.second
         ));
     }
     let constant = rule.key.is_constant()
         && match &rule.op {
-            KeyOp::Unlink => true,
             KeyOp::Hdel { field } => field.is_constant(),
+            KeyOp::Unlink | KeyOp::Prefix { .. } | KeyOp::MembersOf { .. } => true,
         };
-    constant.then(|| format!("{}: every row gives this one key", rule.key.source()))
+    if constant {
+        let what = if matches!(rule.op, KeyOp::Prefix { .. }) { "prefix" } else { "key" };
+        notes.push(format!("{source}: every row gives this one {what}"));
+    }
+    match &rule.op {
+        KeyOp::Unlink | KeyOp::Hdel { .. } => {}
+        KeyOp::Prefix { .. } => {
+            notes.push(format!("{source}: each change costs two passes over the whole database (SCAN), shared by all that wait"));
+            if rule.key.ends_with_column() {
+                notes.push(format!(
+                    "{source}: ends with a column: what begins with 1 begins with 10 too; a separator at its end tells them apart"
+                ));
+            }
+        }
+        KeyOp::MembersOf { members_prefix } => {
+            notes.push(format!(
+                "{source}: where Redis may evict or expire a set, its members are forgotten: give sets no TTL below that of their members, \
+                 and use maxmemory-policy noeviction or volatile-*"
+            ));
+            if members_prefix.is_empty() {
+                notes.push(format!(
+                    "{source}: every member is removed, whatever key it names; `members_prefix` bounds that"
+                ));
+            }
+        }
+    }
+    notes
 }
 
 fn policy(policy: Policy) -> &'static str {
@@ -350,6 +408,7 @@ fn image(image: Image) -> &'static str {
 
 fn second_removal(mapping: &Mapping) -> String {
     match mapping.second_removal {
+        SecondRemoval::WhenVisible if mapping.guarded => "when visible; guarded, no fill grace".into(),
         SecondRemoval::WhenVisible => {
             format!("when visible, plus {} fill grace", show_duration(mapping.fill_grace))
         }

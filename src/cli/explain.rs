@@ -75,9 +75,11 @@ fn text(table: &str, explained: &[Explained]) -> String {
                     let field = key.field.as_ref().map(|f| format!(" {}", out::key(f.as_bytes())));
                     let image = key.image.as_ref().map(|i| format!("from the row {i}"));
                     let escaped = if key.escaped { "escaped" } else { "" };
+                    // It is no glob: what a value may hold of one is literal.
+                    let rest = if key.op == "prefix" { " and whatever follows" } else { "" };
                     vec![
                         format!("    {}", key.op),
-                        out::key(key.key.as_bytes()) + &field.unwrap_or_default(),
+                        out::key(key.key.as_bytes()) + &field.unwrap_or_default() + rest,
                         image.unwrap_or_default(),
                         escaped.to_owned(),
                     ]
@@ -89,11 +91,21 @@ fn text(table: &str, explained: &[Explained]) -> String {
             }
         }
     }
-    let keys = explained.iter().flat_map(|m| &m.rules).map(|r| r.keys.len()).sum::<usize>();
+    let all = || explained.iter().flat_map(|mapping| &mapping.rules).flat_map(|rule| &rule.keys);
+    let count = |ops: &[&str]| all().filter(|key| ops.contains(&key.op)).count();
+    let counted = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     if explained.iter().all(|m| m.skipped.is_some()) {
         text.push_str(&format!("no mapping takes this change of {table}\n"));
     } else {
-        text.push_str(&format!("{keys} key{} to remove\n", if keys == 1 { "" } else { "s" }));
+        text.push_str(&counted(count(&["unlink", "hdel"]), "key"));
+        for (op, one) in [("prefix", "prefix"), ("members_of", "set")] {
+            match count(&[op]) {
+                0 => {}
+                1 => text.push_str(&format!(", 1 {one}")),
+                n => text.push_str(&format!(", {n} {}", if one == "set" { "sets" } else { "prefixes" })),
+            }
+        }
+        text.push_str(" to remove\n");
     }
     text
 }

@@ -78,6 +78,8 @@ codes! {
     Conflict = "config::conflict";
     /// A librdkafka property that rowbust sets itself, because its guarantees rest on it.
     ReservedProperty = "config::reserved_property";
+    /// librdkafka doesn't know the property, or not this value of it.
+    BadProperty = "config::bad_property";
     /// Part of the contract, but not built yet.
     NotYet = "config::not_yet";
     /// Needs a cargo feature that this binary was built without.

@@ -29,7 +29,12 @@ pub struct Report {
     file: PathBuf,
     masked: String,
     diagnostics: Vec<Diagnostic>,
+    /// Mistakes behind the last of them.
+    omitted: usize,
 }
+
+/// So many mistakes are shown: each looks for its line in the whole file, and a file can have one in every few bytes.
+const MAX_SHOWN: usize = 100;
 
 /// One mistake, ready to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +75,11 @@ const MAX_LINE: usize = 140;
 impl Report {
     pub(super) fn new(file: &Path, text: &str, mut mistakes: Vec<Mistake>, secrets: &[Range<usize>]) -> Self {
         mistakes.sort_by_key(|m| (m.span.start, m.span.end));
+        let omitted = mistakes.len().saturating_sub(MAX_SHOWN);
+        mistakes.truncate(MAX_SHOWN);
         let masked = mask::Masked::new(text, secrets);
         let diagnostics = mistakes.into_iter().map(|m| place(text, &masked, m)).collect();
-        Self { file: file.to_owned(), masked: masked.text, diagnostics }
+        Self { file: file.to_owned(), masked: masked.text, diagnostics, omitted }
     }
 
     /// A report of one mistake about the file as a whole.
@@ -81,7 +88,7 @@ impl Report {
         Self::new(file, "", vec![Mistake { code, message, span: 0..0, help: help.into() }], &[])
     }
 
-    /// The mistakes, in the order of the file. Never empty.
+    /// The first hundred mistakes, in the order of the file. Never empty.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }
@@ -96,8 +103,11 @@ impl Report {
             }
             out.push('\n');
         }
-        let n = self.diagnostics.len();
+        let n = self.diagnostics.len() + self.omitted;
         let _ = writeln!(out, "{n} mistake{} in {}", if n == 1 { "" } else { "s" }, self.file.display());
+        if self.omitted > 0 {
+            let _ = writeln!(out, "the first {} are shown", self.diagnostics.len());
+        }
         out
     }
 
@@ -113,9 +123,13 @@ impl Report {
                 })
             })
             .collect();
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "schema_version": 1, "ok": false, "file": self.file.display().to_string(), "errors": errors,
-        })
+        });
+        if self.omitted > 0 {
+            json["omitted"] = self.omitted.into();
+        }
+        json
     }
 
     fn plain(&self, out: &mut String, d: &Diagnostic) {

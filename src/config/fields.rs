@@ -45,10 +45,6 @@ const fn field(name: &'static str, takes: &'static str, default: &'static str, a
     Field { name, takes, default: Default::Is(default), about, built: true }
 }
 
-const fn later(name: &'static str, takes: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Is("none"), about, built: false }
-}
-
 /// All sections, in the order of the documentation.
 pub const SECTIONS: &[&Section] = &[
     &ROOT,
@@ -60,6 +56,7 @@ pub const SECTIONS: &[&Section] = &[
     &SENTINEL,
     &DURABILITY,
     &RETRY,
+    &TIER,
     &KAFKA,
     &DISK,
     &CHECKPOINT,
@@ -392,24 +389,38 @@ pub(super) static RETRY: Section = Section {
         field("kafka", "mapping", "none", "Kafka topics. Needs the cargo feature `kafka` (on by default)."),
         field("disk", "mapping", "used when there is no `kafka`", "A local store."),
         field(
-            "attempts",
-            "number, 1 to 1000",
-            "`5`",
+            "tiers",
+            "list of one or two tiers",
+            "`[{ delay: 10s, attempts: 5 }, { delay: 5m, attempts: 12 }]`",
             "Attempts before a removal becomes a dead letter. Failures of the target (down, loading) don't count.",
         ),
-        field("delay", "duration, 10ms to 24h", "`10s`", "Time between attempts."),
+        field("attempts", "number, 1 to 1000", "`5`", "With `delay`: short for one tier alone."),
+        field("delay", "duration, 10ms to 24h", "`10s`", "With `attempts`: short for one tier alone."),
     ],
     hints: &[
+        ("max_attempts", "write `tiers: [{ delay: 10s, attempts: 5 }, …]`"),
+        ("backoff", "write `tiers: [{ delay: 10s, attempts: 5 }, …]`"),
         ("path", "write `disk: { path: … }`"),
         ("brokers", "write `kafka: { brokers: […], prefix: … }`"),
         ("prefix", "write `kafka: { brokers: […], prefix: … }`"),
     ],
 };
 
+/// `retry.tiers[]`
+pub(super) static TIER: Section = Section {
+    path: "retry.tiers[]",
+    about: "So many attempts, so far apart. The second tier begins where the first ends.",
+    fields: &[
+        required("delay", "duration, 10ms to 24h", "Time before each attempt."),
+        required("attempts", "number, 1 to 1000", "Attempts in this tier."),
+    ],
+    hints: &[],
+};
+
 /// `retry.kafka`
 pub(super) static KAFKA: Section = Section {
     path: "retry.kafka",
-    about: "Topics `<prefix>.retry.10s` and `<prefix>.dead`.",
+    about: "Topics `<prefix>.retry.10s` (the first tier), `<prefix>.retry.5m` (the second) and `<prefix>.dead`, whatever the tiers' delays are.",
     fields: &[
         required("brokers", "list of `host:port`", "Brokers to ask first."),
         required(
@@ -421,7 +432,7 @@ pub(super) static KAFKA: Section = Section {
             "properties",
             "mapping",
             "none",
-            "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. Those that rowbust's guarantees rest on are refused.",
+            "More librdkafka properties, e.g. `security.protocol` or `sasl.password`. librdkafka checks them when the file is read. Those that rowbust's guarantees rest on are refused.",
         ),
     ],
     hints: &[("topic", "write `prefix`: the topics' names are made from it")],
@@ -438,7 +449,7 @@ pub(super) static DISK: Section = Section {
 /// `checkpoint`
 pub(super) static CHECKPOINT: Section = Section {
     path: "checkpoint",
-    about: "Where the position to resume from is kept.",
+    about: "Where the position to resume from is kept: one of `path`, `redis`, `kafka`. See [high availability](high-availability.md).",
     fields: &[
         field(
             "path",
@@ -446,23 +457,49 @@ pub(super) static CHECKPOINT: Section = Section {
             "`rowbust-data/checkpoint` beside the config file",
             "The file; two generations and a temporary file stand beside it.",
         ),
-        later("kafka", "mapping", "A compacted topic, for a standby on another host."),
-        later("redis", "name of a target", "A key in Redis, for a standby on another host."),
+        field(
+            "redis",
+            "name of a target",
+            "none",
+            "A key `rowbust:checkpoint:NAME` of this target instead of the file, for a standby on another host.",
+        ),
+        field(
+            "kafka",
+            "mapping as `retry.kafka`",
+            "none",
+            "A compacted topic `<prefix>.checkpoint` instead of the file, for a standby on another host.",
+        ),
+        field(
+            "name",
+            "text: letters, digits, `.`, `_`, `-`, `:`",
+            "`HOST:PORT` of the source",
+            "Of the deployment, with `redis` or `kafka`: daemons with the same one take turns. Two deployments on one source need two.",
+        ),
     ],
-    hints: &[("file", "its name is `path`")],
+    hints: &[("file", "its name is `path`"), ("target", "its name is `redis`")],
 };
 
 /// `admin`
 pub(super) static ADMIN: Section = Section {
     path: "admin",
-    about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`.",
-    fields: &[field(
-        "listen",
-        "`address:port`",
-        "`127.0.0.1:8321`",
-        "Where to listen; port 0 takes a free one.",
-    )],
-    hints: &[("port", "write `listen: 127.0.0.1:PORT`")],
+    about: "HTTP: `/livez`, `/readyz`, `/metrics`, `/status`, and what docs/admin-api.md lists.",
+    fields: &[
+        field("listen", "`address:port`", "`127.0.0.1:8321`", "Where to listen; port 0 takes a free one."),
+        field(
+            "token",
+            "text, at least 16 characters",
+            "none",
+            "What changes anything (pause, reload, flush, requeue) needs it, and what shows keys does where `listen` isn't a loopback address. \
+             Without one such requests are answered on a loopback address only. Usually `${VARIABLE}`.",
+        ),
+        field(
+            "token_file",
+            "path",
+            "none",
+            "File with the token, read again at each such request; its last line break is cut off.",
+        ),
+    ],
+    hints: &[("port", "write `listen: 127.0.0.1:PORT`"), ("password", "its name is `token_file`")],
 };
 
 /// `limits`
@@ -488,6 +525,13 @@ pub(super) static LIMITS: Section = Section {
             "number; `0`: unlimited",
             "`20000`",
             "Removals a second, per target, while a keyspace is flushed. A key that is only looked at counts as a tenth.",
+        ),
+        field(
+            "sweep_keys_per_second",
+            "number; `0`: unlimited",
+            "`50000`",
+            "Removals a second, per target, of `prefix` and `members_of` together. A key that is only looked at counts as a tenth: \
+             one pass of `prefix` over a database of 10 million keys takes 20 s.",
         ),
     ],
     hints: &[],
@@ -523,7 +567,19 @@ pub(super) static MAPPING: Section = Section {
             "`1s`",
             "How long a reader may take from its database read to its cache write. Only with `when_visible`.",
         ),
-        later("guarded", "`true` or `false`", "Keys filled under leases: they need no grace."),
+        field(
+            "guarded",
+            "`true`, `false`",
+            "`false`",
+            "The keys are filled under leases: the second removal comes when the commit is visible, without `fill_grace`. Not for `hdel`.",
+        ),
+        field(
+            "keys_per_second",
+            "number; `0`: only the target's",
+            "`0`",
+            "As `limits.keys_per_second`, for this mapping alone; both hold. It also paces what the mapping's `prefix` and `members_of` remove. \
+             Keys of small transactions always pass.",
+        ),
         field(
             "on_ddl",
             "mapping",
@@ -613,9 +669,30 @@ pub(super) static KEY: Section = Section {
         field("op", "`unlink`, `hdel`", "`unlink`", "`unlink` removes the key, `hdel` one field of a hash."),
         field("field", "template", "none", "The hash's field; required with `hdel`."),
         field("events", "list of `insert`, `update`, `delete`", "all", "Which kinds of change."),
-        later("prefix", "template", "All keys that begin so (SCAN)."),
-        later("members_of", "template", "A set of keys: its members, then the set."),
-        later("alarm_above", "number", "With `prefix`: how many keys are suspicious."),
+        field(
+            "prefix",
+            "template that begins with a text",
+            "none",
+            "Every key that begins so, e.g. `\"feed:{category_id}:\"`: found by SCAN over the whole database, in slices.",
+        ),
+        field(
+            "alarm_above",
+            "number of keys, at least 1",
+            "`10000`",
+            "With `prefix`: when more keys than this begin so, that is logged with the place in the binlog, and counted. All of them are removed.",
+        ),
+        field(
+            "members_of",
+            "template",
+            "none",
+            "The key of a set of keys, e.g. `\"tag:{category_id}\"`: its members are removed, as keys and from the set, which is gone with its last one.",
+        ),
+        field(
+            "members_prefix",
+            "text, or list of texts",
+            "none: all members",
+            "With `members_of`: only members that begin so are removed. Others stay, in the set too, and are counted.",
+        ),
     ],
     hints: &[("template", "its name is `key`"), ("on", "its name is `events`")],
 };

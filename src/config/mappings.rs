@@ -1,13 +1,11 @@
-//! `mappings`: tables, conditions, keys.
+//! `mappings`: tables, conditions, when the second removal runs. What is removed: `keys`.
 
 use std::{ops::Range, time::Duration};
 
 use globset::{GlobBuilder, GlobMatcher};
-use rowbust_protocol::template::{ImageRef, Template};
 
 use super::{
-    DdlPolicy, Events, Image, KeyOp, KeyRule, Mapping, OnDdl, Policies, Policy, RedisTarget, SecondRemoval,
-    When,
+    DdlPolicy, Image, KeyOp, Mapping, OnDdl, Policies, Policy, RedisTarget, SecondRemoval, When,
     codes::Code,
     diag, fields,
     node::{Node, Value},
@@ -56,6 +54,20 @@ impl Walk<'_> {
             Some(node) => self.duration(node, "`fill_grace`", Duration::ZERO, Duration::from_secs(600)),
             None => Some(Duration::from_secs(1)),
         };
+        let guarded = match object.get("guarded") {
+            Some(node) => {
+                let words = vec![("true", Choice::Built(true)), ("false", Choice::Built(false))];
+                self.choice(node, "guarded", words)
+            }
+            None => Some(false),
+        };
+        if guarded == Some(true) {
+            self.guarded(&object, second_removal, keys.as_deref());
+        }
+        let keys_per_second = match object.get("keys_per_second") {
+            Some(node) => self.number(node, "number of keys per second", 0..=1_000_000_000),
+            None => Some(0),
+        };
         if object.get("fill_grace").is_some()
             && !matches!(second_removal, None | Some(SecondRemoval::WhenVisible))
         {
@@ -98,12 +110,40 @@ impl Walk<'_> {
             when: when?,
             keys: keys?,
             second_removal: second_removal?,
-            fill_grace: fill_grace?,
+            fill_grace: if guarded? { Duration::ZERO } else { fill_grace? },
+            guarded: guarded?,
+            keys_per_second: keys_per_second?,
             on_ddl: on_ddl?,
             on_schema: on_schema?,
             target: target?,
             line,
         })
+    }
+
+    /// What contradicts `guarded: true`.
+    fn guarded(
+        &mut self,
+        object: &Object<'_>,
+        second_removal: Option<SecondRemoval>,
+        keys: Option<&[super::KeyRule]>,
+    ) {
+        let at = object.key_span("guarded");
+        if object.get("fill_grace").is_some() {
+            let message = "`fill_grace` has no effect with `guarded: true`";
+            let help = "remove it: fills under leases need no grace";
+            self.report(Code::Conflict, object.key_span("fill_grace"), message, help);
+        }
+        if !matches!(second_removal, None | Some(SecondRemoval::WhenVisible)) {
+            let message =
+                "`guarded: true` needs the second removal when the commit is visible: it revokes the leases";
+            let help = "remove `second_removal`, or `guarded`";
+            self.report(Code::Conflict, at.clone(), message, help);
+        }
+        if keys.is_some_and(|keys| keys.iter().any(|rule| matches!(rule.op, KeyOp::Hdel { .. }))) {
+            let message = "fields of a hash can't be guarded: a lease stands in place of a whole value";
+            let help = "write the `hdel` in a mapping of its own, without `guarded`";
+            self.report(Code::Conflict, at, message, help);
+        }
     }
 
     fn on_ddl(&mut self, node: &Node, at: Range<usize>) -> Option<OnDdl> {
@@ -205,106 +245,6 @@ impl Walk<'_> {
             None => Some(Image::Any),
         };
         Some(When { column: column?, any_of: any_of?, image: image? })
-    }
-
-    fn keys(&mut self, node: &Node) -> Option<Vec<KeyRule>> {
-        let items = self.list(node, "`keys`", "[\"product:{id}\"]")?;
-        let keys: Vec<_> = items.iter().map(|item| self.key_rule(item)).collect();
-        keys.into_iter().collect()
-    }
-
-    fn key_rule(&mut self, node: &Node) -> Option<KeyRule> {
-        let (line, _) = diag::position(self.text, node.span.start);
-        let template_by_mistake = matches!(&node.value, Value::Map(e) if !e.is_empty() && e.iter().all(|(_, v)| matches!(v.value, Value::Null)));
-        if !matches!(node.value, Value::Map(_)) || template_by_mistake {
-            let key = self.template(node)?;
-            return Some(KeyRule { key, op: KeyOp::Unlink, events: Events::ALL, line });
-        }
-        let object = self.object(node, first_line(self.text, &node.span), &fields::KEY)?;
-        let later = object.get("prefix").or(object.get("members_of")).is_some();
-        if object.get("key").is_none() && !later {
-            let help = "write `key: \"product:{id}\"`";
-            self.report(Code::MissingField, object.span.clone(), "this entry of `keys` has no `key`", help);
-        }
-        let key = object.get("key").and_then(|n| self.template(n));
-        let hdel = match object.get("op") {
-            Some(node) => {
-                let ops = vec![("unlink", Choice::Built(false)), ("hdel", Choice::Built(true))];
-                self.choice(node, "op", ops)
-            }
-            None => Some(false),
-        };
-        let field = object.get("field").map(|n| self.template(n));
-        let events = match object.get("events") {
-            Some(node) => self.events(node),
-            None => Some(Events::ALL),
-        };
-        let op = match (hdel?, field) {
-            (false, None) => KeyOp::Unlink,
-            (true, Some(field)) => KeyOp::Hdel { field: field? },
-            (true, None) => {
-                let help = "write `field: \"{id}\"`";
-                self.report(Code::MissingField, object.key_span("op"), "`op: hdel` needs a `field`", help);
-                return None;
-            }
-            (false, Some(_)) => {
-                let help = "write `op: hdel`, or remove `field`";
-                self.report(
-                    Code::Conflict,
-                    object.key_span("field"),
-                    "`field` has no effect without `op: hdel`",
-                    help,
-                );
-                return None;
-            }
-        };
-        let (key, events) = (key?, events?);
-        let field = match &op {
-            KeyOp::Unlink => None,
-            KeyOp::Hdel { field } => Some(field),
-        };
-        let uses = |image| key.uses(image) || field.is_some_and(|f| f.uses(image));
-        // An insert has no row before it, and a delete none after it: `{old.x}` and `{new.x}` make no key then.
-        let never = (uses(ImageRef::Old) && !events.update && !events.delete)
-            || (uses(ImageRef::New) && !events.update && !events.insert);
-        if never {
-            let help =
-                "inserts have no `old` row and deletes no `new` one: add `update`, or write the bare column";
-            self.report(Code::Conflict, object.key_span("events"), "no change makes this key", help);
-            return None;
-        }
-        Some(KeyRule { key, op, events, line })
-    }
-
-    fn template(&mut self, node: &Node) -> Option<Template> {
-        let text = self.quoted_text(node, "a key template")?;
-        match Template::parse(&text.value) {
-            Ok(template) => Some(template),
-            Err(e) => {
-                let span = self.offset_in(&text, e.offset);
-                self.report(Code::BadTemplate, span, e.to_string(), e.help);
-                None
-            }
-        }
-    }
-
-    fn events(&mut self, node: &Node) -> Option<Events> {
-        let mut events = Events { insert: false, update: false, delete: false };
-        let mut ok = true;
-        for item in self.list(node, "`events`", "[update, delete]")? {
-            let kinds = vec![
-                ("insert", Choice::Built(0)),
-                ("update", Choice::Built(1)),
-                ("delete", Choice::Built(2)),
-            ];
-            match self.choice(item, "kind of change", kinds) {
-                Some(0) => events.insert = true,
-                Some(1) => events.update = true,
-                Some(_) => events.delete = true,
-                None => ok = false,
-            }
-        }
-        ok.then_some(events)
     }
 
     fn second_removal(&mut self, node: &Node, at: Range<usize>) -> Option<SecondRemoval> {

@@ -79,8 +79,9 @@ pub(super) fn is_secret_field(name: &str) -> bool {
     let about_a_file = ["_file", "file", ".location", "path"].iter().any(|end| name.ends_with(end));
     let secret = ["password", "passwd", "passphrase", "secret", "token", "jaas", "credential"];
     // Names that were meant to be `password`.
+    let last = name.rsplit('.').next().unwrap_or(&name);
     let misspelt =
-        strsim::damerau_levenshtein(&name, "password") <= 2 || matches!(name.as_str(), "pass" | "pw" | "pwd");
+        strsim::damerau_levenshtein(last, "password") <= 2 || matches!(last, "pass" | "pw" | "pwd");
     let key = name.ends_with(".pem") || name.ends_with(".key");
     !about_a_file && (key || misspelt || secret.iter().any(|s| name.contains(s)))
 }

@@ -8,6 +8,7 @@ mod codes;
 mod connections;
 mod diag;
 mod fields;
+mod keys;
 mod mappings;
 mod mask;
 mod node;
@@ -315,34 +316,173 @@ pub enum Retry {
         /// Prefix of the topics' names.
         prefix: String,
         /// More librdkafka properties.
-        properties: Vec<(String, String)>,
+        properties: Properties,
         /// Tiers and attempts.
         policy: RetryPolicy,
     },
 }
 
-/// Delay and number of the attempts before a removal becomes a dead letter.
+/// librdkafka properties by name. Values that look like secrets are not printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Properties(Vec<(String, String)>);
+
+impl Properties {
+    /// Names and values, secrets included.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Names and values as they may be shown: `****` for what looks like a secret.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().map(|(name, value)| (name, if mask::is_secret_field(name) { "****" } else { value }))
+    }
+
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+}
+
+impl From<Vec<(String, String)>> for Properties {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+}
+
+impl std::fmt::Debug for Properties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.shown()).finish()
+    }
+}
+
+/// Delay and number of attempts of one tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Time between attempts. Default 10 s.
+pub struct Tier {
+    /// Time before each attempt.
     pub delay: Duration,
-    /// Attempts before the dead letter. Default 5.
+    /// Attempts before the next tier, or the dead letter.
     pub attempts: u32,
 }
 
+/// The attempts before a removal becomes a dead letter. Default: 5, 10 s apart, then 12, 5 min apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The first attempts.
+    pub first: Tier,
+    /// Those after them.
+    pub second: Option<Tier>,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let second = Tier { delay: Duration::from_secs(5 * 60), attempts: 12 };
+        Self { first: Tier { delay: Duration::from_secs(10), attempts: 5 }, second: Some(second) }
+    }
+}
+
+impl RetryPolicy {
+    /// One tier alone.
+    pub const fn one(delay: Duration, attempts: u32) -> Self {
+        Self { first: Tier { delay, attempts }, second: None }
+    }
+
+    /// All tiers, in order.
+    pub fn tiers(&self) -> impl Iterator<Item = Tier> {
+        std::iter::once(self.first).chain(self.second)
+    }
+
+    /// Attempts before the dead letter.
+    pub fn attempts(&self) -> u32 {
+        self.tiers().fold(0, |sum, tier| sum.saturating_add(tier.attempts))
+    }
+
+    /// Whether a record that has used up `attempt` attempts stands in the second tier.
+    pub fn is_second(&self, attempt: u32) -> bool {
+        self.second.is_some() && attempt >= self.first.attempts
+    }
+
+    /// The tier of a record that has used up `attempt` attempts.
+    pub fn tier(&self, attempt: u32) -> Tier {
+        self.second.filter(|_| self.is_second(attempt)).unwrap_or(self.first)
+    }
+}
+
 /// `checkpoint:`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// The file; two generations and a temporary file stand beside it.
+    /// The file; two generations and a temporary file stand beside it. Not used with a shared one, but for the default place of
+    /// the retry queue.
     pub path: PathBuf,
+    /// Kept where daemons of other hosts see it, instead of the file.
+    pub shared: Option<Shared>,
+}
+
+impl Checkpoint {
+    /// A file of this host.
+    pub fn file(path: PathBuf) -> Self {
+        Self { path, shared: None }
+    }
+}
+
+/// A checkpoint that several daemons share, of which one is active.
+#[derive(Clone)]
+pub enum Shared {
+    /// A key of a target.
+    Redis {
+        /// Index into [`Config::redis`].
+        target: usize,
+        /// Of the deployment. Default: `HOST:PORT` of the source.
+        name: String,
+    },
+    /// A compacted topic, `PREFIX.checkpoint`.
+    Kafka {
+        /// `host:port` of the brokers.
+        brokers: Vec<String>,
+        /// Prefix of the topic's name.
+        prefix: String,
+        /// More librdkafka properties.
+        properties: Properties,
+        /// Of the deployment. Default: `HOST:PORT` of the source.
+        name: String,
+    },
+}
+
+impl Shared {
+    /// The key of a checkpoint in Redis.
+    pub fn redis_key(name: &str) -> String {
+        format!("rowbust:checkpoint:{name}")
+    }
+}
+
+/// Properties may hold a password.
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Redis { target, name } => {
+                f.debug_struct("Redis").field("target", target).field("name", name).finish()
+            }
+            Self::Kafka { brokers, prefix, name, .. } => f
+                .debug_struct("Kafka")
+                .field("brokers", brokers)
+                .field("prefix", prefix)
+                .field("name", name)
+                .finish_non_exhaustive(),
+        }
+    }
 }
 
 /// `admin:`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Admin {
     /// Address to listen at. Default 127.0.0.1:8321.
     pub listen: SocketAddr,
+    /// What changes anything needs it, from `token` or `token_file` (read at each such request). Without one that is possible on a
+    /// loopback address alone.
+    pub token: Password,
 }
+
+/// Characters of an admin token, at least: a shorter one can be guessed.
+pub const MIN_TOKEN: usize = 16;
 
 /// `limits:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -354,6 +494,9 @@ pub struct Limits {
     pub keys_per_second: u64,
     /// Removals a second of a flush, per target; a key that is only looked at counts as a tenth. 0: unlimited. Default 20000.
     pub flush_keys_per_second: u64,
+    /// Removals a second of `prefix` and `members_of`, per target; a key that is only looked at counts as a tenth. 0: unlimited.
+    /// Default 50000.
+    pub sweep_keys_per_second: u64,
 }
 
 /// One entry of `mappings:`
@@ -373,8 +516,13 @@ pub struct Mapping {
     pub keys: Vec<KeyRule>,
     /// When the second removal runs.
     pub second_removal: SecondRemoval,
-    /// How much longer than visibility the second removal of a plain key waits. Default 1 s.
+    /// How much longer than visibility the second removal of a plain key waits. Default 1 s; 0 where `guarded`.
     pub fill_grace: Duration,
+    /// The keys are filled under leases, which the second removal revokes. Default: false.
+    pub guarded: bool,
+    /// As [`Limits::keys_per_second`], for this mapping alone; 0 (default): that of the target only. Paces what its `prefix` and
+    /// `members_of` remove, too.
+    pub keys_per_second: u64,
     /// What TRUNCATE, DROP and RENAME do.
     pub on_ddl: OnDdl,
     /// What to do when the table lacks a column that the mapping names, or its columns' names aren't known.
@@ -430,7 +578,20 @@ pub enum KeyOp {
         /// The field's template.
         field: Template,
     },
+    /// `UNLINK` of every key that begins with what the template makes. The template begins with a text of its own.
+    Prefix {
+        /// More keys than this under one prefix are told about; all are removed. Default [`ALARM_ABOVE`].
+        alarm_above: u64,
+    },
+    /// `UNLINK` of every member of a set of keys, and `SREM` of these from the set.
+    MembersOf {
+        /// Members that begin with none of these stay as they are; empty (default): all are removed.
+        members_prefix: Vec<String>,
+    },
 }
+
+/// The default of `alarm_above`.
+pub const ALARM_ABOVE: u64 = 10_000;
 
 /// `events:`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -512,13 +673,16 @@ impl Walk<'_> {
         }
         let source = at("source").and_then(|(node, span)| self.source(node, span));
         let redis = at("redis").and_then(|(node, span)| self.redis(node, span));
-        let checkpoint = self.checkpoint(at("checkpoint"));
+        let checkpoint = self.checkpoint(at("checkpoint"), source.as_ref(), redis.as_deref());
         let retry = self.retry(at("retry"), checkpoint.as_ref());
         let admin = self.admin(at("admin"));
         let limits = self.limits(at("limits"));
         let policies = source.as_ref().map(|source| source.policies).unwrap_or_default();
         let mappings =
             object.get("mappings").and_then(|node| self.mappings(node, redis.as_deref(), policies));
+        if let (Some(checkpoint), Some(mappings)) = (&checkpoint, &mappings) {
+            self.checkpoint_apart(checkpoint, at("checkpoint"), mappings);
+        }
         Some(Config {
             source: source?,
             redis: redis?,
@@ -530,6 +694,14 @@ impl Walk<'_> {
             fingerprint,
         })
     }
+}
+
+/// A duration as it is written in the config, such as `2h`.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|(why, help)| format!("{why}: {help}"))
 }
 
 /// FNV-1a over host name and config path: stable across restarts and versions, and different for two configs on one

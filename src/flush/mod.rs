@@ -25,6 +25,8 @@ pub fn unflushable(mapping: &Mapping) -> Option<&KeyRule> {
 pub struct Plan {
     /// Keys that are known without looking.
     pub keys: Vec<Vec<u8>>,
+    /// Sets that are known without looking: their members go.
+    pub sets: Vec<Vec<u8>>,
     /// Hashes that are known without looking, and which of their fields go.
     pub hashes: Vec<(Vec<u8>, Fields)>,
     /// Iterations over all keys.
@@ -42,8 +44,27 @@ pub struct Scan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     key: Template,
-    /// `None`: the whole key.
-    field: Option<Template>,
+    what: What,
+}
+
+/// What goes of a key that a rule makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum What {
+    Key,
+    Field(Template),
+    /// Of every key that begins so.
+    Prefix,
+    Members,
+}
+
+impl Rule {
+    fn takes(&self, key: &[u8]) -> bool {
+        if self.what == What::Prefix { self.key.could_begin(key) } else { self.key.could_make(key) }
+    }
+
+    fn glob(&self) -> Vec<u8> {
+        if self.what == What::Prefix { self.key.prefix_glob() } else { self.key.glob() }
+    }
 }
 
 /// What is to be removed of a key.
@@ -55,6 +76,11 @@ pub enum Owed {
     Key,
     /// Fields of it.
     Fields(Fields),
+    /// The keys that are its members, with their entries.
+    Members {
+        /// And then what is left of it.
+        whole: bool,
+    },
 }
 
 /// Fields of a hash: one or more templates.
@@ -89,23 +115,26 @@ impl Plan {
     pub fn new<'a>(mappings: impl IntoIterator<Item = &'a Mapping>) -> Self {
         let mut rules: Vec<Rule> = Vec::new();
         for rule in mappings.into_iter().flat_map(|mapping| &mapping.keys) {
-            let field = match &rule.op {
-                KeyOp::Unlink => None,
-                KeyOp::Hdel { field } => Some(field.clone()),
+            let what = match &rule.op {
+                KeyOp::Unlink => What::Key,
+                KeyOp::Hdel { field } => What::Field(field.clone()),
+                KeyOp::Prefix { .. } => What::Prefix,
+                KeyOp::MembersOf { .. } => What::Members,
             };
-            let rule = Rule { key: rule.key.clone(), field };
+            let rule = Rule { key: rule.key.clone(), what };
             if !rule.key.literal_prefix().is_empty() && !rules.contains(&rule) {
                 rules.push(rule);
             }
         }
         let (constant, mut rest): (Vec<_>, Vec<_>) =
-            rules.into_iter().partition(|rule| rule.key.is_constant());
-        let mut plan = Self { keys: Vec::new(), hashes: Vec::new(), scans: Vec::new() };
+            rules.into_iter().partition(|rule| rule.key.is_constant() && rule.what != What::Prefix);
+        let mut plan = Self { keys: Vec::new(), sets: Vec::new(), hashes: Vec::new(), scans: Vec::new() };
         for rule in constant {
             let key = rule.key.literal_prefix().to_vec();
-            match rule.field {
-                None => plan.keys.push(key),
-                Some(field) => match plan.hashes.iter_mut().find(|(known, _)| *known == key) {
+            match rule.what {
+                What::Key | What::Prefix => plan.keys.push(key),
+                What::Members => plan.sets.push(key),
+                What::Field(field) => match plan.hashes.iter_mut().find(|(known, _)| *known == key) {
                     Some((_, fields)) => fields.0.push(field),
                     None => plan.hashes.push((key, Fields(vec![field]))),
                 },
@@ -121,8 +150,10 @@ impl Plan {
         }
         for scan in &mut plan.scans {
             scan.glob = match &scan.rules[..] {
-                [one] => one.key.glob(),
-                many if many.iter().all(|rule| rule.key == many[0].key) => many[0].key.glob(),
+                [one] => one.glob(),
+                many if many.iter().all(|rule| rule.key == many[0].key && rule.what != What::Prefix) => {
+                    many[0].glob()
+                }
                 many => common_glob(many.iter().map(|rule| rule.key.literal_prefix())),
             };
         }
@@ -139,13 +170,20 @@ impl Scan {
     /// What goes of a key; of several rules for fields the fields of all.
     pub fn owed(&self, key: &[u8]) -> Owed {
         let mut fields = Vec::new();
-        for rule in self.rules.iter().filter(|rule| rule.key.could_make(key)) {
-            match &rule.field {
-                None => return Owed::Key,
-                Some(field) => fields.push(field.clone()),
+        let (mut whole, mut members) = (false, false);
+        for rule in self.rules.iter().filter(|rule| rule.takes(key)) {
+            match &rule.what {
+                What::Key | What::Prefix => whole = true,
+                What::Members => members = true,
+                What::Field(field) => fields.push(field.clone()),
             }
         }
-        if fields.is_empty() { Owed::Nothing } else { Owed::Fields(Fields(fields)) }
+        match (members, whole) {
+            (true, whole) => Owed::Members { whole },
+            (false, true) => Owed::Key,
+            (false, false) if fields.is_empty() => Owed::Nothing,
+            (false, false) => Owed::Fields(Fields(fields)),
+        }
     }
 }
 

@@ -53,6 +53,24 @@ fn of_hashes_only_fields_go() {
 }
 
 #[test]
+fn prefixes_and_sets() {
+    let plan = plan(
+        r#"[{ prefix: "feed:{cat}:" }, { prefix: "all:" }, { members_of: "tag:{cat}" }, { members_of: "tags" },
+            "feed:{cat}", "tag:x:{id}"]"#,
+    );
+    assert_eq!(globs(&plan), ["all:*", "feed:*", "tag:*"]);
+    assert_eq!(plan.sets, [b"tags".to_vec()]);
+    assert!(plan.keys.is_empty());
+    assert_eq!(plan.scans[0].owed(b"all:1:{x}"), Owed::Key);
+    assert_eq!(plan.scans[1].owed(b"feed:1:2 3"), Owed::Key);
+    assert_eq!(plan.scans[1].owed(b"feed:1"), Owed::Key);
+    assert_eq!(plan.scans[1].owed(b"feed:1 2:3"), Owed::Nothing);
+    assert_eq!(plan.scans[2].owed(b"tag:1"), Owed::Members { whole: false });
+    assert_eq!(plan.scans[2].owed(b"tag:x:1"), Owed::Key);
+    assert_eq!(plan.scans[2].owed(b"tag:y:1"), Owed::Nothing);
+}
+
+#[test]
 fn without_a_prefix_nothing_is_flushed() {
     let mappings = mappings(r#"["a:{id}", "{id}:b"]"#);
     assert_eq!(unflushable(&mappings[0]).unwrap().key.source(), "{id}:b");

@@ -22,12 +22,17 @@ use tokio::sync::mpsc;
 use super::{
     classify::Failure,
     second::{Due, due, one_is_enough},
+    sweep::Sweeper,
     target::{Master, Target},
 };
 use crate::{
     config::Mapping,
     flush::{Fields, FlushStats, Owed, Plan, Running, Scan},
-    pipeline::{BATCH_KEYS, Flush, batch::Removal, pace::Pace},
+    pipeline::{
+        BATCH_KEYS, Flush,
+        batch::Removal,
+        pace::{Pace, Paces},
+    },
     watermark::Watermark,
 };
 
@@ -57,8 +62,10 @@ pub struct Flusher {
     target: Arc<Target>,
     mappings: Vec<Mapping>,
     watermark: Watermark,
-    pace: Pace,
+    pace: Arc<Pace>,
     stats: Arc<FlushStats>,
+    /// For sets and their members.
+    sweeper: Arc<Sweeper>,
 }
 
 /// A request on its way.
@@ -86,8 +93,9 @@ impl Flusher {
         watermark: Watermark,
         per_second: u64,
         stats: Arc<FlushStats>,
+        sweeper: Arc<Sweeper>,
     ) -> Self {
-        Self { target, mappings, watermark, pace: Pace::new(per_second), stats }
+        Self { target, mappings, watermark, pace: Arc::new(Pace::new(per_second)), stats, sweeper }
     }
 
     /// Does what `requests` bring until it is closed and everything is settled. What waits when a pass begins is done by it
@@ -178,9 +186,11 @@ impl Flusher {
         }));
         let removals = plan.keys.iter().map(|key| Owing::Key(key));
         let fields = plan.hashes.iter().map(|(key, fields)| Owing::Fields(key, fields));
+        let sets = plan.sets.iter().map(|key| Owing::Set(key));
         let scans = plan.scans.iter().map(Owing::Scan);
         let mut progress = Instant::now();
-        for owing in removals.chain(fields).chain(scans) {
+        // Sets first: a set that is removed as a key is one whose members nobody knows.
+        for owing in sets.chain(removals).chain(fields).chain(scans) {
             self.until_done(&owing, &mut progress).await;
         }
         self.stats.running(None);
@@ -204,6 +214,7 @@ impl Flusher {
             .build();
         loop {
             let done = match owing {
+                Owing::Set(key) => self.set(key, false).await,
                 Owing::Key(key) => self.remove(&[Removal { key, field: None }]).await,
                 Owing::Fields(key, fields) => self.fields(key, fields).await,
                 Owing::Scan(scan) => self.scan(scan, progress).await,
@@ -256,6 +267,7 @@ impl Flusher {
                     Owed::Nothing => {}
                     Owed::Key => whole.push(Removal { key, field: None }),
                     Owed::Fields(fields) => self.fields(key, &fields).await?,
+                    Owed::Members { whole } => self.set(key, whole).await?,
                 }
             }
             self.remove(&whole).await?;
@@ -265,6 +277,13 @@ impl Flusher {
                 return Ok(());
             }
         }
+    }
+
+    /// The members of a set; `whole`: and then what is left of it.
+    async fn set(&self, key: &[u8], whole: bool) -> Result<(), Failure> {
+        let removed = self.sweeper.members(key, true, &Paces::new([Arc::clone(&self.pace)])).await?;
+        self.stats.removed.fetch_add(removed, Relaxed);
+        if whole { self.remove(&[Removal { key, field: None }]).await } else { Ok(()) }
     }
 
     /// The fields of one hash. A key of another type has none.
@@ -342,10 +361,11 @@ impl Flusher {
     }
 }
 
-const WRONG_TYPE: &str = "WRONGTYPE";
+pub(super) const WRONG_TYPE: &str = "WRONGTYPE";
 
 /// A part of a pass, repeated as a whole.
 enum Owing<'a> {
+    Set(&'a [u8]),
     Key(&'a [u8]),
     Fields(&'a [u8], &'a Fields),
     Scan(&'a Scan),

@@ -17,7 +17,9 @@ use futures_util::future::join_all;
 
 use super::{
     classify::{Class, Failure},
+    sweep::Sweeper,
     target::Target,
+    wide::Wide,
 };
 use crate::{
     pipeline::batch::Removal,
@@ -36,6 +38,8 @@ pub struct RetryRemover {
     targets: Vec<Arc<Target>>,
     /// By target: what counts for visibility differs.
     watermarks: Vec<Watermark>,
+    /// By target.
+    wide: Vec<Arc<Wide>>,
     /// The server that is followed: coordinates of another one can't be compared.
     source: String,
     /// As the queue's own: a clock that is set must not end a wait.
@@ -43,10 +47,11 @@ pub struct RetryRemover {
 }
 
 impl RetryRemover {
-    /// `source`: as in [`crate::retry::Origin::source`].
-    pub fn new(targets: impl IntoIterator<Item = (Arc<Target>, Watermark)>, source: String) -> Self {
-        let (targets, watermarks) = targets.into_iter().unzip();
-        Self { targets, watermarks, source, clock: Clock::system() }
+    /// `sweepers` and `watermarks`: by target. `source`: as in [`crate::retry::Origin::source`].
+    pub fn new(sweepers: &[Arc<Sweeper>], watermarks: Vec<Watermark>, source: String) -> Self {
+        let targets = sweepers.iter().map(|sweeper| Arc::clone(&sweeper.target)).collect();
+        let wide = sweepers.iter().map(|sweeper| Wide::new(Arc::clone(sweeper))).collect();
+        Self { targets, wide, watermarks, source, clock: Clock::system() }
     }
 
     fn watermark(&self, target: &Target) -> Option<&Watermark> {
@@ -80,7 +85,12 @@ impl RetryRemover {
         watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
     }
 
-    async fn remove_of_target(&self, target: &Target, records: &[(usize, &Record)]) -> Vec<(usize, Verdict)> {
+    async fn remove_of_target(
+        &self,
+        target: &Target,
+        wide_retries: &Arc<Wide>,
+        records: &[(usize, &Record)],
+    ) -> Vec<(usize, Verdict)> {
         let now = Instant::now();
         let Some(watermark) = self.watermark(target) else { return Vec::new() };
         let is_final: Vec<bool> =
@@ -88,30 +98,24 @@ impl RetryRemover {
         if is_final.contains(&false) {
             watermark.demand();
         }
-        let mut results: Vec<Result<(), Failure>> = records.iter().map(|_| Ok(())).collect();
+        let mut results: Vec<Option<Result<(), Failure>>> = records.iter().map(|_| None).collect();
         let (wide, exact): (Vec<usize>, Vec<usize>) =
             (0..records.len()).partition(|at| records[*at].1.op.is_wide());
         let exact_records: Vec<&Record> = exact.iter().map(|at| records[*at].1).collect();
         for (at, result) in exact.into_iter().zip(remove_exact(target, &exact_records).await) {
-            results[at] = result;
+            results[at] = Some(result);
         }
-        for at in wide {
-            results[at] = self.remove_wide(target, records[at].1).await;
+        // They are costly: once, when it is the last one that is owed. Others of the target don't wait for them.
+        for at in wide.into_iter().filter(|at| is_final[*at]) {
+            results[at] = wide_retries.ask(records[at].1);
         }
-        let verdict = |(result, is_final): (Result<(), Failure>, bool)| match result {
-            Ok(()) if is_final => Verdict::Done,
-            Ok(()) => Verdict::NotYet,
-            Err(Failure { class: Class::Key, code, .. }) => Verdict::KeyError(code),
-            Err(Failure { class: Class::Target, code, .. }) => Verdict::TargetError(code),
+        let verdict = |(result, is_final): (Option<Result<(), Failure>>, bool)| match result {
+            Some(Ok(())) if is_final => Verdict::Done,
+            Some(Ok(())) | None => Verdict::NotYet,
+            Some(Err(Failure { class: Class::Key, code, .. })) => Verdict::KeyError(code),
+            Some(Err(Failure { class: Class::Target, code, .. })) => Verdict::TargetError(code),
         };
         records.iter().map(|(at, _)| *at).zip(results.into_iter().zip(is_final).map(verdict)).collect()
-    }
-
-    /// Carries out an operation that may remove many keys: [`crate::retry::Op::Prefix`], [`crate::retry::Op::MembersOf`]. It may take long: other records of the
-    /// target don't wait for it. `Ok`: Redis has acknowledged all of it. A part that was done is done again after an error.
-    async fn remove_wide(&self, _target: &Target, record: &Record) -> Result<(), Failure> {
-        let message = format!("{} can't be carried out yet", record.op.name());
-        Err(Failure { class: Class::Key, code: "NOTBUILT".into(), message })
     }
 }
 
@@ -159,13 +163,21 @@ impl Handler for RetryRemover {
         Box::pin(async move {
             // A record whose target left the config can't be removed: it uses up its attempts and becomes a dead letter.
             let mut verdicts = vec![Verdict::KeyError("NOTARGET".into()); records.len()];
-            let of_target = |target: &Arc<Target>| {
-                let target = Arc::clone(target);
+            let of_target = |(target, wide): (&Arc<Target>, &Arc<Wide>)| {
+                let (target, wide) = (Arc::clone(target), Arc::clone(wide));
                 let own: Vec<_> =
                     records.iter().enumerate().filter(|(_, record)| record.target == target.name()).collect();
-                async move { if own.is_empty() { Vec::new() } else { self.remove_of_target(&target, &own).await } }
+                async move {
+                    if own.is_empty() {
+                        Vec::new()
+                    } else {
+                        self.remove_of_target(&target, &wide, &own).await
+                    }
+                }
             };
-            for (at, verdict) in join_all(self.targets.iter().map(of_target)).await.into_iter().flatten() {
+            for (at, verdict) in
+                join_all(self.targets.iter().zip(&self.wide).map(of_target)).await.into_iter().flatten()
+            {
                 verdicts[at] = verdict;
             }
             verdicts

@@ -23,8 +23,9 @@ use super::{
 use crate::{
     config::SecondRemoval,
     kill_point,
-    pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Pace},
+    pipeline::{BATCH_KEYS, Batch, batch::Removal, pace::Paces},
     retry::{Op, Origin, Queue, Record},
+    route::Kind,
     telemetry::Metrics,
     watermark::{DELAY, Watermark},
 };
@@ -57,39 +58,18 @@ enum Stage {
 /// Batches whose first removal worked and whose second is still owed.
 type Owed = Vec<(Batch, Instant)>;
 
-/// What a worker is fed with.
-#[derive(Debug)]
-pub struct Feed {
-    /// Served first.
-    pub batches: mpsc::Receiver<Batch>,
-    /// Served when nothing else waits, at `pace`.
-    pub bulk: mpsc::UnboundedReceiver<Batch>,
-    /// Of all workers of the target together.
-    pub pace: Arc<Pace>,
-}
-
-/// Removes what `feed` brings until it is closed and everything is settled.
+/// Removes what `batches` brings until it is closed and everything is settled.
 ///
 /// Batches of later transactions overtake bulk, also with the same keys: every removal is repeated until it works and none undoes
 /// another, so what counts is that *after* each commit became visible there is a removal of each of its keys. A batch's second
 /// removal is that for its own commits, whatever was removed before.
-pub async fn run(target: Arc<Target>, shared: Arc<Shared>, feed: Feed) {
-    let Feed { mut batches, mut bulk, pace } = feed;
+pub async fn run(target: Arc<Target>, shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
     let mut in_flight = FuturesUnordered::new();
-    let mut bulk_in_flight = FuturesUnordered::new();
     let mut second = SecondQueue::new(shared.watermark.clone());
-    let mut bulk_second = SecondQueue::new(shared.watermark.clone());
-    let (mut open, mut bulk_open) = (true, true);
-    let start = |job, stage, pace| remove(Arc::clone(&target), Arc::clone(&shared), job, stage, pace);
-    while open
-        || bulk_open
-        || !in_flight.is_empty()
-        || !bulk_in_flight.is_empty()
-        || !second.is_empty()
-        || !bulk_second.is_empty()
-    {
+    let mut open = true;
+    let start = |job, stage| remove(Arc::clone(&target), Arc::clone(&shared), job, stage);
+    while open || !in_flight.is_empty() || !second.is_empty() {
         let free = in_flight.len() < IN_FLIGHT;
-        let bulk_free = bulk_in_flight.is_empty();
         tokio::select! {
             biased;
             Some(owed) = in_flight.next(), if !in_flight.is_empty() => {
@@ -99,7 +79,7 @@ pub async fn run(target: Arc<Target>, shared: Arc<Shared>, feed: Feed) {
                 }
             }
             () = second.ready(), if free && !second.is_empty() => {
-                in_flight.push(start(second.take_due(), Stage::Second, None));
+                in_flight.push(start(second.take_due(), Stage::Second));
             }
             batch = batches.recv(), if free && open => {
                 let Some(batch) = batch else {
@@ -112,38 +92,44 @@ pub async fn run(target: Arc<Target>, shared: Arc<Shared>, feed: Feed) {
                     keys += more.keys.len();
                     job.push(more);
                 }
-                in_flight.push(start(job, Stage::First, None));
+                in_flight.push(start(job, Stage::First));
             }
-            Some(owed) = bulk_in_flight.next(), if !bulk_in_flight.is_empty() => {
-                let owed: Owed = owed;
-                for (batch, first_done) in owed {
-                    bulk_second.push(batch, first_done);
+        }
+    }
+}
+
+/// As [`run`], for batches of transactions with many keys: one command at a time, at the pace of the target and of the mapping.
+pub async fn run_bulk(
+    target: Arc<Target>,
+    shared: Arc<Shared>,
+    mut batches: mpsc::UnboundedReceiver<Batch>,
+    paces: Paces,
+) {
+    let mut second = SecondQueue::new(shared.watermark.clone());
+    let mut open = true;
+    while open || !second.is_empty() {
+        let (job, stage) = tokio::select! {
+            biased;
+            () = second.ready(), if !second.is_empty() => (second.take_due(), Stage::Second),
+            batch = batches.recv(), if open => match batch {
+                Some(batch) => (vec![batch], Stage::First),
+                None => {
+                    open = false;
+                    continue;
                 }
-            }
-            () = bulk_second.ready(), if bulk_free && !bulk_second.is_empty() => {
-                bulk_in_flight.push(start(bulk_second.take_due(), Stage::Second, Some(Arc::clone(&pace))));
-            }
-            batch = bulk.recv(), if bulk_free && bulk_open => match batch {
-                Some(batch) => bulk_in_flight.push(start(vec![batch], Stage::First, Some(Arc::clone(&pace)))),
-                None => bulk_open = false,
             },
+        };
+        paces.take(job.iter().map(|batch| batch.keys.len()).sum()).await;
+        for (batch, first_done) in remove(Arc::clone(&target), Arc::clone(&shared), job, stage).await {
+            second.push(batch, first_done);
         }
     }
 }
 
 /// Removes the keys of a job. What Redis refuses goes to the queue. Returns the batches that still owe their second removal.
-async fn remove(
-    target: Arc<Target>,
-    shared: Arc<Shared>,
-    job: Vec<Batch>,
-    stage: Stage,
-    pace: Option<Arc<Pace>>,
-) -> Owed {
+async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage: Stage) -> Owed {
     if job.is_empty() {
         return Owed::new();
-    }
-    if let Some(pace) = pace {
-        pace.take(job.iter().map(|batch| batch.keys.len()).sum()).await;
     }
     // Asked before the removal is sent: a commit that became visible meanwhile may have a late fill behind this removal.
     let sent = Instant::now();
@@ -300,7 +286,7 @@ async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed
     }
 }
 
-fn record(
+pub(super) fn record(
     target: &Target,
     shared: &Shared,
     batch: &Batch,
@@ -313,7 +299,12 @@ fn record(
     Some(Record {
         target: target.name().to_owned(),
         key: removal.key.to_vec(),
-        op: removal.field.map_or(Op::Unlink, |field| Op::Hdel { field: field.to_vec() }),
+        op: match (batch.kind, removal.field) {
+            (Kind::Exact, None) => Op::Unlink,
+            (Kind::Exact, Some(field)) => Op::Hdel { field: field.to_vec() },
+            (Kind::Prefix, _) => Op::Prefix,
+            (Kind::MembersOf, _) => Op::MembersOf,
+        },
         origin: Origin {
             source: shared.source.clone(),
             gtid: gtid.to_owned(),

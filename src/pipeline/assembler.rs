@@ -1,21 +1,23 @@
 //! Collects keys into segments.
 //!
-//! Guarantees: as [`super`]. May depend on the other parts of `pipeline`, `source::position` and `config`.
+//! Guarantees: as [`super`]. May depend on the other parts of `pipeline`, `source::position`, `route`'s kinds and `config`.
 
 use std::{sync::Arc, time::Instant};
 
 use hashbrown::HashTable;
 
 use super::{
-    BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lanes, Restart,
+    BATCH_BYTES, BATCH_KEYS, BULK_KEYS, Batch, Budget, Closed, Commits, Done, Flush, Lane, Lanes, Restart,
     SEGMENT_COMMITS, Segment, TargetQueues,
     batch::{KeyBatch, Removal, RowPlace, hash_key},
+    budget::Permit,
     frontier::{Frontier, Ticket},
     handed::Handed,
     prepared::Riders,
 };
 use crate::{
     config::SecondRemoval,
+    route::Kind,
     source::{
         self,
         position::{Anchor, CommitSpan, Coordinates, Position},
@@ -44,7 +46,7 @@ pub struct Assembler {
     budget: Budget,
     /// Whether transactions with many keys are kept apart.
     paced: bool,
-    /// By lane, by worker.
+    /// By way, by worker. The ways are the lanes, once for each [`Kind`]; but for the exact ones each has one worker.
     open: Vec<Vec<OpenBatch>>,
     /// By lane.
     widened: Vec<Widened>,
@@ -67,6 +69,8 @@ pub struct Assembler {
     handed: Handed,
     /// Settled with the next segment.
     riders: Vec<Ticket<Done>>,
+    /// Theirs once the running transaction is read to its end.
+    owed: Vec<Ticket<Done>>,
     /// No witness tells when its commits are visible.
     by_delay: bool,
 }
@@ -107,7 +111,7 @@ struct Widened {
 }
 
 impl Assembler {
-    /// `queues`: by target. `paced`: [`crate::config::Limits::keys_per_second`] is set.
+    /// `queues`: by target. `paced`: bulk has a rate, see [`Lanes::is_paced`].
     pub fn new(
         lanes: Lanes,
         queues: Vec<TargetQueues>,
@@ -115,10 +119,12 @@ impl Assembler {
         budget: Budget,
         paced: bool,
     ) -> Self {
-        let open = lanes
-            .lanes
-            .iter()
-            .map(|lane| queues[lane.target].workers.iter().map(|_| OpenBatch::default()).collect())
+        let workers =
+            |kind, lane: &Lane| if kind == Kind::Exact { queues[lane.target].workers.len() } else { 1 };
+        let open = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| lanes.lanes.iter().map(move |lane| workers(kind, lane)))
+            .map(|workers| (0..workers).map(|_| OpenBatch::default()).collect())
             .collect();
         let widened = lanes.lanes.iter().map(|_| Widened::default()).collect();
         Self {
@@ -143,6 +149,7 @@ impl Assembler {
             commit_micros: 0,
             handed: Handed::default(),
             riders: Vec::new(),
+            owed: Vec::new(),
             by_delay: false,
         }
     }
@@ -177,12 +184,17 @@ impl Assembler {
 
     /// A key of the running transaction. `place.position` is the end of its rows event.
     pub fn push(&mut self, mapping: usize, removal: Removal<'_>, place: RowPlace) {
-        self.push_to(self.lane(mapping), removal, place);
+        self.push_way(self.way(mapping, Kind::Exact), removal, place);
     }
 
-    /// The lane of a mapping.
-    pub fn lane(&self, mapping: usize) -> usize {
-        self.lanes.of_mapping[mapping]
+    /// The way of a mapping's keys.
+    pub fn way(&self, mapping: usize, kind: Kind) -> usize {
+        let before = match kind {
+            Kind::Exact => 0,
+            Kind::Prefix => 1,
+            Kind::MembersOf => 2,
+        };
+        before * self.lanes.lanes.len() + self.lanes.of_mapping[mapping]
     }
 
     /// A place before the running transaction that isn't done until the ticket is settled.
@@ -190,29 +202,30 @@ impl Assembler {
         self.frontier.open(1, Done::default()).pop()
     }
 
-    /// Hands on what was kept under another transaction: its keys are the running transaction's now, by lane, and the tickets are
-    /// settled with them. `by_delay`: no witness tells when the running transaction is visible.
+    /// Hands on what was kept under another transaction: its keys are the running transaction's now, by way, and the tickets are
+    /// settled with them, if it is read to its end: otherwise the place stays undone. `by_delay`: no witness tells when the running transaction is visible.
     pub fn resume(&mut self, keys: &[KeyBatch], tickets: Vec<Ticket<Done>>, by_delay: bool) {
         let place = RowPlace { position: self.begun_at.position, row: 0 };
-        for (lane, keys) in keys.iter().enumerate() {
+        for (way, keys) in keys.iter().enumerate() {
             for removal in keys.iter() {
-                self.push_to(lane, removal, place);
+                self.push_way(way, removal, place);
             }
         }
-        self.riders.extend(tickets);
+        self.owed.extend(tickets);
         self.by_delay |= by_delay;
         self.full = true;
     }
 
-    fn push_to(&mut self, lane: usize, removal: Removal<'_>, place: RowPlace) {
+    /// As [`Assembler::push`], by [`Assembler::way`]. What isn't exact has no field.
+    pub fn push_way(&mut self, way: usize, removal: Removal<'_>, place: RowPlace) {
         let hash = hash_key(removal.key);
-        if self.handed.is_used() && self.handed.contains(lane, hash, removal) {
+        if self.handed.is_used() && self.handed.contains(way, hash, removal) {
             return;
         }
         if !self.transaction_in_segment {
             self.join_segment();
         }
-        let open = &mut self.open[lane];
+        let open = &mut self.open[way];
         // The upper bits choose the worker, as the table takes the lower ones.
         let worker = usize::try_from(hash >> 32).unwrap_or(0) % open.len();
         let OpenBatch { keys, seen, before } = &mut open[worker];
@@ -291,6 +304,7 @@ impl Assembler {
     /// coordinates move.
     pub fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         let transaction = self.transaction.take();
+        self.riders.append(&mut self.owed);
         // A segment with keys waits for all its commits, mapped or not: so their GTIDs are one range, not one each.
         if let (Some(span), Some(transaction), false) =
             (&mut self.visible, &transaction, self.transaction_in_segment)
@@ -333,6 +347,7 @@ impl Assembler {
         self.transaction = None;
         self.transaction_in_segment = false;
         self.handed.clear();
+        self.owed.drain(..).for_each(Ticket::keep);
     }
 
     /// Hands what was collected to the workers as one segment; waits while the byte budget is used up.
@@ -340,13 +355,18 @@ impl Assembler {
         self.full = false;
         self.commits = 0;
         let bulk = std::mem::take(&mut self.bulk);
-        let batches: usize = self.open.iter().flatten().map(OpenBatch::len).sum();
+        let (exact, sweeps) = self.open.split_at(self.lanes.lanes.len());
+        let count = |open: &[Vec<OpenBatch>]| open.iter().flatten().map(OpenBatch::len).sum::<usize>();
+        let bytes = |open: &[Vec<OpenBatch>]| open.iter().flatten().map(OpenBatch::footprint).sum::<usize>();
+        let (batches, keys) = (count(exact), bytes(exact));
+        let (sweeps, sweep_keys) = (count(sweeps), bytes(sweeps));
         let flushes: usize = self.widened.iter().map(|lane| usize::from(!lane.mappings.is_empty())).sum();
+        let slow = flushes + sweeps;
         let done = std::mem::take(&mut self.done);
         let joined = std::mem::take(&mut self.transaction_in_segment);
         let riders = std::mem::take(&mut self.riders);
         let by_delay = std::mem::take(&mut self.by_delay);
-        let Some(mut span) = self.visible.take().filter(|_| batches + flushes > 0) else {
+        let Some(mut span) = self.visible.take().filter(|_| batches + slow > 0) else {
             if done.restart.is_some() || done.commits.is_some() {
                 let none = self.frontier.open(0, done);
                 debug_assert!(none.is_empty());
@@ -355,37 +375,47 @@ impl Assembler {
             return Ok(());
         };
         span.by_delay = by_delay;
-        let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches + flushes));
+        let riders = (!riders.is_empty()).then(|| Riders::new(riders, batches + slow));
         // Not of a segment that ends before the running transaction: its span lacks that.
         if joined && self.transaction.is_some() {
             self.remember();
         }
-        let keys: usize = self.open.iter().flatten().map(OpenBatch::footprint).sum();
         let spans = span.footprint() + done.commits.as_ref().map_or(0, |commits| commits.span.footprint());
         let received = self.received.take().unwrap_or_else(Instant::now);
-        // A flush may last: it mustn't keep the bytes of keys that are long done.
-        let flush = match flushes {
-            0 => None,
+        // A flush or a sweep may last: it mustn't keep the bytes of keys that are long done. Sweeps leave half to others, as bulk does.
+        let apart = match slow {
+            0 => 0,
             _ => {
                 let bytes = span.footprint() + size_of::<Segment>() + flushes * size_of::<Flush>();
-                Some(self.segment(span.clone(), received, bytes, false).await?)
+                bytes + sweep_keys + sweeps * size_of::<Batch>()
             }
         };
+        let only_sweeps = slow > 0 && flushes == 0;
         let bytes = keys + spans + size_of::<Segment>() + batches * size_of::<Batch>();
-        let segment = self.segment(span, received, bytes, bulk).await?;
-        let tickets = self.frontier.open(u32::try_from(batches + flushes).map_err(|_| Closed)?, done);
+        // Taken at once: with the one in hand, waiting for the other may be waiting for oneself.
+        let mut budget = self.budget.take(apart + bytes, bulk || only_sweeps).await?;
+        let slow_segment =
+            (slow > 0).then(|| self.segment(span.clone(), received, budget.split(apart, only_sweeps)));
+        let segment = self.segment(span, received, budget);
+        let tickets = self.frontier.open(u32::try_from(batches + slow).map_err(|_| Closed)?, done);
         let mut tickets = tickets.into_iter();
-        for (lane, open) in self.open.iter_mut().enumerate() {
-            let lane = &self.lanes.lanes[lane];
+        let lanes = &self.lanes.lanes;
+        for (way, open) in self.open.iter_mut().enumerate() {
+            let (kind, lane) = (Kind::ALL[way / lanes.len()], &lanes[way % lanes.len()]);
+            let queues = &self.queues[lane.target];
+            let paced = &queues.paced[lane.paced];
             for (worker, open) in open.iter_mut().enumerate() {
-                let queue = &self.queues[lane.target].workers[worker];
                 for keys in open.take() {
                     let Some(ticket) = tickets.next() else { return Err(Closed) };
-                    let (lane, segment, riders) = (Arc::clone(lane), Arc::clone(&segment), riders.clone());
-                    let batch = Batch { keys, lane, segment, ticket, riders };
-                    match bulk {
-                        true => queue.bulk.send(batch).map_err(|_| Closed)?,
-                        false => queue.batches.send(batch).await.map_err(|_| Closed)?,
+                    let segment = if kind == Kind::Exact { Some(&segment) } else { slow_segment.as_ref() };
+                    let segment = Arc::clone(segment.ok_or(Closed)?);
+                    let (lane, riders) = (Arc::clone(lane), riders.clone());
+                    let batch = Batch { keys, kind, lane, segment, ticket, riders };
+                    match kind {
+                        Kind::Exact if bulk => paced.bulk.send(batch).map_err(|_| Closed)?,
+                        Kind::Exact => queues.workers[worker].send(batch).await.map_err(|_| Closed)?,
+                        Kind::Prefix => paced.prefixes.send(batch).map_err(|_| Closed)?,
+                        Kind::MembersOf => paced.members.send(batch).map_err(|_| Closed)?,
                     }
                 }
             }
@@ -398,27 +428,21 @@ impl Assembler {
             let Widened { mappings, causes } = std::mem::take(widened);
             let lane = Arc::clone(&self.lanes.lanes[lane]);
             let target = lane.target;
-            let Some(segment) = flush.clone() else { return Err(Closed) };
+            let Some(segment) = slow_segment.clone() else { return Err(Closed) };
             let flush = Flush { mappings, causes, lane, segment, ticket, riders: riders.clone() };
             self.queues[target].flush.send(flush).map_err(|_| Closed)?;
         }
         Ok(())
     }
 
-    async fn segment(
-        &self,
-        span: CommitSpan,
-        received: Instant,
-        bytes: usize,
-        bulk: bool,
-    ) -> Result<Arc<Segment>, Closed> {
-        Ok(Arc::new(Segment {
+    fn segment(&self, span: CommitSpan, received: Instant, budget: Permit) -> Arc<Segment> {
+        Arc::new(Segment {
             file: Arc::clone(&span.last.file),
             span,
             received,
             commit_micros: self.commit_micros,
-            _budget: self.budget.take(bytes, bulk).await?,
-        }))
+            _budget: budget,
+        })
     }
 
     /// Keys that come again later in the running transaction need not be removed again. Both removals of the segment at hand wait
@@ -429,13 +453,17 @@ impl Assembler {
     /// removal nothing is gated by the commit: each is owed.
     #[cold]
     fn remember(&mut self) {
-        for (lane, open) in self.open.iter().enumerate() {
-            if self.lanes.lanes[lane].second == SecondRemoval::Never {
+        for (way, open) in self.open.iter().enumerate() {
+            if self.lanes.lanes[way % self.lanes.lanes.len()].second == SecondRemoval::Never {
                 continue;
             }
             for removal in open.iter().flat_map(|open| open.keys.iter()) {
-                self.handed.add(lane, hash_key(removal.key), removal);
+                self.handed.add(way, hash_key(removal.key), removal);
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -21,8 +21,17 @@ pub struct Budget {
 /// Bytes of the budget, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _all: OwnedSemaphorePermit,
-    _bulk: Option<OwnedSemaphorePermit>,
+    all: Option<OwnedSemaphorePermit>,
+    bulk: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit {
+    /// At most so many of its bytes as a permit of their own. What it took of bulk's share goes with it, or stays with the rest.
+    pub(super) fn split(&mut self, bytes: usize, with_bulk: bool) -> Self {
+        let part = |of: &mut OwnedSemaphorePermit| of.split(of.num_permits().min(bytes));
+        let bulk = self.bulk.as_mut().filter(|_| with_bulk).and_then(part);
+        Self { all: self.all.as_mut().and_then(part), bulk }
+    }
 }
 
 impl Budget {
@@ -52,7 +61,7 @@ impl Budget {
             true => Some(acquire(&self.bulk, bytes).await?),
             false => None,
         };
-        Ok(Permit { _all: acquire(&self.all, bytes).await?, _bulk: bulk })
+        Ok(Permit { all: Some(acquire(&self.all, bytes).await?), bulk })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod frontier;
 mod handed;
 pub mod pace;
 pub mod prepared;
+pub mod refused;
 pub mod sink;
 
 use std::{
@@ -30,6 +31,7 @@ use self::{
 };
 use crate::{
     config::{Config, SecondRemoval},
+    route::Kind,
     source::position::{Anchor, CommitSpan, Position},
 };
 
@@ -102,6 +104,8 @@ pub struct Lane {
     pub second: SecondRemoval,
     /// How much longer than visibility it waits.
     pub fill_grace: Duration,
+    /// Index into [`TargetQueues::paced`].
+    pub paced: usize,
 }
 
 /// The lanes of a config, and which lane each mapping uses.
@@ -109,20 +113,30 @@ pub struct Lane {
 pub struct Lanes {
     lanes: Vec<Arc<Lane>>,
     of_mapping: Vec<usize>,
+    rates: Vec<Vec<u64>>,
 }
 
 impl Lanes {
     /// Finds the distinct ways of removing.
     pub fn new(config: &Config) -> Self {
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
+        let mut rates: Vec<Vec<u64>> = config.redis.iter().map(|_| vec![0]).collect();
         let of_mapping = config
             .mappings
             .iter()
             .map(|mapping| {
+                let paced = match rates.get_mut(mapping.target) {
+                    Some(rates) if mapping.keys_per_second > 0 => {
+                        rates.push(mapping.keys_per_second);
+                        rates.len() - 1
+                    }
+                    _ => 0,
+                };
                 let lane = Lane {
                     target: mapping.target,
                     second: mapping.second_removal,
                     fill_grace: mapping.fill_grace,
+                    paced,
                 };
                 lanes.iter().position(|known| **known == lane).unwrap_or_else(|| {
                     lanes.push(Arc::new(lane));
@@ -130,7 +144,17 @@ impl Lanes {
                 })
             })
             .collect();
-        Self { lanes, of_mapping }
+        Self { lanes, of_mapping, rates }
+    }
+
+    /// Whether transactions with many keys are kept apart: `limits`, or a mapping, has a rate for them.
+    pub fn is_paced(&self, config: &Config) -> bool {
+        config.limits.keys_per_second > 0 || self.rates.iter().any(|rates| rates.len() > 1)
+    }
+
+    /// Keys a second of each of the [`TargetQueues::paced`] of a target; 0: only the target's own rate holds.
+    pub fn rates(&self, target: usize) -> &[u64] {
+        self.rates.get(target).map_or(&[0], Vec::as_slice)
     }
 }
 
@@ -154,6 +178,8 @@ pub struct Segment {
 pub struct Batch {
     /// What to remove.
     pub keys: KeyBatch,
+    /// What `keys` stand for.
+    pub kind: Kind,
     /// How.
     pub lane: Arc<Lane>,
     /// Where from.
@@ -204,23 +230,59 @@ impl Flush {
 /// The ways to the tasks of one target.
 #[derive(Debug, Clone)]
 pub struct TargetQueues {
-    /// By worker; at least one.
-    pub workers: Vec<WorkerQueue>,
+    /// By worker; at least one. Of small transactions: never paced.
+    pub workers: Vec<mpsc::Sender<Batch>>,
+    /// By [`Lane::paced`]: the first for all mappings without a rate of their own, then one for each with.
+    pub paced: Vec<PacedQueues>,
     /// To the one that flushes. Not bounded by length: each request holds a part of the [`Budget`].
     pub flush: mpsc::UnboundedSender<Flush>,
 }
 
-/// The ways to a worker.
+/// The ways of what is paced. What waits here is bounded by the [`Budget`], of which bulk takes half at most, so that handing one on
+/// never waits for the pace.
 #[derive(Debug, Clone)]
-pub struct WorkerQueue {
-    /// Served first.
-    pub batches: mpsc::Sender<Batch>,
-    /// Batches of transactions with many keys, paced: they wait here, bounded by their half of the [`Budget`], so that handing
-    /// one on never waits for the pace.
+pub struct PacedQueues {
+    /// Batches of transactions with many keys.
     pub bulk: mpsc::UnboundedSender<Batch>,
+    /// Of [`Kind::Prefix`].
+    pub prefixes: mpsc::UnboundedSender<Batch>,
+    /// Of [`Kind::MembersOf`].
+    pub members: mpsc::UnboundedSender<Batch>,
 }
 
 /// A worker has ended: the daemon is on its way down.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a worker has ended")]
 pub struct Closed;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+
+    /// Mappings share a lane where they agree; one with a rate of its own has its own.
+    #[test]
+    fn lanes_and_their_rates() {
+        let text = r#"
+source: { url: "mysql://u@h" }
+redis: { a: { url: "redis://h" }, b: { url: "redis://h" } }
+mappings:
+  - { table: s.t, keys: ["1"], to: a }
+  - { table: s.u, keys: ["2"], to: a }
+  - { table: s.v, keys: ["3"], to: b, keys_per_second: 7 }
+  - { table: s.w, keys: ["4"], to: a, keys_per_second: 5 }
+  - { table: s.x, keys: ["5"], to: a, keys_per_second: 5 }
+  - { table: s.y, keys: ["6"], to: a, guarded: true }
+"#;
+        let config = crate::config::parse(text, Path::new("test.yaml"), &|_| None).unwrap();
+        let lanes = Lanes::new(&config);
+        assert_eq!((lanes.rates(0), lanes.rates(1)), (&[0, 5, 5][..], &[0, 7][..]));
+        assert!(lanes.is_paced(&config));
+        let of = |mapping: usize| &lanes.lanes[lanes.of_mapping[mapping]];
+        assert!(Arc::ptr_eq(of(0), of(1)));
+        assert_eq!([0, 2, 3, 4, 5].map(|at| of(at).paced), [0, 1, 1, 2, 0]);
+        assert_eq!((of(0).fill_grace, of(5).fill_grace), (Duration::from_secs(1), Duration::ZERO));
+    }
+}

@@ -4,7 +4,7 @@
 //! nothing of ours.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -46,6 +46,24 @@ impl Pace {
             at
         };
         tokio::time::sleep_until(at.checked_sub(BURST).unwrap_or(at)).await;
+    }
+}
+
+/// Several rates that hold together, such as a target's and a mapping's.
+#[derive(Debug, Clone)]
+pub struct Paces(Vec<Arc<Pace>>);
+
+impl Paces {
+    /// Of these.
+    pub fn new(paces: impl IntoIterator<Item = Arc<Pace>>) -> Self {
+        Self(paces.into_iter().collect())
+    }
+
+    /// Waits until `n` may pass by each.
+    pub async fn take(&self, n: usize) {
+        for pace in &self.0 {
+            pace.take(n).await;
+        }
     }
 }
 

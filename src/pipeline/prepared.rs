@@ -37,7 +37,7 @@ pub struct PreparedKeys {
 /// What one transaction changed.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// By lane.
+    /// By way: see [`super::Assembler::way`].
     pub keys: Vec<KeyBatch>,
     seen: Vec<HashTable<u32>>,
     /// Tables whose keys aren't kept.
@@ -110,13 +110,13 @@ impl PreparedKeys {
     }
 
     /// A key of the running transaction.
-    pub fn push(&mut self, lane: usize, removal: Removal<'_>) {
+    pub fn push(&mut self, way: usize, removal: Removal<'_>) {
         let Some(kept) = self.running.as_mut().filter(|kept| !kept.overflow) else { return };
-        if kept.keys.len() <= lane {
-            kept.keys.resize_with(lane + 1, KeyBatch::default);
-            kept.seen.resize_with(lane + 1, HashTable::new);
+        if kept.keys.len() <= way {
+            kept.keys.resize_with(way + 1, KeyBatch::default);
+            kept.seen.resize_with(way + 1, HashTable::new);
         }
-        if let (Some(keys), Some(seen)) = (kept.keys.get_mut(lane), kept.seen.get_mut(lane)) {
+        if let (Some(keys), Some(seen)) = (kept.keys.get_mut(way), kept.seen.get_mut(way)) {
             let before = keys.footprint();
             keys.push(seen, hash_key(removal.key), removal, RowPlace { position: 0, row: 0 });
             kept.bytes += keys.footprint() - before;

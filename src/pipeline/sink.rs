@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use rowbust_binlog::{Gtid, RowSlots, Rows, TableMap, XidBuf};
 
@@ -16,6 +16,7 @@ use super::{
     Assembler, Closed,
     batch::{Removal, RowPlace},
     prepared::PreparedKeys,
+    refused::RefusedRow,
 };
 use crate::{
     checkpoint, flush,
@@ -61,6 +62,12 @@ pub struct RouteSink {
     delay_was_said: bool,
     /// Told the first position.
     started: Option<oneshot::Sender<Position>>,
+    /// Where rows that gave no key are filed.
+    letters: Option<mpsc::Sender<RefusedRow>>,
+    /// The newest of them, until it is known what is done about it.
+    refused: Option<RefusedRow>,
+    /// File, GTID and commit time of the running transaction.
+    running: (Arc<str>, Option<Gtid>, u32),
 }
 
 impl RouteSink {
@@ -88,6 +95,30 @@ impl RouteSink {
             is_mariadb: false,
             delay_was_said: false,
             started: Some(started),
+            letters: None,
+            refused: None,
+            running: ("".into(), None, 0),
+        }
+    }
+
+    /// Files rows that give no key there, where the daemon goes on behind them.
+    #[must_use]
+    pub fn with_letters(self, letters: mpsc::Sender<RefusedRow>) -> Self {
+        Self { letters: Some(letters), ..self }
+    }
+
+    fn file_refused(&mut self) {
+        let (Some(row), Some(letters)) = (self.refused.take(), &self.letters) else { return };
+        match letters.try_reserve() {
+            Ok(place) => place.send(RefusedRow { ticket: self.assembler.hold(), ..row }),
+            Err(_) => tracing::error!(
+                table = row.table,
+                file = row.file,
+                position = row.position,
+                row = row.row,
+                reason = row.what,
+                "too many rows without a key, this one has no dead letter"
+            ),
         }
     }
 }
@@ -116,6 +147,7 @@ impl RouteSink {
             return Ok(());
         }
         self.assembler.widen(touched, cause);
+        self.file_refused();
         Ok(())
     }
 }
@@ -134,6 +166,9 @@ impl source::Sink for RouteSink {
 
     fn begin(&mut self, transaction: source::Transaction<'_>) {
         self.is_mariadb = matches!(transaction.gtid, Some(Gtid::MariaDb(_)));
+        self.refused = None;
+        let time = u32::try_from(transaction.commit_micros / 1_000_000).unwrap_or(u32::MAX);
+        self.running = (transaction.at.file.clone(), transaction.gtid, time);
         self.assembler.begin(transaction);
     }
 
@@ -184,12 +219,27 @@ impl source::Sink for RouteSink {
             let (assembler, prepared) = (&mut self.assembler, &mut self.prepared);
             plan.route(rows.kind, &slots, &mut self.scratch, &mut |key: crate::route::RoutedKey<'_>| {
                 let removal = Removal { key: key.key, field: key.field };
-                assembler.push(key.mapping, removal, place);
+                let way = assembler.way(key.mapping, key.kind);
+                assembler.push_way(way, removal, place);
                 if keeping {
-                    prepared.push(assembler.lane(key.mapping), removal);
+                    prepared.push(way, removal);
                 }
             })
-            .map_err(|error| Refusal::new("route.row", format!("row {count}: {error}"), error.help()))?;
+            .map_err(|error| {
+                let (file, gtid, commit_time) = &self.running;
+                let what = format!("row {count}: {error}");
+                self.refused = Some(RefusedRow {
+                    table: format!("{}.{}", table.schema, table.table),
+                    what: what.clone(),
+                    file: file.to_string(),
+                    position: place.position,
+                    row: place.row,
+                    gtid: gtid.map(|gtid| gtid.to_string()).unwrap_or_default(),
+                    commit_time: *commit_time,
+                    ticket: None,
+                });
+                Refusal::new("route.row", what, error.help())
+            })?;
             count += 1;
         }
         self.slots = slots.recycle();

@@ -1,29 +1,35 @@
 //! The queue in a file of this machine: the default without Kafka.
 //!
 //! Guarantees: those of the parent module. A dedicated thread owns the file; changes that arrive while one commit runs share the
-//! next one. In memory stand at most one batch of due records and the calls that wait.
-//! May depend on `store`, `policy`, [`super::record`].
+//! next one. Each shelf (target, tier, kind of work) is worked off by itself: one target's trouble or a long operation holds up no
+//! other record. In memory stand at most one batch of due records for each shelf, and the calls that wait.
+//! May depend on `store`, `shelf`, `policy`, [`super::record`].
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     future::Future,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BATCH, Clock, Counters, EnqueueError, Filter, Handler, Listed, Record, RetryError, Stats, Verdict, Which,
+    BATCH, Clock, Counters, EnqueueError, Handler, Listed, Record, RetryError, Running, Stats, Swept,
+    Verdict, Which,
     codec::{self, Letter},
+    filter::Matcher,
     log_dead,
     policy::{self, Next, Pause, millis},
-    store::{Change, Level, Page, Place, Store, StoreError},
+    shelf::{Place, Shelf},
+    store::{Change, Page, Store, StoreError, Sweep},
+    tables::Level,
 };
 use crate::config::RetryPolicy;
 
@@ -40,10 +46,12 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Call {
     Commit(Vec<Change>, Reply<()>),
-    Due(u64, usize, HashSet<Place>, Reply<Page>),
-    List(Which, usize, Reply<Vec<Listed>>),
-    Requeue(Filter, u64, Reply<u64>),
+    Due(Arc<Shelf>, u64, usize, HashSet<Place>, Reply<Page>),
+    List(Which, Box<Matcher>, usize, Reply<Vec<Listed>>),
+    Sweep(Box<Matcher>, Sweep, usize, Reply<Swept>),
 }
+
+type Shelves = BTreeSet<Arc<Shelf>>;
 
 /// The disk queue. See [`super::Queue`] for what its methods promise.
 #[derive(Debug)]
@@ -52,6 +60,7 @@ pub struct DiskQueue {
     policy: RetryPolicy,
     clock: Clock,
     calls: mpsc::Sender<Call>,
+    shelves: watch::Receiver<Shelves>,
     counters: Arc<Counters>,
     running: AtomicBool,
     thread: std::thread::JoinHandle<()>,
@@ -74,12 +83,13 @@ impl DiskQueue {
         let (calls, inbox) = mpsc::channel(CALLS);
         let (opened, ready) = oneshot::channel();
         let counters = Arc::new(Counters::default());
+        let (known, shelves) = watch::channel(Shelves::new());
         let thread = std::thread::Builder::new().name("retry-disk".into()).spawn({
             let (folder, counters) = (folder.to_owned(), Arc::clone(&counters));
-            move || match Store::open(&folder) {
+            move || match Store::open(&folder, policy) {
                 Ok(store) => {
                     if opened.send(Ok(())).is_ok() {
-                        serve(store, inbox, policy.delay, &counters);
+                        serve(store, inbox, &known, &counters);
                     }
                 }
                 Err(error) => {
@@ -100,6 +110,7 @@ impl DiskQueue {
             policy,
             clock,
             calls,
+            shelves,
             counters,
             running: AtomicBool::new(false),
             thread,
@@ -126,12 +137,18 @@ impl DiskQueue {
         }
         let count = records.len();
         let now_ms = self.clock.now_ms();
-        let not_before_ms = now_ms.saturating_add(millis(self.policy.delay));
+        let not_before_ms = now_ms.saturating_add(millis(self.policy.first.delay));
         let add = |record: Record| {
             let first_failed_ms = if record.first_failed_ms == 0 { now_ms } else { record.first_failed_ms };
             Change::Add(Record { not_before_ms, first_failed_ms, ..record })
         };
-        let changes = records.into_iter().map(add).collect();
+        self.make_durable(records.into_iter().map(add).collect()).await?;
+        crate::kill_point!("after_queue_ack");
+        Counters::add(&self.counters.produced, count);
+        Ok(())
+    }
+
+    async fn make_durable(&self, changes: Vec<Change>) -> Result<(), EnqueueError> {
         let (reply, answer) = oneshot::channel();
         let closed = || EnqueueError::Refused(RetryError::Closed.to_string());
         self.calls.send(Call::Commit(changes, reply)).await.map_err(|_| closed())?;
@@ -140,9 +157,21 @@ impl DiskQueue {
         outcome.map_err(|error| match error {
             StoreError::Unavailable(detail) => EnqueueError::Unavailable(detail),
             StoreError::Fatal(error) => EnqueueError::Refused(error.to_string()),
-        })?;
-        crate::kill_point!("after_queue_ack");
-        Counters::add(&self.counters.produced, count);
+        })
+    }
+
+    /// See [`super::Queue::bury`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn bury(&self, record: Record, reason: String) -> Result<(), EnqueueError> {
+        let now_ms = self.clock.now_ms();
+        let first_failed_ms = if record.first_failed_ms == 0 { now_ms } else { record.first_failed_ms };
+        let record = Record { first_failed_ms, ..record };
+        let letter = Letter { died_ms: now_ms, reason: reason.clone(), payload: codec::encode(&record) };
+        self.make_durable(vec![Change::AddLetter(letter)]).await?;
+        Counters::add(&self.counters.dead, 1);
+        log_dead(&record, &reason);
         Ok(())
     }
 
@@ -155,19 +184,42 @@ impl DiskQueue {
         handler: Arc<dyn Handler>,
         shutdown: CancellationToken,
     ) -> Result<(), RetryError> {
-        if self.running.swap(true, Ordering::AcqRel) {
-            return Err(RetryError::AlreadyRunning);
-        }
-        let outcome = self.consume(handler.as_ref(), &shutdown).await;
-        self.running.store(false, Ordering::Release);
-        outcome
+        let _running = Running::begin(&self.running)?;
+        self.consume(handler.as_ref(), &shutdown).await
     }
 
+    /// A consumer for each shelf, as they come.
     async fn consume(&self, handler: &dyn Handler, shutdown: &CancellationToken) -> Result<(), RetryError> {
+        let mut shelves = self.shelves.clone();
+        let mut served = Shelves::new();
+        let mut consumers = FuturesUnordered::new();
+        loop {
+            let known = shelves.borrow_and_update().clone();
+            for shelf in known {
+                if served.insert(Arc::clone(&shelf)) {
+                    consumers.push(self.consume_shelf(shelf, handler, shutdown));
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled(), if consumers.is_empty() => return Ok(()),
+                Some(ended) = consumers.next() => ended?,
+                // Without the thread, each consumer's next call says so.
+                Ok(()) = shelves.changed(), if !shutdown.is_cancelled() => {}
+                else => return Err(RetryError::Closed),
+            }
+        }
+    }
+
+    async fn consume_shelf(
+        &self,
+        shelf: Arc<Shelf>,
+        handler: &dyn Handler,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RetryError> {
         let mut held: Vec<Held> = Vec::new();
         let mut pause = Pause::default();
         while !shutdown.is_cancelled() {
-            let wait = match self.step(&mut held, handler, shutdown, &mut pause).await {
+            let wait = match self.step(&shelf, &mut held, handler, shutdown, &mut pause).await {
                 Ok(wait) => wait,
                 Err(StoreError::Fatal(error)) => return Err(error),
                 Err(StoreError::Unavailable(error)) => {
@@ -188,6 +240,7 @@ impl DiskQueue {
     /// One batch. Returns how long to wait before the next.
     async fn step(
         &self,
+        shelf: &Arc<Shelf>,
         held: &mut Vec<Held>,
         handler: &dyn Handler,
         shutdown: &CancellationToken,
@@ -195,10 +248,10 @@ impl DiskQueue {
     ) -> Result<Duration, StoreError> {
         let mut next_due_ms = None;
         if held.len() < BATCH {
-            let skip = held.iter().map(|held| held.place).collect();
+            let skip = held.iter().map(|held| held.place.clone()).collect();
             let now_ms = self.clock.now_ms();
             let limit = BATCH - held.len();
-            let page = self.ask(|reply| Call::Due(now_ms, limit, skip, reply)).await?;
+            let page = self.ask(|reply| Call::Due(Arc::clone(shelf), now_ms, limit, skip, reply)).await?;
             next_due_ms = page.next_due_ms;
             self.take(page, now_ms, held).await?;
         }
@@ -208,7 +261,7 @@ impl DiskQueue {
         *held = rest;
         if batch.is_empty() {
             let next = held.iter().map(|held| held.again_ms).chain(next_due_ms).min();
-            let idle = IDLE.min(self.policy.delay);
+            let idle = IDLE.min(shelf.delay(self.policy));
             let wait = next.map_or(idle, |at| Duration::from_millis(at.saturating_sub(now_ms)));
             return Ok(wait.min(idle).max(Duration::from_millis(1)));
         }
@@ -238,7 +291,7 @@ impl DiskQueue {
                     held.push(Held { place, record, since_ms, again_ms: now_ms + millis(pause) })
                 }
                 Next::AwaitTarget => {
-                    down = Some((verdict, record.target.clone()));
+                    down = Some(verdict);
                     held.push(Held { place, record, since_ms: u64::MAX, again_ms: 0 });
                 }
                 Next::Forward(next) => {
@@ -254,6 +307,7 @@ impl DiskQueue {
             }
         }
         if !changes.is_empty() {
+            crate::kill_point!("before_retry_noted");
             self.ask(|reply| Call::Commit(changes, reply)).await?;
             Counters::add(&self.counters.acked, acked);
             Counters::add(&self.counters.forwarded, forwarded);
@@ -262,14 +316,19 @@ impl DiskQueue {
                 log_dead(record, reason);
             }
         }
-        let Some((verdict, target)) = down else {
+        let Some(verdict) = down else {
             pause.reset();
             return Ok(Duration::ZERO);
         };
-        tracing::info!(?verdict, held = held.len(), "target takes no removals, retries wait for it");
+        tracing::info!(
+            target = shelf.target,
+            ?verdict,
+            held = held.len(),
+            "target takes no removals, its retries wait for it"
+        );
         tokio::select! {
             () = shutdown.cancelled() => Ok(Duration::ZERO),
-            () = handler.ready(&target) => {
+            () = handler.ready(&shelf.target) => {
                 // The wait for the target isn't the record's fault.
                 let now_ms = self.clock.now_ms();
                 held.iter_mut().for_each(|held| held.since_ms = now_ms);
@@ -309,18 +368,52 @@ impl DiskQueue {
     /// # Errors
     /// See there.
     pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
-        Ok(self.ask(|reply| Call::List(which, limit, reply)).await?)
+        let all = super::Filter::default().matcher(0).map_err(RetryError::Filter)?;
+        self.find(which, all, limit).await
+    }
+
+    /// See [`super::Queue::find`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn find(
+        &self,
+        which: Which,
+        matcher: Matcher,
+        limit: usize,
+    ) -> Result<Vec<Listed>, RetryError> {
+        Ok(self.ask(|reply| Call::List(which, Box::new(matcher), limit, reply)).await?)
     }
 
     /// See [`super::Queue::requeue`].
     ///
     /// # Errors
     /// See there.
-    pub async fn requeue(&self, filter: Filter) -> Result<u64, RetryError> {
-        let due_ms = self.clock.now_ms().saturating_add(millis(self.policy.delay));
-        let count = self.ask(|reply| Call::Requeue(filter, due_ms, reply)).await?;
-        self.counters.requeued.fetch_add(count, Ordering::Relaxed);
-        Ok(count)
+    pub async fn requeue(&self, matcher: Matcher, limit: usize) -> Result<Swept, RetryError> {
+        let sweep = Sweep::Requeue { now_ms: self.clock.now_ms() };
+        let swept = self.ask(|reply| Call::Sweep(Box::new(matcher), sweep, limit, reply)).await?;
+        self.counters.requeued.fetch_add(swept.letters, Ordering::Relaxed);
+        Ok(swept)
+    }
+
+    /// See [`super::Queue::drop_letters`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn drop_letters(&self, matcher: Matcher, limit: usize) -> Result<Swept, RetryError> {
+        let swept = self.ask(|reply| Call::Sweep(Box::new(matcher), Sweep::Drop, limit, reply)).await?;
+        self.counters.dropped.fetch_add(swept.letters, Ordering::Relaxed);
+        Ok(swept)
+    }
+
+    /// See [`super::Queue::owed`].
+    pub fn owed(&self, target: &str) -> super::Owed {
+        self.counters.owed(target, self.clock.now_ms())
+    }
+
+    /// Unix time in milliseconds, by the queue's clock.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// See [`super::Queue::close`].
@@ -353,10 +446,18 @@ impl From<StoreError> for RetryError {
 }
 
 /// The thread: ends when every sender is gone.
-fn serve(mut store: Store, mut inbox: mpsc::Receiver<Call>, delay: Duration, counters: &Counters) {
+fn serve(
+    mut store: Store,
+    mut inbox: mpsc::Receiver<Call>,
+    known: &watch::Sender<Shelves>,
+    counters: &Counters,
+) {
     let publish = |level: Level| {
-        counters.pending.store(level.pending, Ordering::Relaxed);
-        counters.oldest_ms.store(level.oldest_ms.unwrap_or(0), Ordering::Relaxed);
+        let oldest = level.pending.values().map(|(_, oldest)| *oldest).min();
+        counters.pending.store(level.pending.values().map(|(count, _)| count).sum(), Ordering::Relaxed);
+        counters.oldest_ms.store(oldest.unwrap_or(0), Ordering::Relaxed);
+        counters.letters.store(level.dead, Ordering::Relaxed);
+        *counters.by_target.lock().unwrap_or_else(PoisonError::into_inner) = level.pending;
     };
     let mut waiting = None;
     while let Some(call) = waiting.take().or_else(|| inbox.blocking_recv()) {
@@ -376,7 +477,9 @@ fn serve(mut store: Store, mut inbox: mpsc::Receiver<Call>, delay: Duration, cou
                         Err(_) => break,
                     }
                 }
+                // A new shelf has its consumer before anybody relies on the record in it.
                 let outcome = store.commit(&changes).map(publish);
+                share(&store, known);
                 for reply in replies {
                     let _ = reply.send(match &outcome {
                         Ok(()) => Ok(()),
@@ -385,23 +488,34 @@ fn serve(mut store: Store, mut inbox: mpsc::Receiver<Call>, delay: Duration, cou
                     });
                 }
             }
-            Call::Due(now_ms, limit, skip, reply) => {
-                let _ = reply.send(store.due(now_ms, delay, limit, &skip).map(|(page, level)| {
-                    publish(level);
-                    page
-                }));
+            Call::Due(shelf, now_ms, limit, skip, reply) => {
+                let _ = reply.send(store.due(&shelf, now_ms, limit, &skip));
             }
-            Call::List(which, limit, reply) => {
-                let _ = reply.send(store.list(which, limit));
+            Call::List(which, matcher, limit, reply) => {
+                let _ = reply.send(match which {
+                    Which::Pending => store.pending(&matcher, limit),
+                    Which::Dead => store.dead(&matcher, limit),
+                });
             }
-            Call::Requeue(filter, due_ms, reply) => {
-                let _ = reply.send(store.requeue(&filter, due_ms).map(|(count, level)| {
+            Call::Sweep(matcher, sweep, limit, reply) => {
+                let _ = reply.send(store.sweep(&matcher, sweep, limit).map(|(letters, more, level)| {
                     publish(level);
-                    count
+                    Swept { letters, more }
                 }));
+                share(&store, known);
             }
         }
     }
+}
+
+fn share(store: &Store, known: &watch::Sender<Shelves>) {
+    known.send_if_modified(|known| {
+        let grown = known.len() != store.shelves().len();
+        if grown {
+            known.clone_from(store.shelves());
+        }
+        grown
+    });
 }
 
 /// One error for each of the callers that shared a commit. Only damage is fatal once the file is open.

@@ -9,28 +9,33 @@
 
 pub mod codec;
 pub mod disk;
+pub mod filter;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod policy;
 pub mod record;
+mod shelf;
 pub mod show;
 mod store;
+mod tables;
 #[cfg(test)]
 mod testing;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::PathBuf,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
 
+pub use filter::{Filter, Matcher};
 pub use policy::Clock;
 pub use record::{Op, Origin, Record};
 
@@ -105,7 +110,7 @@ pub enum RetryError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A read or write failed for now (a full disk). Only `list` and `requeue` report it; it heals by itself.
+    /// A read or write failed for now (a full disk). Only what commands ask for reports it; it heals by itself.
     #[error("the retry queue is unavailable: {0}")]
     Unavailable(String),
     /// The brokers can't be reached.
@@ -119,6 +124,9 @@ pub enum RetryError {
     /// The client's configuration, or a refusal by the brokers.
     #[error("kafka refuses: {0}")]
     Refused(String),
+    /// A filter's glob can't be parsed.
+    #[error("{0}")]
+    Filter(String),
     /// [`Queue::run`] runs already.
     #[error("the retry queue's consumer runs already")]
     AlreadyRunning,
@@ -144,8 +152,10 @@ pub struct Stats {
     /// Records that wait for a removal. Kafka: what the consumer group has not passed yet, counted each second;
     /// `None` before the first count.
     pub pending: Option<u64>,
-    /// Age of the oldest first failure among the pending ones. Kafka: among the heads of the partitions.
+    /// Age of the oldest first failure among the pending ones. Kafka: among the heads of the partitions that this process reads.
     pub oldest_age: Option<Duration>,
+    /// Dead letters that are there now, those from before the start too. Kafka: counted each second; `None` before the first count.
+    pub letters: Option<u64>,
     /// Dead letters written.
     pub dead: u64,
     /// Records made durable by [`Queue::enqueue`].
@@ -158,6 +168,37 @@ pub struct Stats {
     pub poison: u64,
     /// Dead letters that were sent back to the first tier.
     pub requeued: u64,
+    /// Dead letters that were dropped.
+    pub dropped: u64,
+    /// Kafka: records of a target that is down that were filed again, so that others behind them are reached.
+    pub parked: u64,
+}
+
+/// What the queue still owes to a target; see [`Queue::owed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owed {
+    /// Records that wait, dead letters not among them. Kafka: an upper bound unless `exact`; [`u64::MAX`] before the first count.
+    pub records: u64,
+    /// Age of the oldest first failure among those that are known.
+    pub oldest: Option<Duration>,
+    /// Whether `records` is the target's own count. On Kafka records that haven't been read yet may be any target's.
+    pub exact: bool,
+}
+
+impl Owed {
+    /// Whether it is sure that nothing is owed.
+    pub fn is_nothing(&self) -> bool {
+        self.records == 0
+    }
+}
+
+/// What one step of a long change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Letters that it moved or dropped.
+    pub letters: u64,
+    /// There may be more: ask again.
+    pub more: bool,
 }
 
 /// Which part of the queue to list.
@@ -184,26 +225,6 @@ pub struct Listed {
     pub died_ms: Option<u64>,
     /// Kafka: topic, partition, offset and time (Unix, milliseconds) of the record that died.
     pub original: Option<(String, i32, i64, i64)>,
-}
-
-/// Which dead letters to requeue. The default is all that can be decoded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only of this target.
-    pub target: Option<String>,
-    /// Only keys that begin so.
-    pub key_prefix: Option<Vec<u8>>,
-    /// Only with this code of the newest error.
-    pub error_code: Option<String>,
-}
-
-impl Filter {
-    /// Whether `record` is meant.
-    pub fn matches(&self, record: &Record) -> bool {
-        self.target.as_ref().is_none_or(|t| *t == record.target)
-            && self.key_prefix.as_ref().is_none_or(|p| record.key.starts_with(p))
-            && self.error_code.as_ref().is_none_or(|c| *c == record.error_code)
-    }
 }
 
 /// The durable queue of removals that are owed.
@@ -290,17 +311,74 @@ impl Queue {
         }
     }
 
-    /// Sends the dead letters that `filter` means back to the first tier, with attempt 0 and their first failure kept. Returns their
-    /// number. Letters that can't be decoded stay.
+    /// The first `limit` records or dead letters that `filter` means, oldest first. Changes nothing.
+    ///
+    /// # Errors
+    /// The queue can't be read, or the filter's glob is none.
+    pub async fn find(&self, which: Which, filter: &Filter, limit: usize) -> Result<Vec<Listed>, RetryError> {
+        let matcher = self.matcher(filter)?;
+        match self {
+            Self::Disk(queue) => queue.find(which, matcher, limit).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(queue) => queue.find(which, matcher, limit).await,
+        }
+    }
+
+    /// Sends up to `limit` dead letters that `filter` means back to the first tier, with attempt 0 and their first failure kept. Letters
+    /// that can't be requeued stay ([`Listed::can_be_requeued`]).
     ///
     /// # Errors
     /// The queue can't be read or written; some may have been requeued, and a second call goes on.
-    pub async fn requeue(&self, filter: Filter) -> Result<u64, RetryError> {
+    pub async fn requeue(&self, filter: &Filter, limit: usize) -> Result<Swept, RetryError> {
+        let matcher = self.matcher(filter)?;
         match self {
-            Self::Disk(queue) => queue.requeue(filter).await,
+            Self::Disk(queue) => queue.requeue(matcher, limit).await,
             #[cfg(feature = "kafka")]
-            Self::Kafka(queue) => queue.requeue(filter).await,
+            Self::Kafka(queue) => queue.requeue(matcher, limit).await,
         }
+    }
+
+    /// Drops up to `limit` dead letters that `filter` means, for good.
+    ///
+    /// # Errors
+    /// As [`Queue::requeue`].
+    pub async fn drop_letters(&self, filter: &Filter, limit: usize) -> Result<Swept, RetryError> {
+        let matcher = self.matcher(filter)?;
+        match self {
+            Self::Disk(queue) => queue.drop_letters(matcher, limit).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(queue) => queue.drop_letters(matcher, limit).await,
+        }
+    }
+
+    /// Files a dead letter for what can't even be tried ([`Op::Row`]); `Ok` means that it is durable. Logged and counted.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`].
+    pub async fn bury(&self, record: Record, reason: String) -> Result<(), EnqueueError> {
+        match self {
+            Self::Disk(queue) => queue.bury(record, reason).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(queue) => queue.bury(record, reason).await,
+        }
+    }
+
+    /// What is still owed to `target`, dead letters not among it. Reads memory only.
+    pub fn owed(&self, target: &str) -> Owed {
+        match self {
+            Self::Disk(queue) => queue.owed(target),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(queue) => queue.owed(target),
+        }
+    }
+
+    fn matcher(&self, filter: &Filter) -> Result<Matcher, RetryError> {
+        let now_ms = match self {
+            Self::Disk(queue) => queue.now_ms(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(queue) => queue.now_ms(),
+        };
+        filter.matcher(now_ms).map_err(RetryError::Filter)
     }
 
     /// Closes the queue and waits for its thread, so that the file can be opened again. Dropping does the same later.
@@ -310,6 +388,21 @@ impl Queue {
             #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.close().await,
         }
+    }
+}
+
+/// That a consumer runs, until it is dropped: a task may be ended from outside.
+struct Running<'a>(&'a AtomicBool);
+
+impl<'a> Running<'a> {
+    fn begin(flag: &'a AtomicBool) -> Result<Self, RetryError> {
+        if flag.swap(true, Ordering::AcqRel) { Err(RetryError::AlreadyRunning) } else { Ok(Self(flag)) }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -323,12 +416,18 @@ struct Counters {
     pending: AtomicU64,
     /// 0: nothing pending.
     oldest_ms: AtomicU64,
+    /// [`UNKNOWN`] before the first count.
+    letters: AtomicU64,
+    /// Disk: how many wait, and the oldest first failure. Kafka: of those that are in memory.
+    by_target: Mutex<BTreeMap<String, (u64, u64)>>,
     dead: AtomicU64,
     produced: AtomicU64,
     acked: AtomicU64,
     forwarded: AtomicU64,
     poison: AtomicU64,
     requeued: AtomicU64,
+    dropped: AtomicU64,
+    parked: AtomicU64,
 }
 
 impl Counters {
@@ -345,13 +444,24 @@ impl Counters {
         Stats {
             pending: Some(get(&self.pending)).filter(|pending| *pending != UNKNOWN),
             oldest_age,
+            letters: Some(get(&self.letters)).filter(|letters| *letters != UNKNOWN),
             dead: get(&self.dead),
             produced: get(&self.produced),
             acked: get(&self.acked),
             forwarded: get(&self.forwarded),
             poison: get(&self.poison),
             requeued: get(&self.requeued),
+            dropped: get(&self.dropped),
+            parked: get(&self.parked),
         }
+    }
+
+    /// From [`Counters::by_target`] alone.
+    fn owed(&self, target: &str, now_ms: u64) -> Owed {
+        let by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        let (records, oldest) = by_target.get(target).copied().unzip();
+        let oldest = oldest.map(|at| Duration::from_millis(now_ms.saturating_sub(at)));
+        Owed { records: records.unwrap_or(0), oldest, exact: true }
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) enum Next {
     Done,
     /// It stays in memory for this long.
     Again(Duration),
-    /// It stays in memory until the targets are ready.
+    /// It stays in memory until its target is ready.
     AwaitTarget,
     /// It is filed again.
     Forward(Box<Record>),
@@ -79,24 +79,22 @@ pub(super) fn next(
     now_ms: u64,
     held_ms: u64,
 ) -> Next {
-    let again = |attempt| Record {
-        attempt,
-        not_before_ms: now_ms.saturating_add(millis(policy.delay)),
-        ..record.clone()
-    };
+    let delay = |attempt| millis(policy.tier(attempt).delay);
+    let again =
+        |attempt| Record { attempt, not_before_ms: now_ms.saturating_add(delay(attempt)), ..record.clone() };
     match verdict {
         Verdict::Done => Next::Done,
         Verdict::TargetError(_) => Next::AwaitTarget,
         // A read source that lags for long must not keep later records from their turn.
-        Verdict::NotYet if now_ms.saturating_sub(held_ms) >= millis(policy.delay) => {
+        Verdict::NotYet if now_ms.saturating_sub(held_ms) >= delay(record.attempt) => {
             Next::Forward(Box::new(again(record.attempt)))
         }
         Verdict::NotYet => Next::Again(NOT_YET_PAUSE),
         Verdict::KeyError(error) => {
             let mut next = again(record.attempt.saturating_add(1));
             next.error_code = error.split_whitespace().next().unwrap_or_default().to_owned();
-            if next.attempt >= policy.attempts {
-                Next::Dead(Box::new(next), format!("{error} after {} attempts", policy.attempts))
+            if next.attempt >= policy.attempts() {
+                Next::Dead(Box::new(next), format!("{error} after {} attempts", policy.attempts()))
             } else {
                 Next::Forward(Box::new(next))
             }
@@ -126,6 +124,7 @@ pub(super) mod tests {
         super::{Op, Origin},
         *,
     };
+    use crate::config::Tier;
 
     pub(in super::super) fn record(key: &str) -> Record {
         Record {
@@ -152,12 +151,11 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) const POLICY: RetryPolicy =
-        RetryPolicy { delay: Duration::from_secs(10), attempts: 5 };
+    pub(in super::super) const POLICY: RetryPolicy = RetryPolicy::one(Duration::from_secs(10), 5);
 
     #[test]
     fn times_that_no_clock_can_have_meant_are_clamped() {
-        let delay = POLICY.delay;
+        let delay = POLICY.first.delay;
         assert_eq!(due_at(500, 1000, delay), 500);
         assert_eq!(due_at(11_000, 1000, delay), 11_000);
         assert_eq!(due_at(16_000, 1000, delay), 16_000);
@@ -192,5 +190,34 @@ pub(super) mod tests {
             panic!("the fifth is one")
         };
         assert_eq!(dead.attempt, 5);
+    }
+
+    #[test]
+    fn the_second_tier_takes_over_where_the_first_ends() {
+        let second = Tier { delay: Duration::from_secs(300), attempts: 12 };
+        let policy = RetryPolicy { second: Some(second), ..POLICY };
+        assert_eq!(policy, RetryPolicy::default());
+        let mut record = record("k");
+        let mut dues = Vec::new();
+        let dead = loop {
+            match next(&record, &Verdict::KeyError("WRONGTYPE".into()), policy, 0, 0) {
+                Next::Forward(next) => {
+                    dues.push((next.attempt, next.not_before_ms, policy.is_second(next.attempt)));
+                    record = *next;
+                }
+                Next::Dead(dead, reason) => break (dead.attempt, reason),
+                other => panic!("{other:?}"),
+            }
+        };
+        let first = (1..5).map(|attempt| (attempt, 10_000, false));
+        let then = (5..17).map(|attempt| (attempt, 300_000, true));
+        assert_eq!(dues, first.chain(then).collect::<Vec<_>>());
+        assert_eq!(dead, (17, "WRONGTYPE after 17 attempts".into()));
+        // What waits for visibility for long is filed again in its own tier, with no attempt used.
+        let Next::Forward(waiting) = next(&record, &Verdict::NotYet, policy, 400_000, 0) else {
+            panic!("a record that waits for long is forwarded")
+        };
+        assert_eq!((waiting.attempt, waiting.not_before_ms), (16, 700_000));
+        assert!(matches!(next(&record, &Verdict::NotYet, policy, 200_000, 0), Next::Again(_)));
     }
 }

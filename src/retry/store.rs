@@ -2,57 +2,49 @@
 //!
 //! Guarantees: what [`Store::commit`] returned `Ok` for survives kill -9 and power loss (one transaction, fsync); a file that fails
 //! its checksums is refused and left as it is; an I/O error closes the file, and a later call opens it again.
-//! Memory: redb's cache ([`CACHE_BYTES`]) and one page of records. May depend on [`super::codec`], [`super::record`].
+//! Memory: redb's cache ([`CACHE_BYTES`]) and one page of records. May depend on [`super::codec`], [`super::record`],
+//! [`super::shelf`], [`super::tables`].
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, Value};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableHandle,
+};
 
 use super::{
-    Filter, Listed, Record, RetryError, Which,
+    Listed, Record, RetryError,
     codec::{self, Letter},
+    filter::Matcher,
     policy::{MARGIN, millis},
+    shelf::{PendingKey, Place, Shelf},
+    tables::{DEAD, Level, Tables, existing, level, shelve},
 };
+use crate::config::RetryPolicy;
 
 /// The one file in the queue's folder.
 const FILE: &str = "queue.redb";
-const SCHEMA: u64 = 1;
+/// 1: one table for all that waits. 2: shelves.
+const SCHEMA: u64 = 2;
 const CACHE_BYTES: usize = 8 << 20;
 /// Records that one step of a long change (requeue, clock repair) touches.
 const PAGE: usize = 4096;
 /// After a failed attempt to open the file again, the next one waits for this long.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// By due time. The first failure is part of the key, so that a record that can't be decoded can be removed whole.
-const PENDING: TableDefinition<'_, (u64, u64, u64), &[u8]> = TableDefinition::new("pending");
-/// (first failure, sequence number) of the pending ones: its head is the oldest.
-const AGE: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("age");
-const DEAD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-
-/// Where a pending record stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) due_ms: u64,
-    pub(super) seq: u64,
-    pub(super) first_failed_ms: u64,
-}
-
-impl Place {
-    fn key(self) -> (u64, u64, u64) {
-        (self.due_ms, self.seq, self.first_failed_ms)
-    }
-}
 
 /// One change. All changes of a commit are durable together or not at all.
 #[derive(Debug)]
 pub(super) enum Change {
     Add(Record),
+    /// A dead letter that never waited.
+    AddLetter(Letter),
     Remove(Place),
     Forward(Place, Record),
     Bury(Place, Letter),
@@ -60,7 +52,7 @@ pub(super) enum Change {
 
 type Undecoded = (String, Vec<u8>);
 
-/// Due records, and when the next one is due.
+/// Due records of a shelf, and when its next one is due.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     /// A record that can't be decoded: why, and its bytes.
@@ -68,11 +60,14 @@ pub(super) struct Page {
     pub(super) next_due_ms: Option<u64>,
 }
 
-/// Sizes after a commit.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Level {
-    pub(super) pending: u64,
-    pub(super) oldest_ms: Option<u64>,
+/// What a sweep does with the dead letters that it meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    /// Back to the first tier, due then.
+    Requeue {
+        now_ms: u64,
+    },
+    Drop,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +80,10 @@ pub(super) enum StoreError {
 
 pub(super) struct Store {
     file: PathBuf,
+    policy: RetryPolicy,
     db: Option<Database>,
     next_seq: u64,
+    shelves: BTreeSet<Arc<Shelf>>,
     retry_open: Instant,
     #[cfg(test)]
     pub(super) fault: Option<tests::Fault>,
@@ -94,14 +91,16 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the file of `folder`, or creates both, and checks every page.
-    pub(super) fn open(folder: &Path) -> Result<Self, RetryError> {
+    pub(super) fn open(folder: &Path, policy: RetryPolicy) -> Result<Self, RetryError> {
         let file = folder.join(FILE);
         let path = file.clone();
         let io = |source| RetryError::Io { path: path.clone(), source };
         fs::create_dir_all(folder).map_err(io)?;
         let mut store = Self {
             db: None,
+            policy,
             next_seq: 0,
+            shelves: BTreeSet::new(),
             retry_open: Instant::now(),
             #[cfg(test)]
             fault: None,
@@ -163,7 +162,7 @@ impl Store {
         }
     }
 
-    /// Creates the tables; `Some`: a schema version that is not known.
+    /// Creates the tables, brings an older schema up to date; `Some`: a schema version that is not known.
     fn initialise(&mut self) -> Result<Option<u64>, redb::Error> {
         let Some(db) = &self.db else { return Ok(None) };
         let txn = db.begin_write()?;
@@ -171,25 +170,35 @@ impl Store {
             let mut meta = txn.open_table(META)?;
             let schema = meta.get("schema")?.map(|value| value.value());
             match schema {
-                None => {
-                    meta.insert("schema", SCHEMA)?;
+                None | Some(SCHEMA) => {}
+                Some(1) => {
+                    let moved = shelve(&txn, self.policy)?;
+                    tracing::info!(records = moved, "retry queue brought to schema version {SCHEMA}");
                 }
-                Some(SCHEMA) => {}
                 Some(found) => return Ok(Some(found)),
             }
+            if schema != Some(SCHEMA) {
+                meta.insert("schema", SCHEMA)?;
+            }
             self.next_seq = meta.get("next_seq")?.map_or(0, |value| value.value());
-            txn.open_table(PENDING)?;
-            txn.open_table(AGE)?;
             txn.open_table(DEAD)?;
+        }
+        for table in txn.list_tables()? {
+            self.shelves.extend(Shelf::of_table(table.name()).map(Arc::new));
         }
         txn.commit()?;
         Ok(None)
     }
 
+    /// Where records wait, or have waited.
+    pub(super) fn shelves(&self) -> &BTreeSet<Arc<Shelf>> {
+        &self.shelves
+    }
+
     /// Runs `work` on the database, opened again if an earlier error closed it.
     fn with<T>(
         &mut self,
-        work: impl FnOnce(&Database, &mut u64) -> Result<T, redb::Error>,
+        work: impl FnOnce(&Database, &mut u64, &mut BTreeSet<Arc<Shelf>>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         if self.db.is_none() {
             if Instant::now() < self.retry_open {
@@ -206,7 +215,7 @@ impl Store {
             }
         }
         let Some(db) = &self.db else { return Err(StoreError::Fatal(RetryError::Closed)) };
-        work(db, &mut self.next_seq).map_err(|error| {
+        work(db, &mut self.next_seq, &mut self.shelves).map_err(|error| {
             // redb refuses everything after an I/O error until the file is opened again.
             self.db = None;
             match self.report(error) {
@@ -218,66 +227,56 @@ impl Store {
 
     /// Makes `changes` durable in one transaction.
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<Level, StoreError> {
-        self.with(|db, next_seq| {
+        let policy = self.policy;
+        self.with(|db, next_seq, shelves| {
             let txn = db.begin_write()?;
-            let level = {
-                let mut pending = txn.open_table(PENDING)?;
-                let mut age = txn.open_table(AGE)?;
+            {
+                let mut tables = Tables::new(&txn, policy, shelves);
                 let mut dead = txn.open_table(DEAD)?;
+                let mut number = || std::mem::replace(next_seq, *next_seq + 1);
                 for change in changes {
                     match change {
-                        Change::Add(record) => {
-                            let seq = *next_seq;
-                            *next_seq += 1;
-                            let key = (record.not_before_ms, seq, record.first_failed_ms);
-                            pending.insert(key, codec::encode(record).as_slice())?;
-                            age.insert((record.first_failed_ms, seq), ())?;
+                        Change::Add(record) => tables.add(number(), record)?,
+                        Change::AddLetter(letter) => {
+                            dead.insert(number(), codec::encode_letter(letter).as_slice())?;
                         }
-                        Change::Remove(place) => {
-                            pending.remove(place.key())?;
-                            age.remove((place.first_failed_ms, place.seq))?;
-                        }
+                        Change::Remove(place) => tables.remove(place)?,
                         Change::Forward(place, record) => {
-                            pending.remove(place.key())?;
-                            let key = (record.not_before_ms, place.seq, place.first_failed_ms);
-                            pending.insert(key, codec::encode(record).as_slice())?;
+                            tables.remove(place)?;
+                            let first_failed_ms = place.first_failed_ms;
+                            tables.add(place.seq, &Record { first_failed_ms, ..record.clone() })?;
                         }
                         Change::Bury(place, letter) => {
-                            pending.remove(place.key())?;
-                            age.remove((place.first_failed_ms, place.seq))?;
+                            tables.remove(place)?;
                             dead.insert(place.seq, codec::encode_letter(letter).as_slice())?;
                         }
                     }
                 }
+                drop((tables, dead));
                 txn.open_table(META)?.insert("next_seq", *next_seq)?;
-                level(&pending, &age)?
-            };
+            }
             txn.commit()?;
-            Ok(level)
+            level(&db.begin_read()?, shelves)
         })
     }
 
-    /// Up to `limit` records that are due at `now_ms` and stand not in `skip`.
+    /// Up to `limit` records of a shelf that are due at `now_ms` and stand not in `skip`.
     pub(super) fn due(
         &mut self,
+        shelf: &Arc<Shelf>,
         now_ms: u64,
-        delay: Duration,
         limit: usize,
         skip: &HashSet<Place>,
-    ) -> Result<(Page, Level), StoreError> {
-        self.clamp(now_ms, delay)?;
-        self.with(|db, _| {
+    ) -> Result<Page, StoreError> {
+        self.clamp(shelf, now_ms)?;
+        self.with(|db, _, _| {
             let txn = db.begin_read()?;
-            let pending = txn.open_table(PENDING)?;
             let mut page = Page::default();
-            for entry in pending.range::<(u64, u64, u64)>(..)? {
+            let Some(pending) = existing(txn.open_table(shelf.pending()))? else { return Ok(page) };
+            for entry in pending.range::<PendingKey>(..)? {
                 let (key, value) = entry?;
-                let place = place(key.value());
-                if place.due_ms > now_ms {
-                    page.next_due_ms = Some(place.due_ms);
-                    break;
-                }
-                if page.due.len() == limit {
+                let place = Place::new(shelf, key.value());
+                if place.due_ms > now_ms || page.due.len() == limit {
                     page.next_due_ms = Some(place.due_ms);
                     break;
                 }
@@ -291,19 +290,18 @@ impl Store {
                 };
                 page.due.push((place, record));
             }
-            let level = level(&pending, &txn.open_table(AGE)?)?;
-            Ok((page, level))
+            Ok(page)
         })
     }
 
     /// Brings records nearer whose due time no correct clock can have meant.
-    fn clamp(&mut self, now_ms: u64, delay: Duration) -> Result<(), StoreError> {
-        let due_ms = now_ms.saturating_add(millis(delay));
+    fn clamp(&mut self, shelf: &Shelf, now_ms: u64) -> Result<(), StoreError> {
+        let due_ms = now_ms.saturating_add(millis(shelf.delay(self.policy)));
         let bound = due_ms.saturating_add(millis(MARGIN));
         loop {
-            let far: Vec<(u64, u64, u64)> = self.with(|db, _| {
+            let far: Vec<PendingKey> = self.with(|db, _, _| {
                 let txn = db.begin_read()?;
-                let pending = txn.open_table(PENDING)?;
+                let Some(pending) = existing(txn.open_table(shelf.pending()))? else { return Ok(Vec::new()) };
                 let Some((last, _)) = pending.last()? else { return Ok(Vec::new()) };
                 if last.value().0 <= bound {
                     return Ok(Vec::new());
@@ -315,10 +313,10 @@ impl Store {
                 return Ok(());
             }
             tracing::warn!(records = far.len(), "clock jumped back, due times clamped");
-            self.with(|db, _| {
+            self.with(|db, _, _| {
                 let txn = db.begin_write()?;
                 {
-                    let mut pending = txn.open_table(PENDING)?;
+                    let mut pending = txn.open_table(shelf.pending())?;
                     for key in &far {
                         let bytes = pending.remove(key)?.map(|value| value.value().to_vec());
                         if let Some(bytes) = bytes {
@@ -332,33 +330,46 @@ impl Store {
         }
     }
 
-    pub(super) fn list(&mut self, which: Which, limit: usize) -> Result<Vec<Listed>, StoreError> {
-        self.with(|db, _| {
+    /// What waits, by due time.
+    pub(super) fn pending(&mut self, matcher: &Matcher, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        self.with(|db, _, shelves| {
             let txn = db.begin_read()?;
-            let mut out = Vec::new();
-            match which {
-                Which::Pending => {
-                    for entry in txn.open_table(PENDING)?.range::<(u64, u64, u64)>(..)?.take(limit) {
-                        let (key, value) = entry?;
-                        let place = place(key.value());
-                        let mut line = listed(place.seq, value.value(), String::new(), None);
-                        if let Some(record) = &mut line.record {
-                            record.not_before_ms = place.due_ms;
+            let mut found: Vec<(u64, Listed)> = Vec::new();
+            for shelf in shelves.iter() {
+                let Some(pending) = existing(txn.open_table(shelf.pending()))? else { continue };
+                let before = found.len();
+                for entry in pending.range::<PendingKey>(..)? {
+                    let (key, value) = entry?;
+                    let place = Place::new(shelf, key.value());
+                    let mut line = listed(place.seq, value.value(), String::new(), None);
+                    if let Some(record) = &mut line.record {
+                        record.not_before_ms = place.due_ms;
+                    }
+                    if matcher.takes(&line) {
+                        found.push((place.due_ms, line));
+                        if found.len() - before == limit {
+                            break;
                         }
-                        out.push(line);
                     }
                 }
-                Which::Dead => {
-                    for entry in txn.open_table(DEAD)?.range::<u64>(..)?.take(limit) {
-                        let (seq, value) = entry?;
-                        out.push(match codec::decode_letter(value.value()) {
-                            Ok(letter) => {
-                                listed(seq.value(), &letter.payload, letter.reason, Some(letter.died_ms))
-                            }
-                            Err(error) => {
-                                listed(seq.value(), value.value(), format!("damaged letter: {error}"), None)
-                            }
-                        });
+            }
+            found.sort_by_key(|(due_ms, _)| *due_ms);
+            Ok(found.into_iter().map(|(_, line)| line).take(limit).collect())
+        })
+    }
+
+    /// Dead letters, oldest first.
+    pub(super) fn dead(&mut self, matcher: &Matcher, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        self.with(|db, _, _| {
+            let txn = db.begin_read()?;
+            let mut out = Vec::new();
+            for entry in txn.open_table(DEAD)?.range::<u64>(..)? {
+                let (seq, value) = entry?;
+                let line = listed_letter(seq.value(), value.value());
+                if matcher.takes(&line) {
+                    out.push(line);
+                    if out.len() == limit {
+                        break;
                     }
                 }
             }
@@ -366,60 +377,63 @@ impl Store {
         })
     }
 
-    /// Moves dead letters back, a page per transaction.
-    pub(super) fn requeue(&mut self, filter: &Filter, due_ms: u64) -> Result<(u64, Level), StoreError> {
+    /// Sends up to `limit` dead letters back, or drops them, a page per transaction. Returns how many, whether there may be more,
+    /// and the sizes then.
+    pub(super) fn sweep(
+        &mut self,
+        matcher: &Matcher,
+        sweep: Sweep,
+        limit: usize,
+    ) -> Result<(u64, bool, Level), StoreError> {
+        let policy = self.policy;
         let (mut from, mut count) = (0, 0);
         loop {
-            let (next, moved, now) = self.with(|db, _| {
+            let rest = limit - usize::try_from(count).unwrap_or(limit).min(limit);
+            let (next, moved, now) = self.with(|db, _, shelves| {
                 let txn = db.begin_write()?;
                 let (mut moved, mut next) = (0, None);
-                let level = {
-                    let (mut pending, mut age, mut dead) =
-                        (txn.open_table(PENDING)?, txn.open_table(AGE)?, txn.open_table(DEAD)?);
-                    let mut back = Vec::new();
+                {
+                    let mut dead = txn.open_table(DEAD)?;
+                    let mut meant = Vec::new();
                     for entry in dead.range(from..)?.take(PAGE) {
+                        if meant.len() == rest {
+                            break;
+                        }
                         let (seq, value) = entry?;
                         next = Some(seq.value() + 1);
-                        let record = codec::decode_letter(value.value())
-                            .and_then(|letter| codec::decode(&letter.payload));
-                        if let Ok(record) = record
-                            && filter.matches(&record)
-                        {
-                            back.push((seq.value(), Record { attempt: 0, not_before_ms: due_ms, ..record }));
+                        let line = listed_letter(seq.value(), value.value());
+                        if matcher.takes(&line) && (sweep == Sweep::Drop || line.can_be_requeued()) {
+                            meant.push((seq.value(), line.record));
                         }
                     }
-                    for (seq, record) in &back {
+                    let mut tables = Tables::new(&txn, policy, shelves);
+                    for (seq, record) in meant {
                         dead.remove(seq)?;
-                        pending.insert(
-                            (due_ms, *seq, record.first_failed_ms),
-                            codec::encode(record).as_slice(),
-                        )?;
-                        age.insert((record.first_failed_ms, *seq), ())?;
+                        if let (Sweep::Requeue { now_ms }, Some(record)) = (sweep, record) {
+                            let not_before_ms = now_ms.saturating_add(millis(policy.first.delay));
+                            tables.add(seq, &Record { attempt: 0, not_before_ms, ..record })?;
+                        }
                         moved += 1;
                     }
-                    level(&pending, &age)?
-                };
+                }
                 txn.commit()?;
-                Ok((next, moved, level))
+                Ok((next, moved, level(&db.begin_read()?, shelves)?))
             })?;
             count += moved;
             match next {
+                Some(_) if count >= limit as u64 => return Ok((count, true, now)),
                 Some(seq) => from = seq,
-                None => return Ok((count, now)),
+                None => return Ok((count, false, now)),
             }
         }
     }
 }
 
-fn place((due_ms, seq, first_failed_ms): (u64, u64, u64)) -> Place {
-    Place { due_ms, seq, first_failed_ms }
-}
-
-fn level<V: Value + 'static>(
-    pending: &impl ReadableTable<(u64, u64, u64), V>,
-    age: &impl ReadableTable<(u64, u64), ()>,
-) -> Result<Level, redb::Error> {
-    Ok(Level { pending: pending.len()?, oldest_ms: age.first()?.map(|(key, _)| key.value().0) })
+fn listed_letter(seq: u64, value: &[u8]) -> Listed {
+    match codec::decode_letter(value) {
+        Ok(letter) => listed(seq, &letter.payload, letter.reason, Some(letter.died_ms)),
+        Err(error) => listed(seq, value, format!("damaged letter: {error}"), None),
+    }
 }
 
 fn listed(seq: u64, payload: &[u8], reason: String, died_ms: Option<u64>) -> Listed {

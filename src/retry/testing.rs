@@ -13,7 +13,7 @@ use std::{
 
 use super::{Handler, Record, Verdict};
 
-/// Answers by the script of a key's name, and notes each call.
+/// Answers by the script of a key's name, and notes each call. `down` holds for the target `main`.
 #[derive(Default)]
 pub(super) struct Script {
     pub(super) calls: Mutex<Vec<(String, u32, u64)>>,
@@ -21,6 +21,7 @@ pub(super) struct Script {
     pub(super) up: tokio::sync::Notify,
     pub(super) asked: AtomicBool,
     pub(super) visible: AtomicBool,
+    pub(super) stuck: AtomicBool,
 }
 
 impl Script {
@@ -35,10 +36,14 @@ impl Handler for Script {
         records: &'a [Record],
     ) -> Pin<Box<dyn Future<Output = Vec<Verdict>> + Send + 'a>> {
         Box::pin(async move {
+            if records.iter().any(|record| record.key == b"stuck") {
+                self.stuck.store(true, Ordering::Release);
+                std::future::pending::<()>().await;
+            }
             let verdict = |record: &Record| {
                 let key = String::from_utf8(record.key.clone()).unwrap();
                 self.calls.lock().unwrap().push((key.clone(), record.attempt, record.not_before_ms));
-                if self.down.load(Ordering::Acquire) {
+                if record.target == "main" && self.down.load(Ordering::Acquire) {
                     Verdict::TargetError("LOADING".into())
                 } else if key.starts_with("bad") {
                     Verdict::KeyError("WRONGTYPE Operation against a key".into())
@@ -52,10 +57,10 @@ impl Handler for Script {
         })
     }
 
-    fn ready<'a>(&'a self, _target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn ready<'a>(&'a self, target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             self.asked.store(true, Ordering::Release);
-            while self.down.load(Ordering::Acquire) {
+            while target == "main" && self.down.load(Ordering::Acquire) {
                 self.up.notified().await;
             }
         })

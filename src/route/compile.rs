@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use rowbust_binlog::{Column, ColumnType, Projection, RowKind, TableMap};
+use rowbust_binlog::{Column, ColumnType, Flavor, Projection, RowKind, TableMap};
 use rowbust_protocol::template::{ImageRef, JsonPath, Template};
 
-use super::{RouteError, RouteErrorKind, error::Place};
+use super::{Kind, RouteError, RouteErrorKind, error::Place};
 use crate::config::{Events, Image, KeyOp, Mapping};
 
 /// A mapping, compiled.
@@ -30,6 +30,7 @@ pub(super) struct PlanWhen {
 #[derive(Debug, Clone)]
 pub(super) struct PlanRule {
     pub(super) line: usize,
+    pub(super) kind: Kind,
     pub(super) key: PlanTemplate,
     /// With a field it is an HDEL.
     pub(super) field: Option<PlanTemplate>,
@@ -97,8 +98,8 @@ pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
     }
     for rule in &mapping.keys {
         let field = match &rule.op {
-            KeyOp::Unlink => None,
             KeyOp::Hdel { field } => Some(field),
+            KeyOp::Unlink | KeyOp::Prefix { .. } | KeyOp::MembersOf { .. } => None,
         };
         for template in std::iter::once(&rule.key).chain(field) {
             uses.extend(template.columns().iter().map(|column| ColumnUse {
@@ -130,12 +131,13 @@ pub(super) fn compile(
     let rules = mapping.keys.iter().map(|rule| {
         let key = template(&rule.key);
         let field = match &rule.op {
-            KeyOp::Unlink => None,
             KeyOp::Hdel { field } => Some(template(field)),
+            KeyOp::Unlink | KeyOp::Prefix { .. } | KeyOp::MembersOf { .. } => None,
         };
         let slots = || key.slots.iter().chain(field.iter().flat_map(|f| &f.slots));
         PlanRule {
             line: rule.line,
+            kind: Kind::from(&rule.op),
             events: rule.events,
             needs_before: slots().any(|s| s.image == ImageRef::Old),
             needs_after: slots().any(|s| s.image == ImageRef::New),
@@ -194,6 +196,10 @@ pub(super) fn project(mappings: &[(usize, &Mapping)], map: &TableMap) -> Result<
             if used.path.is_some() && !may_be_json(column) {
                 let column_type = column.column_type;
                 return fail(RouteErrorKind::NotJson { column: used.name.to_owned(), column_type });
+            }
+            // MariaDB gives a value as it is written. MySQL reads the text into a document first: other numbers, other members.
+            if used.path.is_some() && map.flavor == Flavor::MySql && column.column_type != ColumnType::Json {
+                return fail(RouteErrorKind::TextPath { column: used.name.to_owned() });
             }
             indices.insert(index);
         }

@@ -49,6 +49,11 @@ pub enum RouteErrorKind {
         /// Its type.
         column_type: ColumnType,
     },
+    /// A template has a path into a text column of MySQL.
+    TextPath {
+        /// The column.
+        column: String,
+    },
     /// The column can't be taken out of the row.
     Projection(ProjectionError),
     /// A value that a key or a condition needs can't be had from this row.
@@ -94,6 +99,9 @@ impl RouteError {
                 "name a column of the table, or narrow the mapping's `table`".into()
             }
             RouteErrorKind::NotJson { .. } => "write the path behind a JSON or text column".into(),
+            RouteErrorKind::TextPath { .. } => {
+                "make it a JSON column, or put a generated column in the key, such as `sku VARCHAR(40) AS (JSON_VALUE(doc, '$.sku'))`".into()
+            }
             RouteErrorKind::Projection(_) => "use another column".into(),
             RouteErrorKind::Undecodable {
                 why: Undecodable::Absent | Undecodable::Text(TextError::NoDocument),
@@ -118,6 +126,11 @@ impl fmt::Display for RouteError {
             RouteErrorKind::NotJson { column, column_type } => {
                 write!(f, "column `{column}` is {column_type}, which is no JSON")?;
             }
+            RouteErrorKind::TextPath { column } => write!(
+                f,
+                "column `{column}` is text, in which MySQL doesn't find a path as it is written: of members with one key the last \
+                 counts, and numbers are printed anew"
+            )?,
             RouteErrorKind::Projection(error) => error.fmt(f)?,
             RouteErrorKind::Undecodable { column, image, why: Undecodable::Absent } => {
                 write!(f, "the row image does not tell the value of `{column}` {image} the change")?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    RouteError, RoutedKey, RowImage, Scratch, Sink, SkipReason, Skipped,
+    Kind, RouteError, RoutedKey, RowImage, Scratch, Sink, SkipReason, Skipped,
     compile::{column_uses, compile},
     plan::Rules,
     values::{ImageValues, Presence, SlotPath},
@@ -46,9 +46,9 @@ pub struct ExplainedRule {
 /// A key to remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExplainedKey {
-    /// `unlink` or `hdel`.
+    /// `unlink`, `hdel`, `prefix` or `members_of`.
     pub op: &'static str,
-    /// The key.
+    /// The key; with `prefix`, what the keys begin with.
     pub key: String,
     /// The hash field of an `hdel`.
     pub field: Option<String>,
@@ -145,6 +145,8 @@ pub fn explain(
                 template: match &rule.op {
                     KeyOp::Unlink => rule.key.source().to_owned(),
                     KeyOp::Hdel { field } => format!("{} field {}", rule.key.source(), field.source()),
+                    KeyOp::Prefix { .. } => format!("prefix {}", rule.key.source()),
+                    KeyOp::MembersOf { .. } => format!("members_of {}", rule.key.source()),
                 },
                 line: rule.line,
                 keys: Vec::new(),
@@ -172,7 +174,12 @@ struct Explaining<'a> {
 impl Sink for Explaining<'_> {
     fn key(&mut self, key: RoutedKey<'_>) {
         self.entry.rules[key.rule].keys.push(ExplainedKey {
-            op: if key.field.is_some() { "hdel" } else { "unlink" },
+            op: match key.kind {
+                Kind::Exact if key.field.is_some() => "hdel",
+                Kind::Exact => "unlink",
+                Kind::Prefix => "prefix",
+                Kind::MembersOf => "members_of",
+            },
             key: String::from_utf8_lossy(key.key).into_owned(),
             field: key.field.map(|field| String::from_utf8_lossy(field).into_owned()),
             image: key.image.map(|image| image.to_string()),

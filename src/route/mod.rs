@@ -29,7 +29,7 @@ mod tests;
 use rowbust_binlog::TableMap;
 
 use crate::{
-    config::{Config, Mapping},
+    config::{Config, KeyOp, Mapping},
     source::Scope,
 };
 
@@ -37,6 +37,32 @@ pub use error::{RouteError, RouteErrorKind, Undecodable};
 pub use explain::{ExplainError, Explained, ExplainedKey, ExplainedRule, explain};
 pub use plan::{Counts, Plan, RoutedKey, Scratch, Sink, SkipReason, Skipped};
 pub use values::RowImage;
+
+/// What a routed key stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// This key, or a field of it.
+    Exact,
+    /// Every key that begins so.
+    Prefix,
+    /// The members of this set, which are keys.
+    MembersOf,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Prefix, Self::MembersOf];
+}
+
+impl From<&KeyOp> for Kind {
+    fn from(op: &KeyOp) -> Self {
+        match op {
+            KeyOp::Unlink | KeyOp::Hdel { .. } => Self::Exact,
+            KeyOp::Prefix { .. } => Self::Prefix,
+            KeyOp::MembersOf { .. } => Self::MembersOf,
+        }
+    }
+}
 
 /// All mappings, ready to be matched with tables. Lives as long as the config.
 #[derive(Debug, Clone)]

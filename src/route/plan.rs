@@ -4,7 +4,7 @@ use rowbust_binlog::{Projection, RowKind, RowSlots, TableMap, TextError};
 use rowbust_protocol::template::{ImageRef, JsonPath, RenderError, Rendered, SlotValue};
 
 use super::{
-    RouteError, RouteErrorKind, RowImage,
+    Kind, RouteError, RouteErrorKind, RowImage,
     compile::{PlanMapping, PlanRule, PlanSlot, PlanTemplate, PlanWhen, column_uses, compile, project},
     error::{Place, Undecodable},
     values::{BinlogRow, ImageValues, Presence, Slot, SlotPath},
@@ -36,9 +36,11 @@ pub struct RoutedKey<'a> {
     pub mapping: usize,
     /// Index into the mapping's `keys`.
     pub rule: usize,
-    /// The key. One mapping never gives a row's key twice for the same rule.
+    /// What it stands for.
+    pub kind: Kind,
+    /// The key, or what keys begin with. One mapping never gives a row's key twice for the same rule.
     pub key: &'a [u8],
-    /// The hash field of an HDEL; `None`: UNLINK.
+    /// The hash field of an HDEL.
     pub field: Option<&'a [u8]>,
     /// The image that it was made from; `None` where it isn't made from one: `{old.a}:{new.a}`, or no column at all.
     pub image: Option<RowImage>,
@@ -364,6 +366,7 @@ impl Rules {
             sink.key(RoutedKey {
                 mapping: mapping.index,
                 rule: index,
+                kind: rule.kind,
                 key,
                 field: rule.field.as_ref().map(|_| field),
                 image: match (follows_images, rule.needs_before, rule.needs_after) {

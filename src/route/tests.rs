@@ -35,6 +35,8 @@ pub(super) fn mapping(table: &str, keys: Vec<KeyRule>) -> Mapping {
         keys,
         second_removal: SecondRemoval::WhenVisible,
         fill_grace: Duration::from_secs(1),
+        guarded: false,
+        keys_per_second: 0,
         on_ddl: crate::config::OnDdl::default(),
         on_schema: crate::config::Policy::Halt,
         target: 0,
@@ -68,13 +70,15 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             tls: None,
             durability: None,
         }],
-        retry: Retry::Disk {
-            path: PathBuf::from("retry"),
-            policy: RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
+        retry: Retry::Disk { path: PathBuf::from("retry"), policy: RetryPolicy::default() },
+        checkpoint: Checkpoint::file(PathBuf::from("checkpoint")),
+        admin: Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
+        limits: Limits {
+            memory: 1 << 20,
+            keys_per_second: 0,
+            flush_keys_per_second: 0,
+            sweep_keys_per_second: 0,
         },
-        checkpoint: Checkpoint { path: PathBuf::from("checkpoint") },
-        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: Limits { memory: 1 << 20, keys_per_second: 0, flush_keys_per_second: 0 },
         mappings,
         fingerprint: 0,
     }
@@ -317,6 +321,28 @@ fn explain_refuses_what_the_server_would_not_print() {
     }
     assert_eq!(explain(&config, "t.t", None, None), Err(ExplainError::NoImage));
     assert!(matches!(explain(&config, "t", None, row(&json!({}))), Err(ExplainError::Table(_))));
+}
+
+#[test]
+fn prefixes_and_sets_are_routed_as_such() {
+    let rule = |key: &str, op| KeyRule { op, ..unlink(key) };
+    let rules = vec![
+        rule("feed:{sku}:", KeyOp::Prefix { alarm_above: 1 }),
+        rule("tag:{sku}", KeyOp::MembersOf { members_prefix: Vec::new() }),
+        unlink("p:{sku}"),
+    ];
+    let explained = explain_one(mapping("t.t", rules), &json!({"sku": "a*"}), &json!({"sku": "b:c"}));
+    let all: Vec<_> = explained.rules.iter().flat_map(|r| &r.keys).map(|k| (k.op, k.key.as_str())).collect();
+    let expected = [
+        ("prefix", "feed:a*:"),
+        ("prefix", "feed:b%3Ac:"),
+        ("members_of", "tag:a*"),
+        ("members_of", "tag:b%3Ac"),
+        ("unlink", "p:a*"),
+        ("unlink", "p:b%3Ac"),
+    ];
+    assert_eq!(all, expected);
+    assert_eq!(explained.rules[0].template, "prefix feed:{sku}:");
 }
 
 #[test]

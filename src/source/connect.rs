@@ -154,7 +154,7 @@ impl Connector {
             host: self.primary.0.clone(),
             port: self.primary.1,
             user: self.user.clone(),
-            password: self.secret().await?.unwrap_or_default(),
+            password: self.secret().await?.unwrap_or_default().into(),
         })
     }
 

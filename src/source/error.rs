@@ -95,6 +95,9 @@ pub enum SourceError {
     /// Another replica with the same id took the server's place over and over.
     #[error("{0}")]
     Clash(Refusal),
+    /// The server can't send its log from there, and couldn't after some tries.
+    #[error("{0}")]
+    Dump(Refusal),
     /// The bytes contradict the format, again after reconnecting.
     #[error("bytes that can't be read at {at}: {reason}")]
     Decode {
@@ -119,6 +122,7 @@ impl SourceError {
             | Self::Anew { .. }
             | Self::OutOfReach(_)
             | Self::Halt(_)
+            | Self::Dump(_)
             | Self::Decode { .. }
             | Self::Sink(_) => 1,
         }
@@ -156,6 +160,12 @@ impl SourceError {
         matches!(self, Self::Refused(refusal) if refusal.code == UNKNOWN_ERROR)
     }
 
+    /// The server found no event that can be read where it was asked to begin. About a place that was read before it says that the
+    /// log is another one.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Dump(refusal) if refusal.code == UNREADABLE)
+    }
+
     /// By the server's error number: `share/messages_to_clients.txt` of MySQL, `sql/share/errmsg-utf8.txt` of MariaDB.
     pub(crate) fn from_server(code: u16, message: &str) -> Self {
         let said = format!("the server says: {message} ({code})");
@@ -170,14 +180,24 @@ impl SourceError {
                 if is_clash(&text) {
                     return Self::clash(&said);
                 }
-                if text.contains("net error") || text.contains("could not read packet") {
-                    return Self::Lost(said);
+                let refusal = |code, help| Refusal::new(code, said.clone(), help);
+                match DumpError::of(&text) {
+                    DumpError::Lost => Self::Lost(said),
+                    DumpError::Gone => Self::gap(said),
+                    DumpError::Refused => Self::Refused(refusal(
+                        "source.dump",
+                        "change the setting that it names, or see its error log",
+                    )),
+                    DumpError::Unreadable => Self::Dump(refusal(
+                        UNREADABLE,
+                        "see the server's error log and look at the file with mysqlbinlog or mariadb-binlog. If it is damaged, remove the \
+                         cached keys and the checkpoint, and start behind the damage with `start`",
+                    )),
+                    DumpError::Passing => Self::Dump(refusal(
+                        "source.dump_failed",
+                        "see the server's error log; the checkpoint stays, and the next start tries again",
+                    )),
                 }
-                // A checksum-unaware or older replica, an event over max_allowed_packet: not about the position.
-                if text.contains("exceeded max_allowed_packet") || text.contains("checksum") {
-                    return Refusal::new("source.dump", said, "see the server's error log").into();
-                }
-                Self::gap(said)
             }
             // ER_REPLICA_CHANNEL..: a dump thread that another one with the same id has ended.
             4052 => Self::clash(&said),
@@ -208,10 +228,89 @@ impl SourceError {
     }
 }
 
+/// The code of a [`SourceError::Dump`] about bytes that the server can't read.
+const UNREADABLE: &str = "source.log_unreadable";
+
+/// `message` in lower case. MySQL 5.7 to 9 and MariaDB up to 11.4 say `server_uuid/server_id`, MariaDB 11.8 says `server_id`.
 fn is_clash(message: &str) -> bool {
-    message.contains("a slave with the same server_uuid/server_id")
-        || message.contains("a replica with the same server_uuid/server_id")
-        || message.contains("same server id")
+    ["a slave with the same server_", "a replica with the same server_", "same server id"]
+        .iter()
+        .any(|text| message.contains(text))
+}
+
+/// What error 1236 means, by its text: `Binlog_sender` in `sql/rpl_binlog_sender.cc` and `Binlog_read_error` in `sql/binlog_reader.h`
+/// of MySQL (5.7: `log_read_error_msg` in `sql/rpl_master.cc`), `mysql_binlog_send` and `gtid_find_binlog_file` in `sql/sql_repl.cc` of
+/// MariaDB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DumpError {
+    /// The connection.
+    Lost,
+    /// What was asked for isn't there, and won't come back.
+    Gone,
+    /// A setting, of the server or of ours.
+    Refused,
+    /// Bytes of the log.
+    Unreadable,
+    /// Everything else: memory, a file that can't be opened, the next file not found while the log is rotated.
+    Passing,
+}
+
+impl DumpError {
+    /// `text` in lower case.
+    fn of(text: &str) -> Self {
+        const CLASSES: &[(DumpError, &[&str])] = &[
+            (DumpError::Lost, &["net error", "could not read packet", "on my_net_write", "on net_flush"]),
+            (
+                DumpError::Gone,
+                &[
+                    // MySQL 5.7 `the master has purged`, 8 and 9 `the source purged`, MariaDB `have been purged`.
+                    "purged",
+                    "could not find first log file name in binary log index file",
+                    // A place behind the end; `impossible position`: before the first event, or behind the end on MariaDB.
+                    "position > file size",
+                    "impossible position",
+                    // ER_SLAVE_HAS_MORE_GTIDS_THAN_MASTER: it lost its tail.
+                    "has more gtids than",
+                    // MariaDB: ER_GTID_POSITION_NOT_FOUND_IN_BINLOG, ..2, ER_GTID_START_FROM_BINLOG_HOLE and its strict forms.
+                    "which is not in the master's binlog",
+                    "gtid state not found in binlog",
+                    "is missing the gtid",
+                ],
+            ),
+            (
+                DumpError::Refused,
+                &[
+                    "can not handle replication events with the checksum",
+                    "auto_position",
+                    "gtid_mode",
+                    "misconfigured",
+                    "binary log is not open",
+                ],
+            ),
+            (
+                DumpError::Unreadable,
+                &[
+                    // A dump thread's bound is 1 GiB, so the event's length makes no sense.
+                    "exceeded max_allowed_packet",
+                    "bogus data in log event",
+                    "corrupted data in log event",
+                    "binlog truncated in the middle of event",
+                    "did not pass crc check",
+                    "did not pass checksum",
+                    "does not correspond to the location of any binlog event",
+                    "decrypt",
+                    "corrupt",
+                    "unknown error reading log event",
+                ],
+            ),
+        ];
+        let found = CLASSES.iter().find(|(_, texts)| texts.iter().any(|known| text.contains(known)));
+        // MariaDB can't tell a damaged event from a lack of memory.
+        if text.contains("memory") {
+            return Self::Passing;
+        }
+        found.map_or(Self::Passing, |(class, _)| *class)
+    }
 }
 
 #[cfg(test)]
@@ -225,6 +324,7 @@ mod tests {
             SourceError::Gap { .. } => "gap",
             SourceError::Clash(_) => "clash",
             SourceError::Lost(_) => "lost",
+            SourceError::Dump(r) => r.code,
             _ => "other",
         };
         let cases = [
@@ -248,7 +348,70 @@ mod tests {
             (
                 1236,
                 "log event entry exceeded max_allowed_packet; Increase max_allowed_packet on master",
+                UNREADABLE,
+            ),
+            (
+                1236,
+                "Cannot replicate because the master purged required binary logs. Replicate the missing transactions from elsewhere",
+                "gap",
+            ),
+            (
+                1236,
+                "The slave is connecting using CHANGE MASTER TO MASTER_AUTO_POSITION = 1, but the master has purged binary logs containing \
+                 GTIDs that the slave requires.",
+                "gap",
+            ),
+            (
+                1236,
+                "Slave has more GTIDs than the master has, using the master's SERVER_UUID. This may indicate that the end of the binary \
+                 log was truncated or that the last binary log file was lost",
+                "gap",
+            ),
+            (1236, "Replica has more GTIDs than the source has, using the source's SERVER_UUID.", "gap"),
+            (1236, "Client requested source to start replication from position > file size", "gap"),
+            (1236, "Client requested master to start replication from impossible position", "gap"),
+            (
+                1236,
+                "Could not find GTID state requested by slave in any binlog files. Probably the slave state is too old and required \
+                 binlog files have been purged.",
+                "gap",
+            ),
+            (
+                1236,
+                "The binlog on the master is missing the GTID 0-1-5 requested by the slave (even though a subsequent sequence number \
+                 does exist), and GTID strict mode is enabled",
+                "gap",
+            ),
+            (1236, "could not find next log", "source.dump_failed"),
+            (1236, "Could not open log file", "source.dump_failed"),
+            (1236, "I/O error reading log event", "source.dump_failed"),
+            (1236, "memory allocation failed reading log event", "source.dump_failed"),
+            (1236, "Corrupt Format_description event found or out-of-memory", "source.dump_failed"),
+            (1236, "Failed to run hook 'transmit_start'", "source.dump_failed"),
+            (1236, "a text of another version", "source.dump_failed"),
+            (
+                1236,
+                "binlog truncated in the middle of event; consider out of disk space on source",
+                UNREADABLE,
+            ),
+            (1236, "bogus data in log event", UNREADABLE),
+            (1236, "event read from binlog did not pass crc check", UNREADABLE),
+            (
+                1236,
+                "Slave can not handle replication events with the checksum that master is configured to log",
                 "source.dump",
+            ),
+            (
+                1236,
+                "Cannot replicate anonymous transaction when AUTO_POSITION = 1, at file ./b.000001, position 157.",
+                "source.dump",
+            ),
+            (1236, "A slave with the same server_id as this slave has connected to the master", "clash"),
+            (
+                1236,
+                "A replica with the same server_uuid/server_id as this replica has connected to the source; the first event 'b.000001' \
+                 at 157",
+                "clash",
             ),
             (
                 4052,

@@ -18,7 +18,6 @@ mod group;
 mod halts;
 #[cfg(test)]
 mod replay_tests;
-mod tail;
 mod xa;
 
 use super::{
@@ -29,11 +28,10 @@ use super::{
     schema::SchemaCache,
     start::{Begin, Request},
     stream::{EventStream, Patience, StreamError},
+    tail::Tail,
 };
 use crate::kill_point;
 pub(super) use halts::BUG;
-
-pub(super) use tail::lost;
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -107,14 +105,19 @@ pub struct Follower {
     /// The event that ended the newest transaction.
     anchor: Option<Anchor>,
     patience: Patience,
-    tail: tail::Tail,
+    tail: Tail,
+    /// Where the server goes on in the file that a stream by GTIDs begins with: what it skips before isn't seen.
+    floor: Option<Coordinates>,
     /// Unknown types that were ignored, and said so.
     ignored_types: BTreeSet<u8>,
 }
 
 #[derive(Debug)]
 struct Skip {
+    /// The first byte that counts.
     to: u64,
+    /// Or the first transaction that these lack.
+    done: Option<GtidState>,
     gtids: GtidState,
     /// The file's head has told which transactions lie before it.
     head: bool,
@@ -141,7 +144,8 @@ impl Follower {
             last: None,
             anchor: None,
             patience: Patience::default(),
-            tail: tail::Tail::default(),
+            tail: Tail::default(),
+            floor: None,
             ignored_types: BTreeSet::new(),
         }
     }
@@ -178,6 +182,17 @@ impl Follower {
         self.tail.covers_from(time);
     }
 
+    /// Where the event at hand begins. What the server skips on the way to it isn't seen, and its header has 32 bits for its end.
+    fn begins_at(&mut self, header: &Header) -> u64 {
+        if !header.is_artificial()
+            && !is_head(header.event_type)
+            && let Some(floor) = self.floor.take_if(|floor| floor.file == self.here.file)
+        {
+            self.here.position = self.here.position.max(floor.position);
+        }
+        self.here.position
+    }
+
     /// Reads a stream to its end.
     pub async fn follow<S: Sink>(
         &mut self,
@@ -190,10 +205,17 @@ impl Follower {
         self.slots.clear();
         self.tail.begins();
         self.here = begin.position.at.clone();
+        self.floor = None;
+        let gtids = begin.position.gtids.clone();
         self.skip = match &begin.request {
-            Request::Gtid(_) | Request::At { .. } => None,
-            Request::File { skip_to, .. } => {
-                Some(Skip { to: *skip_to, gtids: begin.position.gtids.clone(), head: false })
+            Request::At { .. } => None,
+            Request::Gtid(_) => {
+                self.floor = (!self.here.file.is_empty()).then(|| self.here.clone());
+                None
+            }
+            Request::File { skip_to, .. } => Some(Skip { to: *skip_to, done: None, gtids, head: false }),
+            Request::Behind { gtids: done, .. } => {
+                Some(Skip { to: u64::MAX, done: Some(done.clone()), gtids, head: false })
             }
         };
         if self.skip.is_none() && self.position.is_none() {
@@ -288,10 +310,10 @@ impl Follower {
             Event::Rotate { position, file, artificial } => self.rotate(position, file, artificial, sink),
             Event::FormatDescription(fd) => {
                 // The server crashed in the middle of a transaction: what it logged of it is rolled back.
-                if fd.created != 0 {
+                if fd.created != 0 || self.tail.is_cut() {
                     self.cut_off(sink);
-                    self.tail.server_started(fd.created)?;
                 }
+                self.tail.described(if fd.created != 0 { fd.created } else { header.timestamp })?;
             }
             Event::PreviousGtids(set) if !header.is_artificial() => self.head(&GtidState::MySql(set)),
             Event::GtidList(list) if !header.is_artificial() => self.head(&GtidState::MariaDb(list)),
@@ -324,6 +346,10 @@ impl Follower {
             Event::Heartbeat { .. } => {
                 self.stats.heartbeat();
                 self.patience.heartbeat();
+                // The server has nothing more: all of it is done.
+                if self.skip.as_ref().is_some_and(|skip| skip.done.is_some()) && self.open.is_none() {
+                    self.skipped(self.here.position, sink);
+                }
             }
             Event::TransactionPayload(_) => return Ok(Then::Unpack),
             Event::XaPrepare(prepare) => self.xa_prepare(&prepare, sink)?,
@@ -371,8 +397,7 @@ impl Follower {
         // MariaDB sends the name with four bytes of checksum behind it before the stream has told that it has checksums.
         let name = name.as_ref();
         match artificial {
-            true if *self.here.file != *name => self.tail.left(&self.here),
-            true => self.tail.opened(),
+            true => self.tail.enters(name, &self.here),
             false => self.tail.closed(),
         }
         if !artificial && self.open.is_some() {
@@ -412,10 +437,11 @@ impl Follower {
         let Some(skip) = self.skip.take() else { return };
         if self.position.is_none() {
             let at = Coordinates { file: self.here.file.clone(), position: at };
-            self.start(Position { gtids: skip.gtids, at }, sink);
+            self.start(Position { gtids: skip.done.unwrap_or(skip.gtids), at }, sink);
         }
     }
 }
+
 /// The event's time, of which there are only seconds.
 fn header_micros(header: &Header) -> u64 {
     u64::from(header.timestamp) * 1_000_000
@@ -438,6 +464,21 @@ fn end_of(begins_at: u64, header: &Header) -> u64 {
     } else {
         end.max(begins_at)
     }
+}
+
+/// Types of events that a stream has before what was asked for.
+fn is_head(event_type: u8) -> bool {
+    use rowbust_binlog::event_type as t;
+    matches!(
+        event_type,
+        t::FORMAT_DESCRIPTION
+            | t::PREVIOUS_GTIDS
+            | t::MARIA_GTID_LIST
+            | t::MARIA_BINLOG_CHECKPOINT
+            | t::MARIA_START_ENCRYPTION
+            | t::HEARTBEAT
+            | t::HEARTBEAT_V2
+    )
 }
 
 /// Types of events at which a transaction may end.

@@ -5,9 +5,12 @@
 //! transaction may be handed on again in full after [`Sink::abandon`], never in part.
 //! May depend on `config`, `rowbust-binlog`, and a MySQL driver for queries (only here and in `watermark`).
 //!
-//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`start`] (where to begin),
-//! [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`] (transactions), [`statement`] (what a logged statement does), [`schema`]
-//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters); `cdc` (another driver).
+//! The parts: [`connect`] and [`preflight`] (is this server one that can be followed?), [`lease`] (which of several daemons follows it),
+//! [`start`] (where to begin), [`locate`] (where a place is), `open` (all of it),
+//! `anchor` (is the log behind it still the one that was read), [`stream`] (bytes of events) on [`wire`] (packets, login, TLS), [`follow`]
+//! (transactions), `tail` (crashes of the server), [`statement`] (what a logged statement does), [`schema`]
+//! (what the binlog leaves out), [`position`] (places), [`stats`] (counters), [`retention`] (how long the server keeps what is behind the
+//! checkpoint); `cdc` (another driver).
 
 mod anchor;
 #[cfg(feature = "mysql-cdc")]
@@ -15,15 +18,21 @@ mod cdc;
 pub mod connect;
 pub mod error;
 pub mod follow;
+pub mod lease;
+pub mod locate;
+mod open;
+pub mod pause;
 pub mod policy;
 pub mod position;
 pub mod preflight;
+pub mod retention;
 pub mod schema;
 mod seam;
 pub mod start;
 pub mod statement;
 pub mod stats;
 pub mod stream;
+mod tail;
 pub mod wire;
 
 use std::{
@@ -44,15 +53,14 @@ pub use preflight::Preflight;
 pub use seam::{Prepared, Scope, Sink, Transaction};
 pub use stats::SourceStats;
 
-#[cfg(feature = "mysql-cdc")]
-use crate::config::Driver;
 use crate::config::{Config, Policy};
 use connect::Connector;
 use follow::{Ended, Follower};
+use lease::Gate;
+use open::{Change, Opened};
 use policy::PolicyTable;
 use position::{Anchor, Position};
-use schema::{History, SchemaCache};
-use stream::{EventStream, StreamError};
+use schema::{History, Keeper, SchemaCache};
 
 /// Where to go on after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +73,8 @@ pub struct Resume {
     pub anchor: Option<Anchor>,
     /// It is known that something behind the checkpoint is lost, and what.
     pub gap: Option<String>,
+    /// When following began (Unix seconds): what was lost before concerns nobody.
+    pub since: u32,
     /// This is an earlier place than the checkpoint's. If it can't be had any more, that is [`SourceError::OutOfReach`].
     pub rewound: bool,
     /// Redis servers that have forgotten nobody knows how much.
@@ -83,31 +93,17 @@ pub struct Forgotten {
 impl Resume {
     /// At a position about whose events nothing is known.
     pub fn new(position: Position, identity: String) -> Self {
-        Self { position, identity, anchor: None, gap: None, rewound: false, forgotten: None }
+        Self { position, identity, anchor: None, gap: None, since: 0, rewound: false, forgotten: None }
     }
-}
-
-/// How reading goes on somewhere else than it ended.
-enum Change {
-    /// Another server that has everything.
-    Moved,
-    /// This is lost.
-    Gap(String),
-}
-
-struct Opened {
-    server: Preflight,
-    begin: start::Begin,
-    stream: EventStream,
-    change: Option<Change>,
 }
 
 /// The most decode errors at one place before the daemon stops: the bytes won't get better.
 const MAX_DECODE_ERRORS: u32 = 3;
 
 /// After the first connection, an error number that isn't known here is tried again so often without a transaction in
-/// between: a running daemon shouldn't end because of what passes.
-const MAX_UNKNOWN_ERRORS: u32 = 5;
+/// between: a running daemon shouldn't end because of what passes. The same holds, from the first connection on, for a server that can't
+/// send its log. With the pauses between, half a minute.
+const MAX_PASSING_ERRORS: u32 = 8;
 
 /// This many clashes of server ids within [`CLASH_WINDOW`] end the daemon: both replicas would kick each other for ever.
 const MAX_CLASHES: usize = 5;
@@ -119,6 +115,9 @@ pub struct Source {
     config: Arc<Config>,
     connector: Connector,
     stats: Arc<SourceStats>,
+    gate: Option<Gate>,
+    keeper: Option<Arc<dyn Keeper>>,
+    running: bool,
 }
 
 impl Source {
@@ -130,7 +129,25 @@ impl Source {
     /// With counters that go on.
     pub fn with_stats(config: Arc<Config>, stats: Arc<SourceStats>) -> Self {
         let connector = Connector::new(&config.source);
-        Self { config, connector, stats }
+        Self { config, connector, stats, running: false, gate: None, keeper: None }
+    }
+
+    /// Connects for the stream only while the lease is held: another daemon may have the same `server_id`.
+    #[must_use]
+    pub fn gated(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// Keeps the schema history there and not beside the checkpoint's file.
+    #[must_use]
+    pub fn keeping(self, keeper: Option<Arc<dyn Keeper>>) -> Self {
+        Self { keeper, ..self }
+    }
+
+    /// Of a daemon that runs already: no failed connection ends it, not the first one either.
+    pub fn running(mut self, running: bool) -> Self {
+        self.running = running;
+        self
     }
 
     /// The follower's counters.
@@ -138,18 +155,28 @@ impl Source {
         self.stats.clone()
     }
 
-    /// Connects and checks the server; nothing is read. For `check --live`, and for what must be known before the start.
+    /// Connects and checks the server; nothing is read. For `check --live`, and for what must be known before the start. Of a daemon
+    /// that is [`Source::running`] it tries as [`Source::run`] does, until the server answers.
     ///
     /// # Errors
     /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
     pub async fn preflight(&self) -> Result<Preflight, SourceError> {
-        in_time(async {
-            let mut conn = self.connector.primary().await?;
-            let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-            conn.disconnect().await.ok();
-            Ok(found)
-        })
-        .await
+        let (mut backoff, mut passing_errors) = (backoff(), 0);
+        loop {
+            let found = in_time(async {
+                let mut conn = self.connector.primary().await?;
+                let found = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
+                conn.disconnect().await.ok();
+                Ok(found)
+            });
+            match found.await {
+                Err(error) if may_pass(&error, self.running, &mut passing_errors) => {
+                    self.stats.reconnect();
+                    tokio::time::sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
+                }
+                found => return found,
+            }
+        }
     }
 
     /// Follows the binlog until `shutdown`, which is the only end that is no error. After a lost connection it goes on
@@ -160,7 +187,7 @@ impl Source {
     /// `on_ready` is called with what the server is, after each successful connect.
     ///
     /// # Errors
-    /// See [`SourceError`]. A first connection that fails ends it; later it tries again for ever.
+    /// See [`SourceError`]. A first connection that fails ends it, unless the daemon is [`Source::running`]; later it tries again for ever.
     pub async fn run<S: Sink>(
         &self,
         resume: Option<Resume>,
@@ -169,29 +196,38 @@ impl Source {
         mut on_ready: impl FnMut(&Preflight) + Send,
     ) -> Result<(), SourceError> {
         let mut place = resume;
-        let history = History::open(&self.config.checkpoint.path).map_err(|why| {
-            let help = "restore the file, or remove it: columns are then asked for anew";
-            Refusal::new("source.schema_history", why, help)
-        })?;
+        let history = match &self.keeper {
+            Some(keeper) => History::kept(Arc::clone(keeper)),
+            None => History::open(&self.config.checkpoint.path).map_err(|why| {
+                let help = "restore the file, or remove it: columns are then asked for anew";
+                Refusal::new("source.schema_history", why, help)
+            })?,
+        };
         let mut schema = SchemaCache::new(self.connector.clone(), history);
         if place.is_none() {
             // Without a checkpoint it is of another life, or of another server.
             schema.clear()?;
         }
         let mut follower = Follower::new(schema, PolicyTable::new(&self.config), self.stats.clone());
-        if place.is_none() {
-            follower.covers_from(now());
-        }
+        let since = place.as_ref().map_or_else(now, |place| place.since);
+        follower.covers_from(since);
         let mut backoff = backoff();
         let mut connected_once = false;
         let mut decode_errors = (0, None);
-        let mut unknown_errors = 0;
+        let mut passing_errors = 0;
         let mut clashes: VecDeque<Instant> = VecDeque::new();
         loop {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                opened = in_time(self.open(place.as_ref(), !connected_once)) => opened,
+                opened = async {
+                    if let Some(gate) = self.gate.as_ref().filter(|gate| !gate.is_open()) {
+                        // A server that is away is no reason to wait for the lease.
+                        in_time(async { Ok(self.connector.primary().await?) }).await?;
+                        gate.open().await;
+                    }
+                    in_time(self.open(place.as_ref(), !connected_once)).await
+                } => opened,
             };
             #[cfg(feature = "mysql-cdc")]
             let opened = match opened {
@@ -232,11 +268,11 @@ impl Source {
                         let anchor = follower.anchor();
                         let unmoved = place.as_ref().filter(|place| place.position == *position);
                         let anchor = anchor.or_else(|| unmoved.and_then(|place| place.anchor));
-                        place = Some(Resume { anchor, ..Resume::new(position.clone(), identity) });
+                        place = Some(Resume { anchor, since, ..Resume::new(position.clone(), identity) });
                     }
                     if self.stats.transactions() != before {
                         backoff = self::backoff();
-                        unknown_errors = 0;
+                        passing_errors = 0;
                     }
                     match ended {
                         Ended::Shutdown => return Ok(()),
@@ -260,13 +296,7 @@ impl Source {
                 {
                     return Err(SourceError::Anew { why: what, gap: true });
                 }
-                SourceError::Connect(_) | SourceError::Lost(_) if connected_once => {
-                    warn!(%error, "source lost, reconnecting");
-                }
-                _ if connected_once && error.is_unknown() && unknown_errors < MAX_UNKNOWN_ERRORS => {
-                    unknown_errors += 1;
-                    warn!(%error, count = unknown_errors, "source refused, trying again");
-                }
+                ref passing if may_pass(passing, connected_once || self.running, &mut passing_errors) => {}
                 SourceError::Clash(_) => {
                     self.stats.clash();
                     let now = Instant::now();
@@ -300,121 +330,6 @@ impl Source {
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
-        }
-    }
-
-    /// `first`: nothing was read yet. Later another server, or a gap, is a reason to begin anew.
-    async fn open(&self, place: Option<&Resume>, first: bool) -> Result<Opened, SourceError> {
-        let mut conn = self.connector.primary().await?;
-        let server = preflight::preflight(&mut conn, &self.config, self.connector.uses_tls()).await?;
-        let Some(place) = place else {
-            let begin = start::first_start(&mut conn, &server, &self.config.source.start).await?;
-            conn.disconnect().await.ok();
-            let stream = self.followed(&server, &begin.request).await?;
-            return Ok(Opened { server, begin, stream, change: None });
-        };
-        let moved = place.identity != server.identity;
-        let (begin, change) = match self.go_on(&mut conn, &server, place, moved).await {
-            Ok(_) if moved && !first => {
-                let why =
-                    format!("another server answers: {}, before it was {}", server.identity, place.identity);
-                return Err(SourceError::Anew { why, gap: false });
-            }
-            Ok(begin) => (begin, moved.then_some(Change::Moved)),
-            // The position is taken before anything is removed: what changes meanwhile is read.
-            Err(SourceError::Gap { what, .. })
-                if first && !place.rewound && self.config.source.policies.on_gap == Policy::Flush =>
-            {
-                (start::latest(&mut conn, &server).await?, Some(Change::Gap(what)))
-            }
-            Err(error) => return Err(error),
-        };
-        conn.disconnect().await.ok();
-        let stream = self.followed(&server, &begin.request).await?;
-        Ok(Opened { server, begin, stream, change })
-    }
-
-    /// Whether everything behind `place` is still there, and how it is asked for.
-    async fn go_on(
-        &self,
-        conn: &mut mysql_async::Conn,
-        server: &Preflight,
-        place: &Resume,
-        moved: bool,
-    ) -> Result<start::Begin, SourceError> {
-        if let Some(what) = &place.gap {
-            return Err(SourceError::gap(what.clone()));
-        }
-        let position = &place.position;
-        if moved {
-            // Its files are others.
-            let elsewhere = Position { gtids: position.gtids.clone(), at: start::nowhere() };
-            if position.gtids.is_empty() {
-                return Err(SourceError::gap(format!(
-                    "another server answers: {}, and without GTIDs nothing tells what it has",
-                    server.identity
-                )));
-            }
-            let begin = start::resume(conn, server, &elsewhere, false).await?;
-            if !self.config.source.policies.lossless {
-                return Err(SourceError::gap(format!(
-                    "another server answers: {}, before it was {}. It has everything that was read, but the old one may have lost \
-                     commits that readers saw (`source.lossless: true` says that it can't)",
-                    server.identity, place.identity
-                )));
-            }
-            return Ok(begin);
-        }
-        let logs = start::binary_logs(conn).await?;
-        let mut verified = false;
-        if let Some(request) = anchor::request(&logs, &position.at, place.anchor)?
-            && let Some(anchor) = place.anchor
-        {
-            let closed = logs.last().is_some_and(|(name, _)| **name != *position.at.file);
-            let crashed =
-                anchor::compare(self.stream(server, &request).await?, &position.at, anchor, closed).await?;
-            verified = true;
-            if crashed && !server.durable {
-                return Err(follow::lost(&position.at));
-            }
-        }
-        start::resume(conn, server, position, verified).await
-    }
-
-    /// The stream that is followed, by the driver of the config.
-    async fn followed(
-        &self,
-        server: &Preflight,
-        request: &start::Request,
-    ) -> Result<EventStream, SourceError> {
-        #[cfg(feature = "mysql-cdc")]
-        if self.config.source.driver == Driver::MysqlCdc {
-            let account = self.connector.plain_account().await?;
-            return match cdc::open(account, server.server_id, request, stream::HEARTBEAT).await {
-                Ok(stream) => Ok(stream),
-                Err(error) => Err(self.explain(error, server).await),
-            };
-        }
-        self.stream(server, request).await
-    }
-
-    /// Refuses settings that the driver of the config can't follow, and gives the columns that it can't decode.
-    #[cfg(feature = "mysql-cdc")]
-    async fn undecodable_columns(&self) -> Result<Vec<cdc::limits::UndecodableColumn>, SourceError> {
-        if self.config.source.driver != Driver::MysqlCdc {
-            return Ok(Vec::new());
-        }
-        let mut conn = self.connector.primary().await?;
-        cdc::limits::refuse_settings(&mut conn).await?;
-        let columns = cdc::limits::undecodable_columns(&mut conn).await?;
-        conn.disconnect().await.ok();
-        Ok(columns)
-    }
-
-    async fn stream(&self, server: &Preflight, request: &start::Request) -> Result<EventStream, SourceError> {
-        match EventStream::open(self.connector.stream().await?, server, request).await {
-            Ok(stream) => Ok(stream),
-            Err(error) => Err(self.explain(error, server).await),
         }
     }
 
@@ -480,17 +395,6 @@ impl Source {
         let cause = format!("rollback: {}", forgotten.why);
         sink.forgotten(&position, &server.identity, &forgotten.targets, &cause).map_err(SourceError::from)
     }
-
-    /// The dump itself tells that the account may not (MariaDB with roles): say which GRANT is missing.
-    async fn explain(&self, error: StreamError, server: &Preflight) -> SourceError {
-        if let StreamError::Server { code: 1227 | 1045, .. } = error
-            && let Ok(mut conn) = self.connector.primary().await
-            && let Ok(refusal) = preflight::grants_refusal(&mut conn, server.flavor).await
-        {
-            return refusal.into();
-        }
-        follow::stream_error(error, start::nowhere())
-    }
 }
 
 /// Everything outside of the stream ends within this: connecting and what is asked before the stream, and each question for
@@ -504,8 +408,27 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, SourceError>>) -> Res
     })
 }
 
+/// Whether to try again; says so in the log. `running`: there was a connection before.
+fn may_pass(error: &SourceError, running: bool, passing_errors: &mut u32) -> bool {
+    match error {
+        SourceError::Connect(_) | SourceError::Lost(_) if running => {
+            warn!(%error, "source lost, reconnecting");
+            true
+        }
+        SourceError::Dump(_) | SourceError::Refused(_)
+            if *passing_errors < MAX_PASSING_ERRORS
+                && (matches!(error, SourceError::Dump(_)) || running && error.is_unknown()) =>
+        {
+            *passing_errors += 1;
+            warn!(%error, count = *passing_errors, "source refused, trying again");
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Unix seconds, as the server's clock should show them too.
-fn now() -> u32 {
+pub fn now() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }

@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use mysql_async::{Conn, prelude::Queryable};
 use rowbust_binlog::{GtidState, SchemaColumn, TableMap};
 
-pub use history::History;
 use history::{Asked, StoredColumn, TableName};
+pub use history::{History, Keeper};
 
 use super::{
     connect::Connector,

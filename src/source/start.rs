@@ -38,9 +38,24 @@ pub enum Request {
     At {
         /// The file.
         file: Arc<str>,
-        /// Where the event begins.
-        position: u32,
+        /// Where the event begins. MariaDB's command has 32 bits for it: see [`Request::can_begin_at`].
+        position: u64,
     },
+    /// A file from its first event. Nothing that these GTIDs have is handed on. As [`Request::Gtid`], but the server skips nothing in
+    /// silence, so that positions behind 4 GiB can be counted.
+    Behind {
+        /// The file.
+        file: Arc<str>,
+        /// What is done.
+        gtids: GtidState,
+    },
+}
+
+impl Request {
+    /// Whether a server of this kind can be asked for an event that begins there. MySQL has 64 bits for it in `COM_BINLOG_DUMP_GTID`.
+    pub fn can_begin_at(flavor: Flavor, position: u64) -> bool {
+        flavor == Flavor::MySql || u32::try_from(position).is_ok()
+    }
 }
 
 /// A place to begin at.
@@ -78,7 +93,10 @@ pub async fn first_start(conn: &mut Conn, server: &Preflight, start: &Start) -> 
         Start::Earliest => earliest(conn, server).await,
         Start::Gtid(text) => {
             let gtids = start_gtids(server.flavor, text)?;
-            resume(conn, server, &Position { gtids, at: nowhere() }, false).await
+            // Where all is done the place is known, and with it whether the server crashes behind it.
+            let newest = latest(conn, server).await?.position;
+            let at = if newest.gtids == gtids { newest.at } else { nowhere() };
+            resume(conn, server, &Position { gtids, at }, false).await
         }
         Start::Position { file, position } => at_position(conn, server, file, *position).await,
     }

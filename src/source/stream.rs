@@ -29,7 +29,7 @@ pub const HEARTBEAT: Duration = Duration::from_secs(2);
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The longest deadline of [`Patience`].
-const MAX_READ_DEADLINE: Duration = Duration::from_secs(300);
+pub const MAX_READ_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long to wait for bytes at a place. The server may take its time to look for an event, and sends no heartbeat
 /// meanwhile: where it was silent once, the deadline doubles each time.
@@ -108,6 +108,8 @@ pub struct EventStream {
     crc: Option<u32>,
     /// The events end in a CRC32, by the last format description.
     checksummed: bool,
+    /// Behind each event stands its size in the file, in four bytes: another driver's thread has written it anew.
+    sized: bool,
     /// Kept between the waits, and set again only when it has run out: most waits end soon, and setting a timer costs more
     /// than an event.
     timer: Option<Pin<Box<Sleep>>>,
@@ -133,14 +135,15 @@ impl EventStream {
         Ok(Self::new(wire))
     }
 
-    /// The packets of a stream that another driver's thread has opened.
+    /// The packets of a stream that another driver's thread has opened. Behind each event stands the size that it has in the file,
+    /// in four bytes, least first: places are counted by it.
     #[cfg(feature = "mysql-cdc")]
     pub(super) fn local(stream: tokio::net::UnixStream) -> Self {
-        Self::new(Wire::local(stream))
+        Self { sized: true, ..Self::new(Wire::local(stream)) }
     }
 
     pub(super) fn new(wire: Wire) -> Self {
-        Self { wire, header: NO_EVENT, image: 0..0, crc: None, checksummed: false, timer: None }
+        Self { wire, header: NO_EVENT, image: 0..0, crc: None, checksummed: false, sized: false, timer: None }
     }
 
     /// Goes on to the next event if it is here already.
@@ -199,12 +202,21 @@ impl EventStream {
     #[inline]
     fn take(&mut self) -> Result<bool, StreamError> {
         let Some(payload) = self.wire.pop()? else { return Ok(false) };
-        let bytes = match self.wire.bytes(&payload) {
+        let mut bytes = match self.wire.bytes(&payload) {
             [wire::OK, event @ ..] => event,
             other => return Err(no_event(other)),
         };
-        let event =
+        let mut size = None;
+        if self.sized
+            && let Some((event, original)) = bytes.split_last_chunk()
+        {
+            (bytes, size) = (event, Some(u32::from_le_bytes(*original)));
+        }
+        let mut event =
             RawEvent::parse(bytes, self.checksummed).map_err(|e| StreamError::Malformed(e.to_string()))?;
+        if let Some(size) = size {
+            event.header.event_size = size;
+        }
         if event.header.event_type == event_type::FORMAT_DESCRIPTION {
             // It has one that counts if the others have.
             self.checksummed = event.crc.is_some();

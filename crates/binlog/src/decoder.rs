@@ -270,7 +270,7 @@ impl Decoder {
             self.slots[slot].transaction = transaction;
             return Ok(Event::TableMap { slot, fresh: false });
         }
-        let map = TableMap::parse(raw.body, event_type, format.table_id_len)?;
+        let map = TableMap::parse(raw.body, event_type, format.table_id_len, format.flavor)?;
         let new = Slot { map, body: raw.body.to_vec(), transaction };
         let slot = match known.or_else(|| self.evict()) {
             Some(slot) => {

@@ -3,6 +3,7 @@
 use crate::charset::{BINARY_COLLATION, Charset};
 use crate::column_type::ColumnType;
 use crate::error::{DecodeError, DecodeErrorKind};
+use crate::flavor::Flavor;
 use crate::reader::Reader;
 use crate::schema::{SchemaColumn, SchemaMismatch};
 use crate::{decimal, metadata};
@@ -46,6 +47,8 @@ pub struct TableMap {
     pub table: String,
     /// Columns, in the table's order.
     pub columns: Vec<Column>,
+    /// The server that wrote it, by the file's description.
+    pub flavor: Flavor,
 }
 
 impl Column {
@@ -144,7 +147,12 @@ impl TableMap {
     }
 
     /// Reads the body of a TABLE_MAP event, whose table id has `id_len` bytes.
-    pub(crate) fn parse(body: &[u8], event_type: u8, id_len: usize) -> Result<Self, DecodeError> {
+    pub(crate) fn parse(
+        body: &[u8],
+        event_type: u8,
+        id_len: usize,
+        flavor: Flavor,
+    ) -> Result<Self, DecodeError> {
         let mut r = Reader::body(body, event_type);
         if body.len() > MAX_BODY {
             let kind = DecodeErrorKind::Invalid { what: "table map's size", got: body.len() as u64 };
@@ -185,7 +193,7 @@ impl TableMap {
             }));
         }
         metadata::parse(&mut r, &mut columns)?;
-        Ok(Self { table_id, schema, table, columns })
+        Ok(Self { table_id, schema, table, columns, flavor })
     }
 }
 

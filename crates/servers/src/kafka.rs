@@ -1,4 +1,4 @@
-//! Apache Kafka: class path and instances (KRaft, one node that is broker and controller).
+//! Apache Kafka: class path and instances (KRaft, one node that is broker and controller), with a login, TLS and ACLs where asked for.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -88,6 +88,41 @@ pub(crate) fn fetch() -> Result<()> {
     Ok(())
 }
 
+/// How clients of [`Kafka::start_secured`] log in: SASL_SSL with PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// PEM file of the broker's key (PKCS#8) and certificate, which is for `127.0.0.1`.
+    pub pem_file: PathBuf,
+    /// Names and passwords, letters and digits.
+    pub users: Vec<(String, String)>,
+    /// Whether users need rights: [`Kafka::allow`].
+    pub authorize: bool,
+}
+
+/// What a right is on. Names are of the thing itself; the cluster has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource<'a> {
+    /// A topic.
+    Topic(&'a str),
+    /// A consumer group.
+    Group(&'a str),
+    /// The cluster.
+    Cluster,
+}
+
+/// What a user may do. The codes of `AclOperation.java`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "Kafka's own names")]
+#[repr(u8)]
+pub enum Right {
+    Read = 3,
+    Write = 4,
+    Create = 5,
+    Describe = 8,
+    DescribeConfigs = 10,
+    IdempotentWrite = 12,
+}
+
 /// A Kafka broker, plain text, topics only made when asked for, 384 MB of heap.
 #[derive(Debug)]
 pub struct Kafka(Instance<KafkaKind>);
@@ -102,9 +137,32 @@ impl Kafka {
         let programs = ensure(&[Need::Kafka])?.kafka;
         Instance::start(options, || {
             let programs = programs.clone().ok_or_else(|| Need::Kafka.missing())?;
-            Ok(KafkaKind { programs, controller_port: free_port()? })
+            Ok(KafkaKind { programs, controller_port: free_port()?, secured: None })
         })
         .map(Self)
+    }
+
+    /// As [`Kafka::start`], but clients have to log in at [`Kafka::brokers`].
+    ///
+    /// # Errors
+    /// When it can't be fetched or doesn't come up.
+    pub fn start_secured(options: StartOptions, security: &Security) -> Result<Self> {
+        let programs = ensure(&[Need::Kafka])?.kafka;
+        Instance::start(options, || {
+            let programs = programs.clone().ok_or_else(|| Need::Kafka.missing())?;
+            let secured = Secured { security: security.clone(), internal_port: free_port()? };
+            Ok(KafkaKind { programs, controller_port: free_port()?, secured: Some(secured) })
+        })
+        .map(Self)
+    }
+
+    /// Gives a user rights on one thing. Returns when the broker has acknowledged it; it holds a moment later.
+    ///
+    /// # Errors
+    /// When it isn't a broker with [`Security::authorize`], or it refuses.
+    pub fn allow(&self, user: &str, resource: Resource<'_>, rights: &[Right]) -> Result<()> {
+        let secured = self.kind.secured.as_ref().context("this broker has no users")?;
+        rights.iter().try_for_each(|right| create_acl(secured.internal_port, user, resource, *right))
     }
 
     /// The class path and Java.
@@ -125,6 +183,54 @@ impl Kafka {
 pub struct KafkaKind {
     programs: KafkaPrograms,
     controller_port: u16,
+    secured: Option<Secured>,
+}
+
+#[derive(Debug)]
+struct Secured {
+    security: Security,
+    /// Plain text, for the broker itself and for what the tests do as its master.
+    internal_port: u16,
+}
+
+impl Secured {
+    fn properties(&self, broker: u16, controller: u16) -> String {
+        let Self { security: Security { pem_file, users, authorize }, internal_port: internal } = self;
+        let plain: String =
+            users.iter().map(|(name, password)| format!(" user_{name}=\"{password}\"")).collect();
+        let listeners = format!(
+            "CLIENT://127.0.0.1:{broker},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}"
+        );
+        let mut out = format!(
+            "listeners={listeners}\n\
+             advertised.listeners={listeners}\n\
+             listener.security.protocol.map=CLIENT:SASL_SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             inter.broker.listener.name=INTERNAL\n\
+             listener.name.client.ssl.keystore.type=PEM\n\
+             listener.name.client.ssl.keystore.location={pem}\n\
+             listener.name.client.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
+             listener.name.client.plain.sasl.jaas.config=\
+             org.apache.kafka.common.security.plain.PlainLoginModule required{plain};\n\
+             listener.name.client.scram-sha-256.sasl.jaas.config=\
+             org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             listener.name.client.scram-sha-512.sasl.jaas.config=\
+             org.apache.kafka.common.security.scram.ScramLoginModule required;\n",
+            pem = pem_file.display(),
+        );
+        if *authorize {
+            out += "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                    super.users=User:ANONYMOUS\n";
+        }
+        out
+    }
+
+    fn format_args(&self) -> Vec<String> {
+        let mechanisms = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
+        let user = |(name, password): &(String, String)| {
+            mechanisms.map(|m| ["--add-scram".to_owned(), format!("{m}=[name={name},password={password}]")])
+        };
+        self.security.users.iter().flat_map(user).flatten().collect()
+    }
 }
 
 impl KafkaKind {
@@ -151,7 +257,12 @@ impl KafkaKind {
              group.initial.rebalance.delay.ms=0\n\
              {}\n",
             data.display(),
-            extra.join("\n"),
+            self.secured
+                .iter()
+                .map(|s| s.properties(broker, controller))
+                .chain(extra.iter().cloned())
+                .collect::<Vec<_>>()
+                .join("\n"),
         )
     }
 
@@ -185,7 +296,8 @@ impl Kind for KafkaKind {
                 .args(self.java("-Xmx128m"))
                 .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", "cm93YnVzdC1zZXJ2ZXJzMA"])
                 .arg("-c")
-                .arg(&config))?;
+                .arg(&config)
+                .args(self.secured.iter().flat_map(Secured::format_args)))?;
         }
         Ok(())
     }
@@ -197,7 +309,8 @@ impl Kind for KafkaKind {
     }
 
     fn answers(&self, place: &Place) -> bool {
-        answers_api_versions(place.port).unwrap_or(false)
+        let port = self.secured.as_ref().map_or(place.port, |secured| secured.internal_port);
+        answers_api_versions(port).unwrap_or(false)
     }
 
     fn url(&self, port: u16) -> String {
@@ -215,4 +328,35 @@ fn answers_api_versions(port: u16) -> std::io::Result<bool> {
     stream.read_exact(&mut head)?;
     // length, correlation id, error code
     Ok(head[4..] == [0, 0, 0, 7, 0, 0])
+}
+
+/// Sends CreateAcls (key 30, version 1): <https://kafka.apache.org/protocol#The_Messages_CreateAcls>.
+fn create_acl(port: u16, user: &str, resource: Resource<'_>, right: Right) -> Result<()> {
+    let (kind, name) = match resource {
+        Resource::Topic(name) => (2, name),
+        Resource::Group(name) => (3, name),
+        // The name by which Kafka calls every cluster.
+        Resource::Cluster => (4, "kafka-cluster"),
+    };
+    let mut body = Vec::new();
+    let text = |body: &mut Vec<u8>, text: &str| -> Result<()> {
+        body.extend(i16::try_from(text.len())?.to_be_bytes());
+        body.extend(text.as_bytes());
+        Ok(())
+    };
+    // Key, version, correlation id, no client id; one entry.
+    body.extend([0, 30, 0, 1, 0, 0, 0, 9, 0xff, 0xff, 0, 0, 0, 1, kind]);
+    text(&mut body, name)?;
+    body.push(3); // literal
+    text(&mut body, &format!("User:{user}"))?;
+    text(&mut body, "*")?;
+    body.extend([right as u8, 3]); // allow
+    let mut stream = wire::connect(port)?;
+    stream.write_all(&u32::try_from(body.len())?.to_be_bytes())?;
+    stream.write_all(&body)?;
+    // Length, correlation id, throttle time, number of results, the first one's error.
+    let mut head = [0; 18];
+    stream.read_exact(&mut head)?;
+    anyhow::ensure!(head[4..8] == [0, 0, 0, 9] && head[12..] == [0, 0, 0, 1, 0, 0], "CreateAcls: {head:?}");
+    Ok(())
 }

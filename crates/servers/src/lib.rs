@@ -27,7 +27,7 @@ mod wire;
 
 pub use install::{Installed, Need};
 pub use instance::{Record, StartOptions};
-pub use kafka::Kafka;
+pub use kafka::{Kafka, Resource, Right, Security};
 pub use mariadb::MariaDb;
 pub use mysql::MySql;
 pub use redis::{Redis, RedisTls};

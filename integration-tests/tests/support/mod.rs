@@ -1,5 +1,5 @@
 //! A database of either flavor, and a sink that writes down what it is handed.
-#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub, unused_macros)]
 
 use std::{
     collections::HashMap,
@@ -21,6 +21,30 @@ use rowbust_binlog::{Gtid, RowKind, Rows, TableMap, XidBuf};
 use rowbust_servers::{MariaDb, MySql, Need, StartOptions, require};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+/// One test per flavor.
+macro_rules! both {
+    ($($name:ident: $args:expr;)*) => {
+        mod mariadb { $(#[tokio::test] async fn $name() {
+            if let Some(db) = super::Db::start(super::Need::MariaDb, &$args) { super::$name(db).await; }
+        })* }
+        mod mysql { $(#[tokio::test] async fn $name() {
+            if let Some(db) = super::Db::start(super::Need::MySql, &$args) { super::$name(db).await; }
+        })* }
+    };
+}
+
+pub const TABLES: &[&str] = &[
+    "CREATE DATABASE shop",
+    "CREATE TABLE shop.products (id INT PRIMARY KEY, name VARCHAR(50))",
+    "CREATE TABLE shop.customers (id INT PRIMARY KEY, name VARCHAR(50))",
+    "CREATE DATABASE other",
+    "CREATE TABLE other.t (id INT PRIMARY KEY)",
+];
+
+pub fn rows(list: &[(&str, RowKind)]) -> Vec<(String, RowKind)> {
+    list.iter().map(|(t, k)| ((*t).to_owned(), *k)).collect()
+}
 
 /// MariaDB or MySQL, with its folder.
 pub struct Db {
@@ -96,8 +120,27 @@ impl Db {
         let mut conn = self.conn().await;
         for statement in statements {
             conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+            if *statement == "FLUSH BINARY LOGS" && !self.is_mysql() {
+                self.rotated(&mut conn).await;
+            }
         }
         conn.disconnect().await.unwrap();
+    }
+
+    /// MariaDB's binlog thread writes a checkpoint into the new file at a moment of its own: later it would be the newest event.
+    async fn rotated(&self, conn: &mut Conn) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (file, _) = self.newest().await;
+        loop {
+            let events: Vec<mysql_async::Row> =
+                conn.query(format!("SHOW BINLOG EVENTS IN '{file}'")).await.unwrap();
+            let text = |row: &mysql_async::Row, at| row.get::<String, _>(at).unwrap();
+            if events.iter().any(|row| text(row, 2) == "Binlog_checkpoint" && text(row, 5) == file) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no checkpoint in {file}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn value(&self, query: &str) -> String {
@@ -141,13 +184,15 @@ pub fn config(port: u16) -> Config {
             driver: config::Driver::Native,
         },
         redis: Vec::new(),
-        retry: config::Retry::Disk {
-            path: PathBuf::new(),
-            policy: config::RetryPolicy { delay: Duration::from_secs(10), attempts: 5 },
+        retry: config::Retry::Disk { path: PathBuf::new(), policy: config::RetryPolicy::default() },
+        checkpoint: config::Checkpoint::file(PathBuf::new()),
+        admin: config::Admin { listen: ([127, 0, 0, 1], 0).into(), token: Password::Empty },
+        limits: config::Limits {
+            memory: 48 << 20,
+            keys_per_second: 0,
+            flush_keys_per_second: 20_000,
+            sweep_keys_per_second: 50_000,
         },
-        checkpoint: config::Checkpoint { path: PathBuf::new() },
-        admin: config::Admin { listen: ([127, 0, 0, 1], 0).into() },
-        limits: config::Limits { memory: 48 << 20, keys_per_second: 0, flush_keys_per_second: 20_000 },
         mappings: Vec::new(),
         fingerprint: 42,
     }
@@ -321,6 +366,11 @@ impl Follow {
         })
         .await;
         if follow.task.is_finished() { Err(follow.ended().await) } else { Ok(follow) }
+    }
+
+    /// Whether it ended by itself.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Ends it; what it ended with.

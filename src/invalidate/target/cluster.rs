@@ -26,7 +26,7 @@ use super::{
     link::Link,
     slots::{self, SLOTS},
 };
-use crate::pipeline::batch::Removal;
+use crate::{pipeline::batch::Removal, telemetry};
 
 /// How often one removal is sent elsewhere before it fails. While a slot moves it is once or twice.
 pub(super) const REDIRECTS: usize = 8;
@@ -34,6 +34,8 @@ pub(super) const REDIRECTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often the breakers are looked at when nobody asks for it.
 const WATCH: Duration = Duration::from_secs(1);
+/// Hash tags known for each master. One of their slots may be on its way while rowbust's own key is written.
+const TAGS: usize = 4;
 /// No owner.
 const NOBODY: u16 = u16::MAX;
 
@@ -189,21 +191,16 @@ impl Cluster {
         for (place, link) in map.links.iter().enumerate() {
             let is_own =
                 |slot: u16| map.owners.get(usize::from(slot)).is_some_and(|o| usize::from(*o) == place);
-            // The tag stays while its slot does.
-            if !link.tag().is_some_and(|tag| is_own(slots::slot(tag.as_bytes()))) {
-                link.set_tag(slots::tag(is_own));
+            // They stay while their slots do.
+            let tags = link.tags();
+            if tags.is_empty() || !tags.iter().all(|tag| is_own(slots::slot(tag.as_bytes()))) {
+                link.set_tags(slots::tags(is_own, TAGS));
             }
         }
         let links = map.links.clone();
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
-        // A failure opens the link's breaker and is no failure of the whole.
-        let results = join_all(links.iter().map(|link| link.ensure_connected(connector))).await;
-        for failure in results.into_iter().filter_map(Result::err) {
-            // What doesn't heal by waiting ends the start, as with one server.
-            if matches!(failure.code.as_str(), "NOAUTH" | "WRONGPASS") {
-                return Err(connector.failed("", 0, failure));
-            }
-        }
+        // A failure opens the link's breaker, and is none of the whole.
+        join_all(links.iter().map(|link| link.ensure_connected(connector))).await;
         Ok(())
     }
 
@@ -252,6 +249,7 @@ impl Cluster {
         asked: &Arc<Link>,
     ) -> Result<Arc<Link>, Failure> {
         if failure.code == "TRYAGAIN" {
+            self.stale.notify_one();
             tokio::time::sleep(PAUSE).await;
             return Ok(Arc::clone(asked));
         }
@@ -349,6 +347,9 @@ impl Cluster {
         failed: &mut Vec<(usize, Failure)>,
     ) {
         if failure.is_redirect() {
+            let code = failure.code.clone();
+            metrics::counter!(telemetry::REDIRECTS, "target" => connector.config.name.clone(), "code" => code)
+                .increment(group.len() as u64);
             let to = match (failure.code.as_str(), self.follow(connector, &failure, link).await) {
                 ("ASK", Ok(to)) => To::Ask(to),
                 ("MOVED", Ok(to)) => To::At(to),

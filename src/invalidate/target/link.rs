@@ -3,7 +3,10 @@
 //! Guarantees: the replies of [`Link::send`] came from one connection, in order; with `durability` they are given out only after `WAIT` on
 //! that same connection, behind them, has counted enough replicas. May depend on `config`, the breaker and `classify`.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use redis::{Cmd, Value, aio::MultiplexedConnection};
 
@@ -32,8 +35,10 @@ pub(super) struct Link {
     connection: RwLock<Option<MultiplexedConnection>>,
     /// A removal that failed by the server's fault: what the probe asks for.
     refused: Mutex<Option<Cmd>>,
-    /// On a cluster: a text for a hash tag that falls into a slot of this server.
-    tag: RwLock<Option<String>>,
+    /// On a cluster: texts for hash tags that fall into slots of this server.
+    tags: RwLock<Vec<String>>,
+    /// Which of them the marking key has; another one once its slot is on its way.
+    mark: AtomicUsize,
     /// One connect at a time.
     connecting: tokio::sync::Mutex<()>,
 }
@@ -47,7 +52,8 @@ impl Link {
             durability: connector.config.durability,
             connection: RwLock::new(None),
             refused: Mutex::new(None),
-            tag: RwLock::new(None),
+            tags: RwLock::default(),
+            mark: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::new(()),
         }
     }
@@ -56,12 +62,19 @@ impl Link {
         self.address.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn tag(&self) -> Option<String> {
-        self.tag.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn tags(&self) -> Vec<String> {
+        self.tags.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_tag(&self, tag: Option<String>) {
-        *self.tag.write().unwrap_or_else(PoisonError::into_inner) = tag;
+    pub(super) fn set_tags(&self, tags: Vec<String>) {
+        *self.tags.write().unwrap_or_else(PoisonError::into_inner) = tags;
+    }
+
+    /// The key that `durability` writes.
+    fn marking_key(&self) -> String {
+        let tags = self.tags();
+        let at = self.mark.load(Relaxed).checked_rem(tags.len());
+        at.and_then(|at| tags.get(at)).map_or(MARK.to_owned(), |tag| format!("{MARK}:{{{tag}}}"))
     }
 
     /// Takes this connection in place of the one before.
@@ -131,8 +144,7 @@ impl Link {
             // A removal of what isn't there writes nothing, and since 7.2 WAIT waits for the connection's last *write*: on a new connection
             // for none at all. But an earlier removal of the key, on a connection that broke, may be what no replica has yet. This
             // write stands behind all of them in the replication stream.
-            let key = self.tag().map_or(MARK.to_owned(), |tag| format!("{MARK}:{{{tag}}}"));
-            pipeline.cmd("SET").arg(key).arg(1).arg("EX").arg(MARK_SECONDS);
+            pipeline.cmd("SET").arg(self.marking_key()).arg(1).arg("EX").arg(MARK_SECONDS);
             let ms = u64::try_from(durability.timeout.as_millis()).unwrap_or(u64::MAX);
             pipeline.cmd("WAIT").arg(durability.replicas).arg(ms);
             expected += 2;
@@ -146,7 +158,16 @@ impl Link {
             Err(error) => return Err(classify::error(&error)),
         };
         if let Some(durability) = self.durability {
-            enough(durability, &replies.split_off(commands.len()))?;
+            enough(durability, &replies.split_off(commands.len())).map_err(|failure| {
+                if !failure.is_redirect() {
+                    return failure;
+                }
+                self.mark.fetch_add(1, Relaxed);
+                Failure::target(
+                    "TRYAGAIN",
+                    format!("the slot of rowbust's own key moves: {}", failure.message),
+                )
+            })?;
         }
         Ok(replies)
     }
@@ -207,7 +228,7 @@ fn enough(durability: Durability, replies: &[Value]) -> Result<(), Failure> {
     }
 }
 
-/// `ASKING` is none.
+/// What the probe may repeat. Not `SREM`, say: it is half of an operation.
 fn is_removal(command: &Cmd) -> bool {
-    command.args_iter().nth(1).is_some()
+    matches!(command.args_iter().next(), Some(redis::Arg::Simple(b"UNLINK" | b"HDEL")))
 }

@@ -43,7 +43,13 @@ impl Master {
         let connection = link.ready()?;
         let (host, port) = link.address();
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(Self { connection, address, tag: link.tag(), link: Arc::clone(link), asking: false })
+        Ok(Self {
+            connection,
+            address,
+            tag: link.tags().into_iter().next(),
+            link: Arc::clone(link),
+            asking: false,
+        })
     }
 
     /// `host:port`.

@@ -4,12 +4,13 @@
 //! failed connection is made anew only by the probe, with backoff. May depend on `config` and `pipeline::batch`.
 //!
 //! - [`link`]: one server. [`single`]: standalone, or the master by [`sentinel`]. [`cluster`]: many, by [`slots`].
-//! - [`connect`]: login and TLS. [`masters`]: the servers one by one, for iterations.
+//! - [`connect`]: login and TLS. [`masters`]: the servers one by one, for iterations. [`members`]: a set's members.
 
 mod cluster;
 mod connect;
 mod link;
 mod masters;
+mod members;
 mod sentinel;
 mod single;
 mod slots;

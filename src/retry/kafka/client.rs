@@ -1,6 +1,7 @@
 //! Settings of producer, consumer and admin client, the topics, and the classes of errors: one place for each.
 //!
-//! May depend on nothing of ours but the parent module's error types.
+//! Guarantees: no message that leaves here holds a property's value. May depend on `config` (the properties) and the parent module's
+//! error types.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,11 +18,14 @@ use rdkafka::{
 };
 
 use super::super::{EnqueueError, RetryError};
+use crate::config::Properties;
 
-/// Partitions of both topics. Never changed: another number moves keys between partitions.
-pub(super) const PARTITIONS: i32 = 12;
-const RETRY_KEPT: Duration = Duration::from_hours(7 * 24);
-const DEAD_KEPT: Duration = Duration::from_hours(30 * 24);
+/// Partitions of every topic. Never changed: another number moves keys between partitions.
+pub const PARTITIONS: i32 = 12;
+/// How long records that wait are kept by the brokers, counted from their last attempt.
+pub const RETRY_KEPT: Duration = Duration::from_hours(7 * 24);
+/// How long dead letters are kept.
+pub const DEAD_KEPT: Duration = Duration::from_hours(30 * 24);
 /// One question to the brokers.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
@@ -29,27 +33,39 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) brokers: String,
-    pub(super) retry: String,
+    /// By [`Tier`]. The names stand for the default delays and stay when others are configured: a topic of another name would leave
+    /// behind what waits in this one.
+    pub(super) retry: [String; 2],
     pub(super) dead: String,
     pub(super) group: String,
     /// Its committed offsets say which dead letters were requeued.
     pub(super) requeue_group: String,
-    properties: Vec<(String, String)>,
+    properties: Properties,
 }
 
 impl Settings {
-    pub(super) fn new(brokers: &[String], prefix: &str, properties: &[(String, String)]) -> Self {
+    pub(super) fn new(brokers: &[String], prefix: &str, properties: &Properties) -> Self {
         Self {
             brokers: brokers.join(","),
-            retry: format!("{prefix}.retry.10s"),
+            retry: [format!("{prefix}.retry.10s"), format!("{prefix}.retry.5m")],
             dead: format!("{prefix}.dead"),
             group: format!("{prefix}.rowbust"),
             requeue_group: format!("{prefix}.rowbust.requeue"),
-            properties: properties.to_vec(),
+            properties: properties.clone(),
         }
     }
 
-    fn base(&self) -> ClientConfig {
+    /// All topics: the tiers', and the dead letters'.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.retry.iter().map(String::as_str).chain([self.dead.as_str()])
+    }
+
+    /// The tier that a topic stands for.
+    pub(super) fn tier(&self, topic: &str) -> Option<usize> {
+        self.retry.iter().position(|name| name == topic)
+    }
+
+    pub(super) fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("client.id", "rowbust");
         config.set("socket.keepalive.enable", "true").set("allow.auto.create.topics", "false");
@@ -58,8 +74,8 @@ impl Settings {
     }
 
     /// The user's properties come last: what he sets wins, but for what the promise stands on.
-    fn with_properties(&self, mut config: ClientConfig, fixed: &[(&str, &str)]) -> ClientConfig {
-        for (key, value) in &self.properties {
+    pub(super) fn with_properties(&self, mut config: ClientConfig, fixed: &[(&str, &str)]) -> ClientConfig {
+        for (key, value) in self.properties.iter() {
             config.set(key, value);
         }
         for (key, value) in fixed {
@@ -90,6 +106,9 @@ impl Settings {
             .set("queued.min.messages", "1000")
             .set("queued.max.messages.kbytes", "8192")
             .set("check.crcs", "true")
+            .set("auto.commit.interval.ms", "1000")
+            // A topic that is made by hand is found within this.
+            .set("topic.metadata.refresh.interval.ms", "30000")
             // A killed daemon's partitions come back to it when its old membership has run out: the broker's least.
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500");
@@ -133,8 +152,8 @@ struct Told {
 /// A change of what this consumer owns.
 #[derive(Debug)]
 pub(super) enum Moved {
-    Assigned(Vec<i32>),
-    Revoked(Vec<i32>),
+    Assigned(Vec<(String, i32)>),
+    Revoked(Vec<(String, i32)>),
 }
 
 impl Context {
@@ -167,13 +186,12 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let places = |list: &rdkafka::TopicPartitionList| {
+            list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect()
+        };
         let moved = match rebalance {
-            Rebalance::Assign(list) => {
-                Moved::Assigned(list.elements().iter().map(|e| e.partition()).collect())
-            }
-            Rebalance::Revoke(list) => {
-                Moved::Revoked(list.elements().iter().map(|e| e.partition()).collect())
-            }
+            Rebalance::Assign(list) => Moved::Assigned(places(list)),
+            Rebalance::Revoke(list) => Moved::Revoked(places(list)),
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "kafka rebalance failed");
                 return;
@@ -217,25 +235,24 @@ pub(super) fn enqueue_error(error: &KafkaError) -> EnqueueError {
 impl Settings {
     pub(super) fn error(&self, error: &KafkaError) -> RetryError {
         match error {
-            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
-                RetryError::Refused(error.to_string())
-            }
+            // Its own words end with the value.
+            KafkaError::ClientConfig(_, what, name, _) => RetryError::Refused(format!("{name}: {what}")),
+            KafkaError::ClientCreation(_) => RetryError::Refused(error.to_string()),
             _ if refused(error) => RetryError::Refused(error.to_string()),
             _ => RetryError::Unreachable { brokers: self.brokers.clone(), detail: error.to_string() },
         }
     }
 }
 
-/// Creates what is missing of the two topics, where that is allowed.
+/// Creates what is missing of the topics, where that is allowed.
 ///
 /// # Errors
 /// The brokers can't be reached. A refusal is logged, with what to create, and is no error: somebody may create them later.
 pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
     let admin: AdminClient<DefaultClientContext> = settings.with_properties(settings.base(), &[]).create()?;
     let admin = Arc::new(admin);
-    let names = [&settings.retry, &settings.dead];
     let (brokers, missing) = {
-        let (admin, names) = (Arc::clone(&admin), names.map(String::clone));
+        let (admin, names) = (Arc::clone(&admin), settings.topics().map(str::to_owned).collect::<Vec<_>>());
         off_runtime(move || {
             let metadata = admin.inner().fetch_metadata(None, ANSWER)?;
             let there: Vec<&str> =
@@ -250,11 +267,8 @@ pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
         return Ok(());
     }
     let replication = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);
-    let kept = |name: &str| {
-        let kept = if name == settings.dead { DEAD_KEPT } else { RETRY_KEPT };
-        kept.as_millis().to_string()
-    };
-    let kept: Vec<String> = missing.iter().map(|name| kept(name)).collect();
+    let kept: Vec<String> =
+        missing.iter().map(|name| kept_of(settings, name).as_millis().to_string()).collect();
     let topics: Vec<NewTopic<'_>> = missing
         .iter()
         .zip(&kept)
@@ -273,11 +287,17 @@ pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
                 topic,
                 %code,
                 partitions = PARTITIONS,
+                retention_ms = kept_of(settings, &topic).as_millis(),
                 "kafka topic is missing and can't be created, create it by hand"
             ),
         }
     }
     Ok(())
+}
+
+/// How long a topic's records are to be kept.
+pub(super) fn kept_of(settings: &Settings, topic: &str) -> Duration {
+    if topic == settings.dead { DEAD_KEPT } else { RETRY_KEPT }
 }
 
 /// Runs a blocking call of librdkafka on a thread of its own, not on the runtime's: the runtime would wait for it when it ends.

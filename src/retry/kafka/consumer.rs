@@ -1,18 +1,18 @@
 //! The consumer group's member: reads, waits for due times, hands batches to the handler, forwards, stores offsets.
 //!
 //! Guarantees: an offset is stored only behind records that are done or whose successor was acknowledged, and only for
-//! partitions that are owned. The client is polled at all times, also while it waits for due times or for a target.
+//! partitions that are owned. The client is polled at all times, also while it waits for due times or for a target. A target that is
+//! down holds up no other: what it is owed is held in memory, and where that uses up what may be read ahead, parked
+//! ([`super::work::park`]) so that what lies behind it is reached; each record at most once in [`super::Inner::parked_for`].
 //! May depend on its siblings and `policy`.
 
 use std::{
-    collections::BTreeMap,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use futures_util::future::OptionFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{CommitMode, Consumer, StreamConsumer},
@@ -23,13 +23,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
-        BATCH, Counters, Handler, Record, RetryError, Verdict, log_dead,
-        policy::{self, Next, Pause, millis},
+        Handler, RetryError,
+        policy::{self, Pause, millis},
     },
-    CLOSE_WAIT, Inner,
+    CLOSE_WAIT, Held, Inner,
     client::{Context, Moved, ensure_topics, off_runtime, refused},
-    message::{self, Death},
-    partition::{Item, Job, Partition},
+    lane::{Lane, LaneId},
+    message,
+    partition::{At, Item, Job, Partition},
+    work::{Report, Work, await_target, park, work_off},
 };
 
 /// A partition whose next record is due later than this is paused, and resumed when it is due within [`RESUME_MS`].
@@ -37,22 +39,14 @@ const PAUSE_MS: u64 = 2000;
 const RESUME_MS: u64 = 1000;
 /// The loop looks around this often even when nothing seems due.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a running batch may go on after the shutdown began.
+/// What is held is told this often.
+const TELL: Duration = Duration::from_millis(200);
+/// How long running batches may go on after the shutdown began.
 const LAST_BATCH: Duration = Duration::from_secs(5);
+/// A topic that is missing is tried to be made this often.
+const MISSING_PAUSE: Duration = Duration::from_secs(30);
 /// Trouble that heals by itself is logged this often.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(10);
-
-/// What became of a batch, or of the wait for the targets.
-struct Report {
-    done: Vec<(i32, u64, i64)>,
-    again: Vec<(Job, u64)>,
-    /// A target that takes no removals.
-    down: Option<String>,
-    /// The wait is over.
-    ready: bool,
-}
-
-type Work = Pin<Box<dyn Future<Output = Report> + Send>>;
 
 enum End {
     Shutdown,
@@ -81,13 +75,15 @@ pub(super) async fn run(
             .consumer()
             .create_with_context(inner.context.clone())
             .map_err(|error| inner.settings.error(&error))?;
-        let end = match consumer.subscribe(&[inner.settings.retry.as_str()]) {
+        let [first, second] = &inner.settings.retry;
+        let end = match consumer.subscribe(&[first, second]) {
             Ok(()) => Loop::new(inner, &handler, &consumer).run(shutdown, &mut pause).await,
             Err(error) => {
                 tracing::warn!(%error, "kafka subscription failed");
                 End::Again
             }
         };
+        *inner.held.lock().unwrap_or_else(PoisonError::into_inner) = Held::default();
         close(consumer).await;
         match end {
             End::Shutdown => return Ok(()),
@@ -119,12 +115,13 @@ struct Loop<'a> {
     inner: &'a Arc<Inner>,
     handler: &'a Arc<dyn Handler>,
     consumer: &'a StreamConsumer<Context>,
-    partitions: BTreeMap<i32, Partition>,
+    partitions: BTreeMap<At, Partition>,
+    lanes: BTreeMap<LaneId, Lane>,
     generation: u64,
-    /// A target takes no removals: nothing is started.
-    blocked: bool,
+    began: Instant,
     /// When trouble was logged last: librdkafka reports each attempt to connect.
     troubled: Option<Instant>,
+    told: Option<Instant>,
 }
 
 impl<'a> Loop<'a> {
@@ -138,38 +135,36 @@ impl<'a> Loop<'a> {
             handler,
             consumer,
             partitions: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             generation: 0,
-            blocked: false,
+            began: Instant::now(),
             troubled: None,
+            told: None,
         }
     }
 
     async fn run(&mut self, shutdown: &CancellationToken, pause: &mut Pause) -> End {
-        let mut work: Option<Work> = None;
+        let mut works: FuturesUnordered<Work> = FuturesUnordered::new();
         // What an earlier client was told is no longer true.
         self.inner.context.moved();
         loop {
             self.follow_rebalance();
             let now_ms = self.inner.clock.now_ms();
-            if work.is_none() {
-                work = self.start(now_ms);
-            }
+            self.sort_in(now_ms);
+            works.extend(self.start(now_ms));
             if let Err(error) = self.pause_and_resume(now_ms) {
                 tracing::warn!(%error, "kafka partitions can't be paused");
                 return End::Again;
             }
-            let oldest = self.partitions.values().filter_map(Partition::oldest_ms).min();
-            self.inner.counters.oldest_ms.store(oldest.unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
-            let wait = match self.partitions.values().filter_map(Partition::next_due_ms).min() {
-                Some(due_ms) if work.is_none() => {
-                    Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)).min(IDLE)
-                }
-                _ => IDLE,
-            };
+            self.tell();
+            let due_ms = self.partitions.values().filter_map(Partition::next_due_ms).min();
+            let wait = due_ms
+                .map_or(IDLE, |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)).min(IDLE));
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(report) = OptionFuture::from(work.as_mut()) => {
-                    work = self.settle(report, pause);
+                Some(report) = works.next() => {
+                    pause.reset();
+                    works.extend(self.settle(report));
                 }
                 message = self.consumer.recv() => match message {
                     Ok(message) => self.take(&message),
@@ -180,49 +175,62 @@ impl<'a> Loop<'a> {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        if !self.blocked
-            && let Some(work) = work
-            && let Ok(report) = tokio::time::timeout(LAST_BATCH, work).await
+        // Waits for targets never end; batches may.
+        let deadline = tokio::time::Instant::now() + LAST_BATCH;
+        while self.lanes.values().any(|lane| lane.busy)
+            && let Ok(Some(report)) = tokio::time::timeout_at(deadline, works.next()).await
         {
             self.follow_rebalance();
-            self.settle(report, pause);
+            self.settle(report);
         }
         End::Shutdown
     }
 
     fn trouble(&mut self, error: &KafkaError) -> Option<End> {
+        let say = self.troubled.is_none_or(|at| at.elapsed() > TROUBLE_PAUSE);
         match error {
             KafkaError::MessageConsumptionFatal(code) => {
                 tracing::warn!(%code, "kafka consumer is dead, making a new one");
-                Some(End::Again)
+                return Some(End::Again);
+            }
+            // The other topic is read meanwhile; now and then the missing one is tried to be made.
+            _ if error.rdkafka_error_code() == Some(Code::UnknownTopicOrPartition) => {
+                if say {
+                    tracing::error!(%error, topics = ?self.inner.settings.retry, "a kafka topic is missing");
+                }
+                if self.began.elapsed() > MISSING_PAUSE {
+                    return Some(End::Again);
+                }
             }
             _ if refused(error) => {
-                tracing::error!(%error, topic = self.inner.settings.retry, "kafka refuses reads");
-                Some(End::Again)
+                tracing::error!(%error, topics = ?self.inner.settings.retry, "kafka refuses reads");
+                return Some(End::Again);
             }
             // Brokers down, rebalances, timeouts: librdkafka goes on by itself.
-            _ => {
-                if self.troubled.is_none_or(|at| at.elapsed() > TROUBLE_PAUSE) {
-                    self.troubled = Some(Instant::now());
-                    tracing::info!(%error, "kafka consumer has trouble");
-                }
-                None
-            }
+            _ if say => tracing::info!(%error, "kafka consumer has trouble"),
+            _ => {}
         }
+        if say {
+            self.troubled = Some(Instant::now());
+        }
+        None
     }
 
     fn follow_rebalance(&mut self) {
+        let settings = &self.inner.settings;
+        let at = |(topic, partition): &(String, i32)| Some((settings.tier(topic)?, *partition));
         for moved in self.inner.context.moved() {
+            self.told = None;
             match moved {
-                Moved::Assigned(ids) => {
+                Moved::Assigned(places) => {
                     self.generation += 1;
-                    for id in ids {
-                        self.partitions.insert(id, Partition::new(id, self.generation));
+                    for at in places.iter().filter_map(at) {
+                        self.partitions.insert(at, Partition::new(at, self.generation));
                     }
                 }
-                Moved::Revoked(ids) => {
-                    for id in ids {
-                        self.partitions.remove(&id);
+                Moved::Revoked(places) => {
+                    for at in places.iter().filter_map(at) {
+                        self.partitions.remove(&at);
                     }
                 }
             }
@@ -232,11 +240,13 @@ impl<'a> Loop<'a> {
     fn take(&mut self, message: &BorrowedMessage<'_>) {
         // The assignment may have come with this very poll.
         self.follow_rebalance();
-        let Some(partition) = self.partitions.get_mut(&message.partition()) else { return };
+        let Some(tier) = self.inner.settings.tier(message.topic()) else { return };
+        let Some(partition) = self.partitions.get_mut(&(tier, message.partition())) else { return };
         let now_ms = self.inner.clock.now_ms();
         let (item, due_ms) = match message::decode(message) {
             Ok(record) => {
-                let due_ms = policy::due_at(record.not_before_ms, now_ms, self.inner.policy.delay);
+                let delay = self.inner.policy.tier(record.attempt).delay;
+                let due_ms = policy::due_at(record.not_before_ms, now_ms, delay);
                 (Item::Record(Box::new(record)), due_ms)
             }
             Err(error) => {
@@ -244,65 +254,109 @@ impl<'a> Loop<'a> {
                 (Item::Poison(Box::new(message::copy(message, headers)), error.to_string()), 0)
             }
         };
-        partition.push(message.offset(), message.timestamp().to_millis().unwrap_or(-1), item, due_ms);
+        let time_ms = message.timestamp().to_millis().unwrap_or(-1);
+        partition.push(message.offset(), time_ms, item, due_ms, message::parked_ms(message));
     }
 
-    /// The next batch, if something is due.
-    fn start(&mut self, now_ms: u64) -> Option<Work> {
-        let mut jobs = Vec::new();
-        // Each partition gets its share, so that none waits behind another's backlog.
-        let share = BATCH / self.partitions.len().max(1) + 1;
+    /// What is due to its lane.
+    fn sort_in(&mut self, now_ms: u64) {
+        let mut due = Vec::new();
         for partition in self.partitions.values_mut() {
-            let limit = (jobs.len() + share).min(BATCH);
-            partition.take_due(now_ms, limit, &mut jobs);
+            partition.take_due(now_ms, &mut due);
         }
-        if jobs.is_empty() {
-            return None;
+        for job in due {
+            self.lanes.entry(LaneId::of(&job.item)).or_default().ready.push_back(job);
         }
-        Some(Box::pin(work_off(Arc::clone(self.inner), Arc::clone(self.handler), jobs)))
     }
 
-    /// What a batch or a wait came to. Returns the wait for the targets where one is needed.
-    fn settle(&mut self, report: Report, pause: &mut Pause) -> Option<Work> {
-        let now_ms = self.inner.clock.now_ms();
-        let mut offsets = BTreeMap::new();
-        for (id, generation, offset) in report.done {
-            if let Some(partition) = self.partitions.get_mut(&id).filter(|p| p.generation == generation)
-                && let Some(next) = partition.done(offset)
-            {
-                offsets.insert(id, next);
+    /// The next batch of each lane that has one; or room for other lanes.
+    fn start(&mut self, now_ms: u64) -> Vec<Work> {
+        let mut works = Vec::new();
+        let partitions = &self.partitions;
+        let is_ours = |job: &Job| {
+            partitions.get(&job.at).is_some_and(|partition| partition.generation == job.generation)
+        };
+        let mut down = BTreeSet::new();
+        for (id, lane) in &mut self.lanes {
+            if lane.down {
+                down.insert(id.target.clone());
+            }
+            if lane.busy || lane.down || lane.ready.is_empty() {
+                continue;
+            }
+            let jobs = lane.batch(id.wide, is_ours);
+            if !jobs.is_empty() {
+                lane.busy = true;
+                works.push(work_off(Arc::clone(self.inner), Arc::clone(self.handler), id.clone(), jobs));
             }
         }
+        let full: BTreeSet<At> = partitions.values().filter(|p| p.is_full()).map(|p| p.at).collect();
+        if down.is_empty() || full.is_empty() || self.handler.targets().iter().all(|name| down.contains(name))
+        {
+            return works;
+        }
+        let parked_for = millis(self.inner.parked_for);
+        let may = |job: &Job| {
+            full.contains(&job.at) && is_ours(job) && now_ms.saturating_sub(job.parked_ms) >= parked_for
+        };
+        for (id, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.down && !lane.busy) {
+            let jobs = lane.give_way(may);
+            if !jobs.is_empty() {
+                lane.busy = true;
+                works.push(park(Arc::clone(self.inner), id.clone(), jobs));
+            }
+        }
+        works
+    }
+
+    /// What a batch or a wait came to. Returns the wait for the target where one is needed.
+    fn settle(&mut self, report: Report) -> Option<Work> {
+        let now_ms = self.inner.clock.now_ms();
+        let mut offsets = BTreeMap::new();
+        for (at, generation, offset) in report.done {
+            if let Some(partition) = self.partitions.get_mut(&at).filter(|p| p.generation == generation)
+                && let Some(next) = partition.done(offset)
+            {
+                offsets.insert(at, next);
+            }
+        }
+        if !offsets.is_empty() {
+            crate::kill_point!("before_retry_noted");
+        }
         self.store(&offsets);
-        let nothing_failed = report.again.is_empty();
+        let lane = self.lanes.entry(report.lane.clone()).or_default();
+        if report.ready {
+            lane.down = false;
+            // The wait for the target isn't the records' fault.
+            lane.ready.iter_mut().for_each(|job| job.since_ms = job.since_ms.max(now_ms));
+        } else {
+            lane.busy = false;
+            if report.down.is_empty() && report.again.is_empty() && !lane.down {
+                lane.pause.reset();
+            }
+        }
         for (job, due_ms) in report.again {
             if let Some(partition) =
-                self.partitions.get_mut(&job.partition).filter(|p| p.generation == job.generation)
+                self.partitions.get_mut(&job.at).filter(|p| p.generation == job.generation)
             {
                 partition.again(job, due_ms);
             }
         }
-        if report.ready {
-            self.blocked = false;
-            self.partitions.values_mut().for_each(|partition| partition.forgive(now_ms));
-        } else if report.down.is_none() && nothing_failed {
-            pause.reset();
+        if report.down.is_empty() {
+            return None;
         }
-        let target = report.down?;
-        self.blocked = true;
-        let (handler, pause) = (Arc::clone(self.handler), pause.grow());
-        Some(Box::pin(async move {
-            handler.ready(&target).await;
-            tokio::time::sleep(pause).await;
-            Report { done: Vec::new(), again: Vec::new(), down: None, ready: true }
-        }))
+        for job in report.down.into_iter().rev() {
+            lane.ready.push_front(job);
+        }
+        lane.down = true;
+        Some(await_target(Arc::clone(self.handler), report.lane, lane.pause.grow()))
     }
 
-    fn store(&self, offsets: &BTreeMap<i32, i64>) {
-        for (id, next) in offsets {
+    fn store(&self, offsets: &BTreeMap<At, i64>) {
+        for ((tier, id), next) in offsets {
             let mut list = TopicPartitionList::new();
             let stored = list
-                .add_partition_offset(&self.inner.settings.retry, *id, Offset::Offset(*next))
+                .add_partition_offset(&self.inner.settings.retry[*tier], *id, Offset::Offset(*next))
                 .and_then(|()| self.consumer.store_offsets(&list));
             // Revoked meanwhile: its new owner reads these again.
             if let Err(error) = stored {
@@ -313,14 +367,14 @@ impl<'a> Loop<'a> {
 
     fn pause_and_resume(&mut self, now_ms: u64) -> Result<(), KafkaError> {
         let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        let topic = self.inner.settings.retry.as_str();
         for partition in self.partitions.values_mut() {
             let beyond = now_ms.saturating_add(if partition.paused { RESUME_MS } else { PAUSE_MS });
-            let wanted = self.blocked || partition.is_full() || partition.waits_beyond(beyond);
+            let wanted = partition.is_full() || partition.waits_beyond(beyond);
             if wanted != partition.paused {
                 partition.paused = wanted;
                 let list = if wanted { &mut pause } else { &mut resume };
-                list.add_partition(topic, partition.id);
+                let (tier, id) = partition.at;
+                list.add_partition(&self.inner.settings.retry[tier], id);
             }
         }
         if pause.count() > 0 {
@@ -331,115 +385,20 @@ impl<'a> Loop<'a> {
         }
         Ok(())
     }
-}
 
-/// One batch: the handler, then the successors' acknowledgements.
-async fn work_off(inner: Arc<Inner>, handler: Arc<dyn Handler>, jobs: Vec<Job>) -> Report {
-    let mut report = Report { done: Vec::new(), again: Vec::new(), down: None, ready: false };
-    let (mut slots, mut records, mut poison) = (Vec::new(), Vec::new(), Vec::new());
-    for job in jobs {
-        let place = (job.partition, job.generation, job.offset, job.time_ms, job.since_ms);
-        match job.item {
-            Item::Record(record) => {
-                slots.push(place);
-                records.push(*record);
-            }
-            Item::Poison(message, reason) => poison.push((place, message, reason)),
+    /// Tells what is read and not done, now and then.
+    fn tell(&mut self) {
+        if self.told.is_some_and(|at| at.elapsed() < TELL) {
+            return;
         }
-    }
-    let verdicts = if records.is_empty() { Vec::new() } else { handler.remove(&records).await };
-    if verdicts.len() != records.len() {
-        tracing::error!(
-            records = records.len(),
-            verdicts = verdicts.len(),
-            "handler lost verdicts, records stay"
-        );
-    }
-    let now_ms = inner.clock.now_ms();
-    let settings = &inner.settings;
-    let death = |(partition, _, offset, time_ms, _): Place, reason: &str| Death {
-        topic: settings.retry.clone(),
-        partition,
-        offset,
-        time_ms,
-        died_ms: now_ms,
-        reason: reason.to_owned(),
-    };
-    let mut successors = Vec::new();
-    // The jobs whose successors are on their way: they stay when these aren't acknowledged.
-    let mut forwarded: Vec<(Place, Item)> = Vec::new();
-    let mut buried: Vec<(Record, String)> = Vec::new();
-    let mut acked = 0;
-    let verdicts = verdicts.into_iter().chain(std::iter::repeat(Verdict::NotYet));
-    for ((place, record), verdict) in slots.into_iter().zip(records).zip(verdicts) {
-        match policy::next(&record, &verdict, inner.policy, now_ms, place.4) {
-            Next::Done => {
-                acked += 1;
-                report.done.push((place.0, place.1, place.2));
-            }
-            Next::Again(pause) => report.again.push((job(place, record), now_ms + millis(pause))),
-            Next::AwaitTarget => {
-                if report.down.is_none() {
-                    tracing::info!(?verdict, "target takes no removals, retries wait for it");
-                }
-                report.down = Some(record.target.clone());
-                report.again.push((job(place, record), 0));
-            }
-            Next::Forward(next) => {
-                successors.push((settings.retry.as_str(), message::encode(&next)));
-                forwarded.push((place, Item::Record(Box::new(record))));
-            }
-            Next::Dead(dead, reason) => {
-                let letter = message::bury(message::encode(&dead), &death(place, &reason));
-                successors.push((settings.dead.as_str(), letter));
-                forwarded.push((place, Item::Record(Box::new(record))));
-                buried.push((*dead, reason));
-            }
+        self.told = Some(Instant::now());
+        let mut held = Held::default();
+        for (at, partition) in &self.partitions {
+            partition.owed(&mut held.by_target);
+            held.read_to.extend(partition.read_to().map(|offset| (*at, offset)));
         }
+        let oldest = self.partitions.values().filter_map(Partition::oldest_ms).min();
+        self.inner.counters.oldest_ms.store(oldest.unwrap_or(0), Ordering::Relaxed);
+        *self.inner.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
-    let poisoned = poison.len();
-    for (place, message, reason) in poison {
-        let letter = message::bury((*message).clone(), &death(place, &reason));
-        successors.push((settings.dead.as_str(), letter));
-        forwarded.push((place, Item::Poison(message, reason)));
-    }
-    Counters::add(&inner.counters.acked, acked);
-    if forwarded.is_empty() {
-        return report;
-    }
-    match inner.send(successors).await {
-        Ok(()) => {
-            let counters = &inner.counters;
-            Counters::add(&counters.forwarded, forwarded.len() - buried.len() - poisoned);
-            Counters::add(&counters.dead, buried.len() + poisoned);
-            Counters::add(&counters.poison, poisoned);
-            for (record, reason) in &buried {
-                log_dead(record, reason);
-            }
-            for (place, item) in &forwarded {
-                if let Item::Poison(message, reason) = item {
-                    let key = message.key.as_deref().unwrap_or_default().escape_ascii();
-                    tracing::error!(partition = place.0, offset = place.2, %key, reason, "record can't be decoded, dead letter written");
-                }
-            }
-            report.done.extend(forwarded.iter().map(|(place, _)| (place.0, place.1, place.2)));
-        }
-        Err(error) => {
-            tracing::warn!(%error, records = forwarded.len(), "kafka takes no forwarded records, they stay");
-            let due_ms = inner.clock.now_ms() + millis(IDLE);
-            report.again.extend(forwarded.into_iter().map(|(place, item)| (whole(place, item), due_ms)));
-        }
-    }
-    report
-}
-
-/// Partition, generation, offset, time, since.
-type Place = (i32, u64, i64, i64, u64);
-
-fn whole((partition, generation, offset, time_ms, since_ms): Place, item: Item) -> Job {
-    Job { partition, generation, offset, time_ms, since_ms, item }
-}
-
-fn job(place: Place, record: Record) -> Job {
-    whole(place, Item::Record(Box::new(record)))
 }

@@ -1,7 +1,7 @@
-//! `retry ls` and `retry requeue`: reads the topics without being a member of the consumer group.
+//! `retry ls`, `requeue` and `drop`: reads the topics without being a member of the consumer group.
 //!
-//! Guarantees: listing changes nothing. A requeued letter is passed by the requeue group's offset only after its record was
-//! acknowledged; a letter that isn't meant is written again before that offset passes it.
+//! Guarantees: listing changes nothing. A letter that leaves is passed by the requeue group's offset only after its record was
+//! acknowledged in the first tier; a letter that isn't meant is written again before that offset passes it.
 //! May depend on its siblings.
 
 use std::{
@@ -18,7 +18,7 @@ use rdkafka::{
 };
 
 use super::{
-    super::{EnqueueError, Filter, Listed, Record, RetryError, Which, policy::millis},
+    super::{EnqueueError, Listed, Matcher, Record, RetryError, Swept, Which, policy::millis},
     Inner,
     client::{ANSWER, Settings, off_runtime},
     message::{self, Outgoing},
@@ -29,24 +29,32 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// Letters whose acknowledgements are awaited together.
 const CHUNK: usize = 512;
 
-pub(super) fn list(settings: &Settings, which: Which, limit: usize) -> KafkaResult<Vec<Listed>> {
-    let (topic, group) = match which {
-        Which::Pending => (&settings.retry, &settings.group),
-        Which::Dead => (&settings.dead, &settings.requeue_group),
+/// What a matcher takes, the oldest `limit`.
+pub(super) fn list(
+    settings: &Settings,
+    which: Which,
+    matcher: &Matcher,
+    limit: usize,
+) -> KafkaResult<Vec<Listed>> {
+    let (topics, group) = match which {
+        Which::Pending => (&settings.retry[..], &settings.group),
+        Which::Dead => (std::slice::from_ref(&settings.dead), &settings.requeue_group),
     };
     let consumer: BaseConsumer = settings.reader(group).create()?;
-    let ranges = ranges(&consumer, topic)?;
     let mut found: Vec<(i64, Listed)> = Vec::new();
-    let mut counts = BTreeMap::new();
-    scan(&consumer, topic, &ranges, |message| {
-        let count = counts.entry(message.partition()).or_insert(0_usize);
-        *count += 1;
-        if *count > limit {
-            return false;
-        }
-        found.push((message.timestamp().to_millis().unwrap_or(0), listed(topic, message)));
-        *count < limit
-    })?;
+    for topic in topics {
+        let ranges = ranges(&consumer, topic)?;
+        let mut counts = BTreeMap::new();
+        scan(&consumer, topic, &ranges, |message| {
+            let count = counts.entry(message.partition()).or_insert(0_usize);
+            let line = listed(topic, message);
+            if *count < limit && matcher.takes(&line) {
+                *count += 1;
+                found.push((message.timestamp().to_millis().unwrap_or(0), line));
+            }
+            *count < limit
+        })?;
+    }
     found.sort_by_key(|(time, _)| *time);
     Ok(found.into_iter().map(|(_, line)| line).take(limit).collect())
 }
@@ -69,14 +77,16 @@ fn listed(topic: &str, message: &BorrowedMessage<'_>) -> Listed {
     }
 }
 
-/// How many records the reader's group has not passed yet.
-pub(super) fn owed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<u64> {
-    let owed: i64 = ranges(consumer, topic)?.values().map(|(from, end)| end - from).sum();
-    Ok(u64::try_from(owed).unwrap_or(0))
+/// What the reader's group has not passed yet; a topic that isn't there owes nothing.
+pub(super) fn owed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> {
+    match ranges(consumer, topic) {
+        Err(error) if error.rdkafka_error_code() == Some(Code::UnknownTopicOrPartition) => Ok(Ranges::new()),
+        ranges => ranges,
+    }
 }
 
 /// By partition: first offset that isn't passed yet, and end.
-type Ranges = BTreeMap<i32, (i64, i64)>;
+pub(super) type Ranges = BTreeMap<i32, (i64, i64)>;
 
 fn ranges(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
@@ -143,32 +153,47 @@ fn scan(
     consumer.unassign()
 }
 
-pub(super) async fn requeue(inner: &Arc<Inner>, filter: Filter) -> Result<u64, RetryError> {
+/// What is done with the letters that are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Back to the first tier.
+    Requeue,
+    Drop,
+}
+
+pub(super) async fn sweep(
+    inner: &Arc<Inner>,
+    matcher: Matcher,
+    fate: Fate,
+    limit: usize,
+) -> Result<Swept, RetryError> {
     let (chunks, mut inbox) = tokio::sync::mpsc::channel::<Chunk>(1);
     let reader = {
         let inner = Arc::clone(inner);
-        off_runtime(move || read_letters(&inner.settings, &filter, &chunks))
+        off_runtime(move || Sweeper { settings: &inner.settings, matcher, fate }.run(limit, &chunks))
     };
     let writer = async {
         let mut count = 0;
         while let Some(chunk) = inbox.recv().await {
             let outcome = write_back(inner, &chunk.letters).await;
-            if let Ok(requeued) = &outcome {
-                count += requeued;
+            if let Ok(swept) = &outcome {
+                count += swept;
             }
             // The reader has gone when it failed; its own error is reported.
             let _ = chunk.written.send(outcome.map(|_| ()));
         }
         count
     };
-    let (read, count) = tokio::join!(reader, writer);
-    inner.counters.requeued.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+    let (read, letters) = tokio::join!(reader, writer);
+    let counters = &inner.counters;
+    let counter = if fate == Fate::Drop { &counters.dropped } else { &counters.requeued };
+    counter.fetch_add(letters, std::sync::atomic::Ordering::Relaxed);
     match read {
-        Ok(None) => Ok(count),
-        Ok(Some(EnqueueError::Unavailable(detail))) => {
+        Ok(Ok(more)) => Ok(Swept { letters, more }),
+        Ok(Err(EnqueueError::Unavailable(detail))) => {
             Err(RetryError::Unreachable { brokers: inner.settings.brokers.clone(), detail })
         }
-        Ok(Some(EnqueueError::Refused(detail))) => Err(RetryError::Refused(detail)),
+        Ok(Err(EnqueueError::Refused(detail))) => Err(RetryError::Refused(detail)),
         Err(error) => Err(inner.settings.error(&error)),
     }
 }
@@ -181,56 +206,81 @@ struct Chunk {
 
 enum Letter {
     Requeue(Box<Record>),
+    Drop,
     /// Stands before one that is meant: to the topic's end.
     Keep(Outgoing),
 }
 
-/// Two passes: the first finds the last letter of each partition that is meant, so that nothing behind it is touched.
-fn read_letters(
-    settings: &Settings,
-    filter: &Filter,
-    chunks: &tokio::sync::mpsc::Sender<Chunk>,
-) -> KafkaResult<Option<EnqueueError>> {
-    let consumer: BaseConsumer = settings.reader(&settings.requeue_group).create()?;
-    let topic = settings.dead.as_str();
-    let mut ranges = ranges(&consumer, topic)?;
-    let meant =
-        |message: &BorrowedMessage<'_>| message::decode(message).ok().filter(|record| filter.matches(record));
-    let mut last = BTreeMap::new();
-    scan(&consumer, topic, &ranges, |message| {
-        if meant(message).is_some() {
-            last.insert(message.partition(), message.offset());
+struct Sweeper<'a> {
+    settings: &'a Settings,
+    matcher: Matcher,
+    fate: Fate,
+}
+
+impl Sweeper<'_> {
+    /// The letter's record, if it is meant.
+    fn meant(&self, message: &BorrowedMessage<'_>) -> Option<Letter> {
+        let line = listed(&self.settings.dead, message);
+        if !self.matcher.takes(&line) {
+            return None;
         }
-        true
-    })?;
-    ranges.retain(|id, (_, end)| match last.get(id) {
-        Some(offset) => {
-            *end = offset + 1;
-            true
+        match self.fate {
+            Fate::Drop => Some(Letter::Drop),
+            Fate::Requeue if line.can_be_requeued() => {
+                line.record.map(|record| Letter::Requeue(Box::new(record)))
+            }
+            Fate::Requeue => None,
         }
-        None => false,
-    });
-    let (mut letters, mut passed) = (Vec::new(), BTreeMap::new());
-    let mut failed = None;
-    scan(&consumer, topic, &ranges, |message| {
-        letters.push(match meant(message) {
-            Some(record) => Letter::Requeue(Box::new(record)),
-            None => Letter::Keep(message::copy(message, message.headers().map(|headers| headers.detach()))),
+    }
+
+    /// Two passes: the first finds the last letter of each partition that is meant, so that nothing behind it is touched. Says whether
+    /// more than `limit` are meant.
+    fn run(
+        &self,
+        limit: usize,
+        chunks: &tokio::sync::mpsc::Sender<Chunk>,
+    ) -> KafkaResult<Result<bool, EnqueueError>> {
+        let consumer: BaseConsumer = self.settings.reader(&self.settings.requeue_group).create()?;
+        let topic = self.settings.dead.as_str();
+        let mut ranges = ranges(&consumer, topic)?;
+        let (mut last, mut count) = (BTreeMap::new(), 0);
+        scan(&consumer, topic, &ranges, |message| {
+            if self.meant(message).is_some() {
+                count += 1;
+                if count <= limit {
+                    last.insert(message.partition(), message.offset());
+                }
+            }
+            count <= limit
+        })?;
+        ranges.retain(|id, (_, end)| match last.get(id) {
+            Some(offset) => {
+                *end = offset + 1;
+                true
+            }
+            None => false,
         });
-        passed.insert(message.partition(), message.offset() + 1);
-        if letters.len() >= CHUNK {
-            failed = pass(&consumer, topic, &mut letters, &mut passed, chunks).err();
+        let (mut letters, mut passed) = (Vec::new(), BTreeMap::new());
+        let mut failed = None;
+        scan(&consumer, topic, &ranges, |message| {
+            letters.push(self.meant(message).unwrap_or_else(|| {
+                Letter::Keep(message::copy(message, message.headers().map(|headers| headers.detach())))
+            }));
+            passed.insert(message.partition(), message.offset() + 1);
+            if letters.len() >= CHUNK {
+                failed = pass(&consumer, topic, &mut letters, &mut passed, chunks).err();
+            }
+            failed.is_none()
+        })?;
+        let failed = match failed {
+            None => pass(&consumer, topic, &mut letters, &mut passed, chunks).err(),
+            failed => failed,
+        };
+        match failed {
+            Some(Failed::Kafka(error)) => Err(error),
+            Some(Failed::Write(error)) => Ok(Err(error)),
+            None => Ok(Ok(count > limit)),
         }
-        failed.is_none()
-    })?;
-    let failed = match failed {
-        None => pass(&consumer, topic, &mut letters, &mut passed, chunks).err(),
-        failed => failed,
-    };
-    match failed {
-        Some(Failed::Kafka(error)) => Err(error),
-        Some(Failed::Write(error)) => Ok(Some(error)),
-        None => Ok(None),
     }
 }
 
@@ -261,18 +311,23 @@ fn pass(
     consumer.commit(&list, CommitMode::Sync).map_err(Failed::Kafka)
 }
 
+/// Returns how many of them leave the dead letters.
 async fn write_back(inner: &Inner, letters: &[Letter]) -> Result<u64, EnqueueError> {
-    let not_before_ms = inner.clock.now_ms().saturating_add(millis(inner.policy.delay));
-    let mut requeued = 0;
-    let messages = letters.iter().map(|letter| match letter {
+    let not_before_ms = inner.clock.now_ms().saturating_add(millis(inner.policy.first.delay));
+    let mut left = 0;
+    let messages = letters.iter().filter_map(|letter| match letter {
         Letter::Requeue(record) => {
-            requeued += 1;
+            left += 1;
             let record = Record { attempt: 0, not_before_ms, ..(**record).clone() };
-            (inner.settings.retry.as_str(), message::encode(&record))
+            Some((inner.settings.retry[0].as_str(), message::encode(&record)))
         }
-        Letter::Keep(message) => (inner.settings.dead.as_str(), message.clone()),
+        Letter::Drop => {
+            left += 1;
+            None
+        }
+        Letter::Keep(message) => Some((inner.settings.dead.as_str(), message.clone())),
     });
     let messages = messages.collect();
-    inner.send(messages).await?;
-    Ok(requeued)
+    inner.file(messages).await?;
+    Ok(left)
 }

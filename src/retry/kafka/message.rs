@@ -28,6 +28,7 @@ const H_NOT_BEFORE: &str = "rowbust-not-before";
 const H_ATTEMPT: &str = "rowbust-attempt";
 const H_FIRST_FAILED: &str = "rowbust-first-failed";
 const H_ERROR: &str = "rowbust-error";
+const H_PARKED: &str = "rowbust-parked";
 const H_DEAD_TOPIC: &str = "rowbust-dead-topic";
 const H_DEAD_PARTITION: &str = "rowbust-dead-partition";
 const H_DEAD_OFFSET: &str = "rowbust-dead-offset";
@@ -126,6 +127,17 @@ pub(super) fn encode(record: &Record) -> Outgoing {
     // Serializing this enum can't fail; an empty value would be refused by the reader, not lost.
     let value = serde_json::to_vec(&operation).unwrap_or_default();
     Outgoing { key: Some(key), value: Some(value), headers }
+}
+
+/// Adds when it was parked: Unix time in milliseconds.
+pub(super) fn park(mut message: Outgoing, now_ms: u64) -> Outgoing {
+    message.headers = text(message.headers, H_PARKED, &now_ms.to_string());
+    message
+}
+
+/// When it was parked; 0: it isn't.
+pub(super) fn parked_ms<M: Message>(message: &M) -> u64 {
+    read_headers(message).ok().and_then(|headers| number(&headers, H_PARKED).ok()).unwrap_or(0)
 }
 
 /// Adds where it came from and why it died.

@@ -1,22 +1,27 @@
-//! The queue in Kafka topics: `<prefix>.retry.10s` and `<prefix>.dead`.
+//! The queue in Kafka topics: `<prefix>.retry.10s`, `<prefix>.retry.5m` and `<prefix>.dead`.
 //!
 //! Guarantees: those of the parent module. Every message is acknowledged by all in-sync replicas before it counts; the consumer
 //! stores an offset only behind records that are done or whose successor was acknowledged. Any number of processes may
 //! share the work as one consumer group.
-//! Memory: librdkafka's own bounds (producer 10,000 messages, consumer 8 MiB) and half a MiB per partition.
-//! May depend on `config` (the policy), [`super::record`] and rdkafka.
+//! Memory: librdkafka's own bounds (producer 10,000 messages and 64 MiB, consumer 8 MiB) and a quarter of a MiB for each of 24
+//! partitions. May depend on `config` (policy, properties), [`super::record`] and rdkafka.
 
 mod client;
 mod consumer;
+mod inspect;
+mod lane;
 mod letters;
 mod message;
 mod partition;
+pub mod properties;
+mod work;
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,13 +37,19 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     client::{Context, Settings, enqueue_error, off_runtime},
-    message::Outgoing,
+    letters::Fate,
+    message::{Death, Outgoing},
+    partition::At,
+};
+pub use self::{
+    client::{DEAD_KEPT, PARTITIONS, RETRY_KEPT},
+    inspect::{Inspection, TopicReport, inspect},
 };
 use super::{
-    Clock, Counters, EnqueueError, Filter, Handler, Listed, Record, RetryError, Stats, UNKNOWN, Which,
-    policy::millis,
+    Clock, Counters, EnqueueError, Handler, Listed, Matcher, Owed, Record, RetryError, Running, Stats, Swept,
+    UNKNOWN, Which, log_dead, policy::millis,
 };
-use crate::config::RetryPolicy;
+use crate::config::{Properties, RetryPolicy};
 
 /// How long `enqueue` waits for the acknowledgements. librdkafka itself goes on for `message.timeout.ms` (120 s): what it
 /// still delivers after that is a duplicate of what the caller produces again, and harmless.
@@ -47,6 +58,8 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two counts of what is owed.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// A record of a target that is down is parked again after this at the earliest: so often a backlog is written again at most.
+const PARKED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a client may take to end.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
@@ -70,6 +83,29 @@ struct Inner {
     producer: Mutex<FutureProducer<Context>>,
     context: Context,
     ack_wait: Duration,
+    parked_for: Duration,
+    /// Messages that were acknowledged in the retry topics.
+    filed: AtomicU64,
+    held: Mutex<Held>,
+    count: Mutex<Option<Count>>,
+}
+
+/// What the consumer has read and not done.
+#[derive(Debug, Default)]
+struct Held {
+    /// By partition: behind the newest that was read.
+    read_to: BTreeMap<At, i64>,
+    /// How many, and the oldest first failure.
+    by_target: BTreeMap<String, (u64, u64)>,
+}
+
+/// What the topics owed when they were last counted.
+#[derive(Debug)]
+struct Count {
+    /// [`Inner::filed`] before.
+    filed: u64,
+    /// First offset that isn't passed yet, and end.
+    ranges: BTreeMap<At, (i64, i64)>,
 }
 
 impl KafkaQueue {
@@ -80,7 +116,7 @@ impl KafkaQueue {
     pub async fn open(
         brokers: &[String],
         prefix: &str,
-        properties: &[(String, String)],
+        properties: &Properties,
         policy: RetryPolicy,
         clock: Clock,
     ) -> Result<Self, RetryError> {
@@ -94,10 +130,14 @@ impl KafkaQueue {
             settings,
             policy,
             clock,
-            counters: Counters { pending: UNKNOWN.into(), ..Counters::default() },
+            counters: Counters { pending: UNKNOWN.into(), letters: UNKNOWN.into(), ..Counters::default() },
             producer: Mutex::new(producer),
             context,
             ack_wait: ACK_WAIT,
+            parked_for: PARKED_FOR,
+            filed: AtomicU64::new(0),
+            held: Mutex::default(),
+            count: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner), running: AtomicBool::new(false) })
     }
@@ -109,13 +149,13 @@ impl KafkaQueue {
     pub async fn enqueue(&self, records: Vec<Record>) -> Result<(), EnqueueError> {
         let count = records.len();
         let now_ms = self.inner.clock.now_ms();
-        let not_before_ms = now_ms.saturating_add(millis(self.inner.policy.delay));
+        let not_before_ms = now_ms.saturating_add(millis(self.inner.policy.first.delay));
         let messages = records.into_iter().map(|record| {
             let first_failed_ms = if record.first_failed_ms == 0 { now_ms } else { record.first_failed_ms };
             message::encode(&Record { not_before_ms, first_failed_ms, ..record })
         });
-        let topic = &self.inner.settings.retry;
-        let sent = self.inner.send(messages.map(|message| (topic.as_str(), message)).collect());
+        let topic = self.inner.settings.retry[0].as_str();
+        let sent = self.inner.file(messages.map(|message| (topic, message)).collect());
         crate::kill_point!("before_queue_ack");
         sent.await?;
         crate::kill_point!("after_queue_ack");
@@ -135,15 +175,11 @@ impl KafkaQueue {
         handler: Arc<dyn Handler>,
         shutdown: CancellationToken,
     ) -> Result<(), RetryError> {
-        if self.running.swap(true, Ordering::AcqRel) {
-            return Err(RetryError::AlreadyRunning);
-        }
-        let outcome = tokio::select! {
+        let _running = Running::begin(&self.running)?;
+        tokio::select! {
             outcome = consumer::run(&self.inner, handler, &shutdown) => outcome,
             never = self.inner.count_owed() => match never {},
-        };
-        self.running.store(false, Ordering::Release);
-        outcome
+        }
     }
 
     /// See [`super::Queue::stats`].
@@ -156,8 +192,22 @@ impl KafkaQueue {
     /// # Errors
     /// See there.
     pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
+        let all = super::Filter::default().matcher(0).map_err(RetryError::Filter)?;
+        self.find(which, all, limit).await
+    }
+
+    /// See [`super::Queue::find`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn find(
+        &self,
+        which: Which,
+        matcher: Matcher,
+        limit: usize,
+    ) -> Result<Vec<Listed>, RetryError> {
         let inner = Arc::clone(&self.inner);
-        let listed = off_runtime(move || letters::list(&inner.settings, which, limit)).await;
+        let listed = off_runtime(move || letters::list(&inner.settings, which, &matcher, limit)).await;
         listed.map_err(|error| self.inner.settings.error(&error))
     }
 
@@ -169,8 +219,44 @@ impl KafkaQueue {
     ///
     /// # Errors
     /// See there.
-    pub async fn requeue(&self, filter: Filter) -> Result<u64, RetryError> {
-        letters::requeue(&self.inner, filter).await
+    pub async fn requeue(&self, matcher: Matcher, limit: usize) -> Result<Swept, RetryError> {
+        letters::sweep(&self.inner, matcher, Fate::Requeue, limit).await
+    }
+
+    /// See [`super::Queue::drop_letters`], and [`KafkaQueue::requeue`] for how it is kept.
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn drop_letters(&self, matcher: Matcher, limit: usize) -> Result<Swept, RetryError> {
+        letters::sweep(&self.inner, matcher, Fate::Drop, limit).await
+    }
+
+    /// See [`super::Queue::bury`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn bury(&self, record: Record, reason: String) -> Result<(), EnqueueError> {
+        let now_ms = self.inner.clock.now_ms();
+        let first_failed_ms = if record.first_failed_ms == 0 { now_ms } else { record.first_failed_ms };
+        let record = Record { first_failed_ms, ..record };
+        let (topic, reason_text) = (String::new(), reason.clone());
+        let nowhere =
+            Death { topic, partition: -1, offset: -1, time_ms: -1, died_ms: now_ms, reason: reason_text };
+        let letter = message::bury(message::encode(&record), &nowhere);
+        self.inner.send(vec![(self.inner.settings.dead.as_str(), letter)]).await?;
+        Counters::add(&self.inner.counters.dead, 1);
+        log_dead(&record, &reason);
+        Ok(())
+    }
+
+    /// See [`super::Queue::owed`].
+    pub fn owed(&self, target: &str) -> Owed {
+        self.inner.owed(target)
+    }
+
+    /// Unix time in milliseconds, by the queue's clock.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.inner.clock.now_ms()
     }
 
     /// See [`super::Queue::close`].
@@ -184,32 +270,76 @@ impl KafkaQueue {
 }
 
 impl Inner {
-    /// Counts what the topic still owes, again and again: by the group's committed offsets, so that it is right before this process owns
+    /// Counts what the topics still owe, again and again: by the group's committed offsets, so that it is right before this process owns
     /// a partition, and whoever owns the others. In between, what is produced is added.
     async fn count_owed(&self) -> Infallible {
-        let mut reader = None;
+        let mut readers = None;
         loop {
-            let produced = self.counters.produced.load(Ordering::Relaxed);
+            let filed = self.filed.load(Ordering::Acquire);
             let settings = self.settings.clone();
-            let kept: Option<BaseConsumer> = reader.take();
+            let kept: Option<(BaseConsumer, BaseConsumer)> = readers.take();
             let counted = off_runtime(move || {
-                let consumer = match kept {
-                    Some(consumer) => consumer,
-                    None => settings.reader(&settings.group).create()?,
+                let readers = match kept {
+                    Some(readers) => readers,
+                    None => {
+                        let reader = |group| settings.reader(group).create();
+                        (reader(&settings.group)?, reader(&settings.requeue_group)?)
+                    }
                 };
-                let owed = letters::owed(&consumer, &settings.retry)?;
-                Ok((consumer, owed))
+                let mut ranges = BTreeMap::new();
+                for (tier, topic) in settings.retry.iter().enumerate() {
+                    let of_topic = letters::owed(&readers.0, topic)?;
+                    ranges.extend(of_topic.into_iter().map(|(id, range)| ((tier, id), range)));
+                }
+                let letters = letters::owed(&readers.1, &settings.dead)?;
+                Ok((readers, ranges, letters))
             });
             match counted.await {
-                Ok((consumer, owed)) => {
-                    reader = Some(consumer);
-                    // What was produced while it was counted may be counted twice, until the next time.
-                    let since = self.counters.produced.load(Ordering::Relaxed).saturating_sub(produced);
-                    self.counters.pending.store(owed.saturating_add(since), Ordering::Relaxed);
+                Ok((kept, ranges, letters)) => {
+                    readers = Some(kept);
+                    let counters = &self.counters;
+                    counters.letters.store(sum(letters.values()), Ordering::Relaxed);
+                    // What was filed while it was counted may be counted twice, until the next time.
+                    let since = self.filed.load(Ordering::Acquire).saturating_sub(filed);
+                    counters.pending.store(sum(ranges.values()).saturating_add(since), Ordering::Relaxed);
+                    *self.count.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(Count { filed, ranges });
                 }
-                Err(error) => tracing::debug!(%error, "the retry topic can't be counted"),
+                Err(error) => tracing::debug!(%error, "the retry topics can't be counted"),
             }
             tokio::time::sleep(COUNT_INTERVAL).await;
+        }
+    }
+
+    /// What is read and not done, what isn't read yet, and what was filed since the topics were counted.
+    fn owed(&self, target: &str) -> Owed {
+        // Before what is held: a record is filed before the one that it follows is done.
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, oldest) = held.by_target.get(target).copied().unzip();
+        let now_ms = self.clock.now_ms();
+        let oldest = oldest.map(|at| Duration::from_millis(now_ms.saturating_sub(at)));
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = &*count else { return Owed { records: u64::MAX, oldest, exact: false } };
+        let unread = count.ranges.iter().map(|(at, (from, end))| {
+            let read_to = held.read_to.get(at).copied().unwrap_or(*from).max(*from);
+            u64::try_from(end - read_to).unwrap_or(0)
+        });
+        let since = self.filed.load(Ordering::Acquire).saturating_sub(count.filed);
+        let others = unread.sum::<u64>().saturating_add(since);
+        Owed { records: known.unwrap_or(0).saturating_add(others), oldest, exact: others == 0 }
+    }
+
+    /// [`Inner::send`], of what is owed.
+    fn file<'a>(
+        &'a self,
+        messages: Vec<(&'a str, Outgoing)>,
+    ) -> impl Future<Output = Result<(), EnqueueError>> + Send + use<'a> {
+        let count = messages.len() as u64;
+        let sent = self.send(messages);
+        async move {
+            sent.await?;
+            self.filed.fetch_add(count, Ordering::AcqRel);
+            Ok(())
         }
     }
 
@@ -298,6 +428,10 @@ impl Inner {
             Err(error) => tracing::error!(%error, "no new kafka producer"),
         }
     }
+}
+
+fn sum<'a>(ranges: impl Iterator<Item = &'a (i64, i64)>) -> u64 {
+    ranges.map(|(from, end)| u64::try_from(end - from).unwrap_or(0)).sum()
 }
 
 fn is_full(error: &KafkaError) -> bool {

@@ -12,15 +12,15 @@ use crate::source::{
 
 /// In words, for `rowbust check`.
 pub const LIMITS: &[&str] = &[
-    "no TLS",
+    "no TLS: refused by the config",
+    "accounts with a password, by caching_sha2_password or mysql_native_password, one of which must be the server's default plugin; others are refused at the start",
     "no event of 16 MiB or more: the daemon stops there",
-    "no BINARY, VARBINARY, VECTOR, UUID, INET4, INET6 and COMPRESSED columns in mapped tables",
-    "no CHAR, VARCHAR, ENUM and SET in mapped tables in another character set than utf8mb4, utf8mb3 and ascii",
+    "no BINARY, VARBINARY, VECTOR, UUID, INET4, INET6 and COMPRESSED columns in mapped tables: refused at the start, and where an ALTER brings one the daemon stops there",
+    "no CHAR, VARCHAR, ENUM and SET in mapped tables in another character set than utf8mb4, utf8mb3 and ascii: the same",
     "no negative TIME in mapped tables: the daemon stops there",
     "TIME, DATETIME and TIMESTAMP to the millisecond: a key made of finer ones stops the daemon",
     "no compressed transactions or events, no partial JSON: refused at the start, and where a session turns them on the daemon stops there",
-    "accounts with caching_sha2_password or mysql_native_password only",
-    "a server that isn't read from for a minute (backpressure) ends the connection: it is made again",
+    "in place of stopping, `on_undecodable: flush` removes the keys that may be concerned",
 ];
 
 /// Refuses a server whose settings make the crate skip rows in silence.

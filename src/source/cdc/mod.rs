@@ -25,19 +25,22 @@ use std::{
 use mysql_cdc::{
     binlog_client::BinlogClient,
     binlog_events::BinlogEvents,
-    binlog_options::BinlogOptions,
     errors::Error as CdcError,
-    events::{binlog_event::BinlogEvent, table_map_event::TableMapEvent},
-    providers::{mariadb::gtid::gtid_list::GtidList, mysql::gtid::gtid_set::GtidSet},
+    events::{
+        binlog_event::BinlogEvent, event_header::EventHeader, event_parser::EventParser,
+        table_map_event::TableMapEvent,
+    },
     replica_options::ReplicaOptions,
 };
-use rowbust_binlog::{GtidState, Header, event_type as t};
+use rowbust_binlog::{Flavor, Header, RawEvent, event_type as t};
+use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
 use super::{
-    start::{FIRST_EVENT, Request},
-    stream::{EventStream, StreamError},
-    wire::{self, packet},
+    error::Refusal,
+    start::Request,
+    stream::{EventStream, MAX_READ_DEADLINE, StreamError},
+    wire::{self, dump, packet},
 };
 use encode::Encoder;
 
@@ -47,43 +50,62 @@ pub(super) struct Account {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) user: String,
-    pub(super) password: String,
+    pub(super) password: SecretString,
+}
+
+/// What is asked of the server.
+#[derive(Debug)]
+pub(super) struct Dump<'a> {
+    pub(super) flavor: Flavor,
+    pub(super) server_id: u32,
+    pub(super) request: &'a Request,
+    /// How often a quiet server is to send one.
+    pub(super) heartbeat: Duration,
+}
+
+/// Why there is no stream.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// The crate can't do it, now or later.
+    Refused(Refusal),
+    /// As with the native driver.
+    Stream(StreamError),
+}
+
+impl From<StreamError> for OpenError {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Stream(StreamError::Lost(error.to_string()))
+    }
 }
 
 /// Asks for the stream and hands it on; returns when the server has taken the request.
-pub(super) async fn open(
-    account: Account,
-    server_id: u32,
-    request: &Request,
-    heartbeat: Duration,
-) -> Result<EventStream, StreamError> {
-    let binlog = position(request)?;
-    let (ours, theirs) = UnixStream::pair().map_err(lost)?;
-    ours.set_nonblocking(true).map_err(lost)?;
-    let ours = tokio::net::UnixStream::from_std(ours).map_err(lost)?;
+pub(super) async fn open(account: Account, dump: Dump<'_>) -> Result<EventStream, OpenError> {
+    if account.password.expose_secret().is_empty() {
+        let help = "give the account one, or use `driver: native`, the default";
+        let what = "mysql_cdc can't log in to an account without a password";
+        return Err(OpenError::Refused(Refusal::new("source.driver", what, help)));
+    }
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let ours = tokio::net::UnixStream::from_std(ours)?;
+    let preparations = dump::preparations(dump.flavor, dump.server_id, dump.request, dump.heartbeat);
+    let command = dump::command(dump.flavor, dump.server_id, dump.request).map_err(StreamError::from)?;
     let (opened, wait) = tokio::sync::oneshot::channel();
     let run = move || {
-        let options = ReplicaOptions {
-            port: account.port,
-            hostname: account.host,
-            username: account.user,
-            password: account.password,
-            server_id,
-            heartbeat_interval: heartbeat,
-            binlog,
-            ..ReplicaOptions::default()
-        };
-        let events = catch_unwind(AssertUnwindSafe(|| BinlogClient::new(options).replicate()));
-        let events = match events {
-            Ok(events) => events.map_err(refused),
-            Err(_) => Err(StreamError::Malformed("mysql_cdc panicked at the login".into())),
-        };
-        match events {
+        let connected = catch_unwind(AssertUnwindSafe(|| connect(account, &preparations, &command)));
+        match connected.unwrap_or_else(|_| {
+            Err(OpenError::Stream(StreamError::Malformed("mysql_cdc panicked at the login".into())))
+        }) {
             Ok(events) => {
                 if opened.send(Ok(())).is_ok() {
                     // Either side's end closes the socket, and that ends the stream: a lost connection.
-                    if let Err(error) = (Pump { events, tables: HashMap::new(), checksum: false }).run(theirs)
-                    {
+                    if let Err(error) = pump(events, theirs) {
                         tracing::info!(%error, "mysql_cdc ended");
                     }
                 }
@@ -91,85 +113,116 @@ pub(super) async fn open(
             Err(error) => _ = opened.send(Err(error)),
         }
     };
-    thread::Builder::new().name("mysql_cdc".into()).spawn(run).map_err(lost)?;
+    thread::Builder::new().name("mysql_cdc".into()).spawn(run)?;
     match wait.await {
         Ok(Ok(())) => Ok(EventStream::local(ours)),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(StreamError::Lost("mysql_cdc's thread ended".into())),
+        Err(_) => Err(StreamError::Lost("mysql_cdc's thread ended".into()).into()),
     }
 }
 
-fn lost(error: io::Error) -> StreamError {
-    StreamError::Lost(error.to_string())
+/// The crate connects and logs in. What is asked then is what the native driver asks.
+fn connect(account: Account, preparations: &[Vec<u8>], command: &[u8]) -> Result<BinlogEvents, OpenError> {
+    let mut client = BinlogClient::new(ReplicaOptions {
+        port: account.port,
+        hostname: bracketed(account.host),
+        username: account.user,
+        password: account.password.expose_secret().to_owned(),
+        // The crate waits ten seconds longer for each packet. How long is too long is the follower's to say, as with the native driver:
+        // a server that looks for its place sends nothing meanwhile.
+        heartbeat_interval: MAX_READ_DEADLINE,
+        ..ReplicaOptions::default()
+    });
+    let (mut channel, _) = client.connect().map_err(refused)?;
+    // The crate leaves the last packet of a caching_sha2 login unread; reading this answer it takes that one along.
+    client.set_master_binlog_checksum(&mut channel).map_err(refused)?;
+    for preparation in preparations {
+        channel.write_packet(preparation, 0)?;
+        let (answer, _) = channel.read_packet()?;
+        if let [wire::ERR, error @ ..] = answer.as_slice() {
+            return Err(StreamError::from(wire::server_error(error)).into());
+        }
+    }
+    channel.write_packet(command, 0)?;
+    Ok(BinlogEvents { channel, parser: EventParser::new() })
 }
 
-/// The position, by way of the parsers of the crate that are right.
-fn position(request: &Request) -> Result<BinlogOptions, StreamError> {
-    let wrong = |e: CdcError| StreamError::Malformed(format!("mysql_cdc can't read the position: {e:?}"));
-    Ok(match request {
-        Request::Gtid(GtidState::MySql(set)) => {
-            BinlogOptions::from_mysql_gtid(GtidSet::parse(&set.to_string()).map_err(wrong)?)
-        }
-        Request::Gtid(GtidState::MariaDb(list)) => {
-            BinlogOptions::from_mariadb_gtid(GtidList::parse(&list.to_string()).map_err(wrong)?)
-        }
-        Request::File { file, .. } => {
-            BinlogOptions::from_position(file.to_string(), u32::try_from(FIRST_EVENT).unwrap_or(4))
-        }
-        Request::At { file, position } => BinlogOptions::from_position(file.to_string(), *position),
-    })
+/// The crate puts host and port together by a colon.
+fn bracketed(host: String) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host }
 }
 
 /// What the server refused comes as the text of a debug print: `… ErrorPacket { error_code: 1236, error_message: "…" … }`.
-fn refused(error: CdcError) -> StreamError {
-    let text = match &error {
-        CdcError::String(text) => text.clone(),
-        CdcError::IoError(error) => return StreamError::Lost(error.to_string()),
-        other => return StreamError::Malformed(format!("{other:?}")),
+fn refused(error: CdcError) -> OpenError {
+    let text = match error {
+        CdcError::String(text) => text,
+        CdcError::IoError(error) => return error.into(),
+        other => return StreamError::Malformed(format!("mysql_cdc: {}", kind(&other))).into(),
     };
+    if text.ends_with("auth plugin is not supported.") {
+        let help = "use `driver: native`, the default; or caching_sha2_password or mysql_native_password, which must be the server's \
+                    default too";
+        return OpenError::Refused(Refusal::new("source.driver", format!("mysql_cdc: {text}"), help));
+    }
     let code = text.split_once("error_code: ").and_then(|(_, rest)| {
         rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok())
     });
-    match code {
+    OpenError::Stream(match code {
         Some(code) => StreamError::Server { code, message: text },
         None => StreamError::Malformed(text),
+    })
+}
+
+/// An error of the crate by its kind alone: some hold the bytes of a row.
+fn kind(error: &CdcError) -> &str {
+    match error {
+        CdcError::IoError(_) => "the event is too short",
+        CdcError::Utf8Error(_) | CdcError::FromUtf8Error(_) => "a text that is no UTF-8",
+        CdcError::FromHexError(_) | CdcError::ParseIntError(_) => "no number",
+        CdcError::ErrorStack(_) => "OpenSSL",
+        CdcError::String(text) => text,
     }
 }
 
 /// The length of a packet that another one continues: the crate takes the two for two events.
 const FULL_PACKET: usize = (1 << 24) - 1;
 
-/// Reads packets, and writes those of the stream that the follower reads.
-struct Pump {
-    events: BinlogEvents,
+/// Reads packets, and writes those of the stream that the follower reads, with each event's size in the file behind it.
+fn pump(mut events: BinlogEvents, mut out: UnixStream) -> io::Result<()> {
+    let (mut sequence, mut packets) = (0, Vec::new());
+    let mut reader = Reader::new();
+    loop {
+        let (payload, _) = events.channel.read_packet()?;
+        let size = header(&payload).map_or(0, |header| header.event_size);
+        let mut event = if payload.len() == FULL_PACKET {
+            // The packets that continue it.
+            while events.channel.read_packet()?.0.len() == FULL_PACKET {}
+            why(&payload, "an event of 16 MiB or more, which mysql_cdc can't read");
+            unreadable(&payload, reader.checksum)
+        } else {
+            reader.payload(payload)
+        };
+        if event.first() == Some(&wire::OK) {
+            event.extend(size.to_le_bytes());
+        }
+        packets.clear();
+        sequence = packet::frame(&event, sequence, &mut packets);
+        out.write_all(&packets)?;
+    }
+}
+
+/// The crate's decoder.
+struct Reader {
+    parser: EventParser,
     /// The table maps that the crate has decoded, by table id.
     tables: HashMap<u64, TableMapEvent>,
     /// Events end in a CRC32.
     checksum: bool,
 }
 
-impl Pump {
-    fn run(&mut self, mut out: UnixStream) -> io::Result<()> {
-        let (mut sequence, mut packets) = (0, Vec::new());
-        loop {
-            let (payload, _) = self.events.channel.read_packet()?;
-            let event = if payload.len() == FULL_PACKET {
-                self.skip_rest()?;
-                why(&payload, "an event of 16 MiB or more, which mysql_cdc can't read");
-                unreadable(&payload, self.checksum)
-            } else {
-                self.payload(payload)
-            };
-            packets.clear();
-            sequence = packet::frame(&event, sequence, &mut packets);
-            out.write_all(&packets)?;
-        }
-    }
-
-    /// The packets that continue the one before.
-    fn skip_rest(&mut self) -> io::Result<()> {
-        while self.events.channel.read_packet()?.0.len() == FULL_PACKET {}
-        Ok(())
+impl Reader {
+    fn new() -> Self {
+        Self { parser: EventParser::new(), tables: HashMap::new(), checksum: false }
     }
 
     /// The payload that is handed on for this one.
@@ -184,6 +237,8 @@ impl Pump {
                 self.checksum = checksummed(&payload);
                 payload
             }
+            // The crate doesn't compare it, and what is written anew gets a good one. The follower finds the bad one and reads again.
+            _ if !self.is_intact(&payload) => payload,
             t::TABLE_MAP => {
                 // Handed on as it is: the follower takes names and types from it.
                 match self.read(&payload) {
@@ -214,13 +269,23 @@ impl Pump {
         }
     }
 
+    /// Whether the event is as the server wrote it, as far as its checksum tells.
+    fn is_intact(&self, payload: &[u8]) -> bool {
+        let event = payload.get(1..).unwrap_or_default();
+        RawEvent::parse(event, self.checksum).is_ok_and(|raw| raw.verify_crc().is_ok())
+    }
+
     /// What the crate makes of an event; `None` if nothing, or a panic.
     fn read(&mut self, payload: &[u8]) -> Option<BinlogEvent> {
-        let events = &mut self.events;
-        match catch_unwind(AssertUnwindSafe(|| events.read_event(payload))) {
-            Ok(Ok((_, event))) => Some(event),
+        let parser = &mut self.parser;
+        let parsed = catch_unwind(AssertUnwindSafe(|| {
+            let header = EventHeader::parse(payload.get(1..).unwrap_or_default())?;
+            parser.parse_event(&header, payload.get(1 + Header::LEN..).unwrap_or_default())
+        }));
+        match parsed {
+            Ok(Ok(event)) => Some(event),
             Ok(Err(error)) => {
-                tracing::debug!(?error, "mysql_cdc can't read an event");
+                tracing::debug!(error = kind(&error), "mysql_cdc can't read an event");
                 None
             }
             Err(_) => None,
@@ -281,4 +346,87 @@ fn event(mut header: Header, body: &[u8], checksum: bool) -> Vec<u8> {
         payload.extend_from_slice(&crc.to_le_bytes());
     }
     payload
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let account = Account {
+            host: "db".into(),
+            port: 3306,
+            user: "rowbust".into(),
+            password: "c4n4ry-s3cret".into(),
+        };
+        let printed = format!("{account:?} {account:#?}");
+        assert!(printed.contains("rowbust") && !printed.contains("c4n4ry"), "{printed}");
+    }
+
+    #[tokio::test]
+    async fn accounts_that_it_cannot_log_in_to_are_refused() {
+        let account = |password: &str| Account {
+            host: "127.0.0.1".into(),
+            port: 1,
+            user: "rowbust".into(),
+            password: password.into(),
+        };
+        let request = Request::File { file: "b.000001".into(), skip_to: 4 };
+        let open = async |password| {
+            let heartbeat = Duration::from_secs(2);
+            let dump = Dump { flavor: Flavor::MySql, server_id: 1, request: &request, heartbeat };
+            open(account(password), dump).await.unwrap_err()
+        };
+        let OpenError::Refused(refusal) = open("").await else { panic!("not refused") };
+        assert!(refusal.to_string().contains("without a password"), "{refusal}");
+        // Nobody listens there: that is no refusal.
+        assert!(matches!(open("x").await, OpenError::Stream(StreamError::Lost(_))));
+        let plugin = CdcError::String("client_ed25519 auth plugin is not supported.".into());
+        let OpenError::Refused(refusal) = refused(plugin) else { panic!("not refused") };
+        assert!(refusal.to_string().contains("client_ed25519"), "{refusal}");
+    }
+
+    #[test]
+    fn errors_hold_no_rows() {
+        let secret = String::from_utf8(b"c4n4ry \xff".to_vec()).unwrap_err();
+        assert_eq!(kind(&CdcError::FromUtf8Error(secret)), "a text that is no UTF-8");
+    }
+
+    #[test]
+    fn addresses() {
+        use std::net::ToSocketAddrs as _;
+        for (host, port) in [("::1", "[::1]:3306"), ("127.0.0.1", "127.0.0.1:3306"), ("[::1]", "[::1]:3306")]
+        {
+            let address = format!("{}:3306", bracketed(host.into()));
+            assert_eq!(address.to_socket_addrs().unwrap().next().unwrap().to_string(), port);
+        }
+        assert_eq!(bracketed("db.example".into()), "db.example");
+    }
+
+    /// An event that was written anew has a good checksum: one that had a bad one mustn't get that.
+    #[test]
+    fn a_bad_checksum_stays_bad() {
+        let file = include_bytes!("../../route/fixtures/images.mysql-9.7.binlog");
+        let mut reader = Reader::new();
+        let mut rows = 0;
+        for raw in rowbust_binlog::FileEvents::new(file).unwrap() {
+            let raw = raw.unwrap();
+            let mut payload = vec![wire::OK];
+            payload.extend(raw.header.encode());
+            payload.extend(raw.body);
+            payload.extend(raw.crc.into_iter().flat_map(u32::to_le_bytes));
+            if matches!(raw.header.event_type, t::WRITE_ROWS_V2..=t::DELETE_ROWS_V2) {
+                rows += 1;
+                let mut broken = payload.clone();
+                let last = broken.len() - 5;
+                broken[last] ^= 1;
+                assert!(reader.is_intact(&payload));
+                assert_eq!(reader.payload(broken.clone()), broken);
+            }
+            reader.payload(payload);
+        }
+        assert!(reader.checksum && rows > 3, "{rows}");
+    }
 }

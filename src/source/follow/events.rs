@@ -16,7 +16,7 @@ impl Follower {
     pub(super) fn event<S: Sink>(&mut self, raw: &RawEvent<'_>, sink: &mut S) -> Result<Then, SourceError> {
         let header = raw.header;
         self.stats.event(header.event_size, header.timestamp);
-        let begins_at = self.here.position;
+        let begins_at = self.begins_at(&header);
         if self.skips(raw, begins_at) {
             self.here.position = end_of(begins_at, &header);
             return Ok(Then::Nothing);

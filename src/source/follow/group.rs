@@ -48,16 +48,19 @@ impl Follower {
                     .halt(header, "source.no_end", "a transaction without an end before the next", BUG)
                     .into());
             }
-            // Only events without effect stood in it.
+            // Only events without effect stood in it, and none that is known to have ended it.
+            self.last = None;
             self.end_at(self.here.position.saturating_sub(u64::from(header.event_size)), sink)?;
         }
         if let Some(skip) = &mut self.skip {
             skip.head = true;
             let begins_at = self.here.position.saturating_sub(u64::from(header.event_size));
-            if begins_at >= skip.to {
+            let missing = |done: &GtidState| gtid.is_some_and(|gtid| !done.contains(gtid));
+            if begins_at >= skip.to || skip.done.as_ref().is_some_and(missing) {
                 self.skipped(begins_at, sink);
             }
         }
+        self.tail.within();
         self.open = Some(Open { gtid, block, rows: false, widened: Vec::new() });
         if self.skip.is_none() {
             sink.begin(Transaction { gtid, at: &self.here, commit_micros });
@@ -179,7 +182,6 @@ impl Follower {
             return Ok(());
         }
         self.stats.transaction();
-        self.tail.read();
         if let Some(position) = &mut self.position {
             if let Some(gtid) = open.gtid {
                 position.gtids.add(gtid);

@@ -30,6 +30,8 @@ struct Counts {
     /// Where each row event, and each transaction ended.
     row_ends: Vec<u64>,
     ends: Vec<u64>,
+    /// Of each transaction.
+    anchors: Vec<Option<Anchor>>,
     tagged: usize,
     abandoned: usize,
     flushes: usize,
@@ -74,8 +76,9 @@ impl Sink for Counts {
         Ok(())
     }
 
-    fn commit(&mut self, end: &Coordinates, _: Option<Anchor>) {
+    fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
         self.ends.push(end.position);
+        self.anchors.push(anchor);
     }
 
     fn xa_started(&mut self) {}
@@ -126,6 +129,13 @@ fn events(file: &[u8]) -> Vec<(u64, Vec<u8>)> {
 
 /// Follows them from the first on, until the server hangs up.
 async fn replay(flavor: Flavor, events: &[(u64, Vec<u8>)]) -> (Counts, SourceError) {
+    let gtids = GtidState::empty(flavor);
+    let at = Coordinates { file: "b.000001".into(), position: 4 };
+    let begin = Begin { request: Request::Gtid(gtids.clone()), position: Position { gtids, at } };
+    replay_from(begin, events).await
+}
+
+async fn replay_from(begin: Begin, events: &[(u64, Vec<u8>)]) -> (Counts, SourceError) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream =
         EventStream::new(Wire::raw(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()));
@@ -138,9 +148,6 @@ async fn replay(flavor: Flavor, events: &[(u64, Vec<u8>)]) -> (Counts, SourceErr
     let sending = tokio::spawn(async move { _ = server.write_all(&bytes).await });
     let schema = SchemaCache::new(super::tests::connector(), History::default());
     let mut follower = Follower::new(schema, PolicyTable::default(), Arc::default());
-    let gtids = GtidState::empty(flavor);
-    let at = Coordinates { file: "b.000001".into(), position: 4 };
-    let begin = Begin { request: Request::Gtid(gtids.clone()), position: Position { gtids, at } };
     let mut sink = Counts::default();
     let ended = follower.follow(&begin, stream, &mut sink, &CancellationToken::new()).await;
     sending.await.unwrap();
@@ -189,6 +196,91 @@ async fn everything_of_a_mariadb_file_is_followed() {
     let ends: Vec<u64> = events.iter().map(|(end, _)| *end).collect();
     assert!(seen.row_ends.iter().all(|end| ends.contains(end)));
     assert_eq!(positions(&events, t::MARIA_WRITE_ROWS_COMPRESSED_V1).len(), 20);
+}
+
+/// What a dump thread sends first.
+fn artificial_rotate(file: &str) -> Vec<u8> {
+    let body = [&4_u64.to_le_bytes(), file.as_bytes()].concat();
+    let header = Header {
+        timestamp: 0,
+        event_type: t::ROTATE,
+        server_id: 1,
+        event_size: (Header::LEN + body.len()) as u32,
+        log_pos: 0,
+        flags: rowbust_binlog::header::FLAG_ARTIFICIAL,
+    };
+    [&header.encode(), &body[..]].concat()
+}
+
+/// The head of a file, and its transactions from one in the middle on; with the place before that.
+fn from_the_middle(file: &[u8], head: usize) -> (u64, Vec<(u64, Vec<u8>)>) {
+    let all = events(file);
+    let gtid = |(_, e): &&(u64, Vec<u8>)| matches!(e[4], t::GTID | t::MARIA_GTID);
+    let begins = all.iter().filter(gtid).nth(4).map(|(end, e)| end - e.len() as u64).unwrap();
+    let rest = all.iter().filter(|(end, _)| *end > begins);
+    let mut sent = vec![(4, artificial_rotate("b.000001"))];
+    sent.extend(all[..head].iter().chain(rest).cloned());
+    (begins, sent)
+}
+
+/// The server skips what is done without a word, and events have 32 bits for their place.
+#[tokio::test]
+async fn positions_behind_4_gib_after_a_resume() {
+    const FAR: u64 = 1 << 32;
+    for (flavor, file, head) in [(Flavor::MySql, MYSQL, 2), (Flavor::MariaDb, MARIADB, 3)] {
+        let (begins, sent) = from_the_middle(file, head);
+        let near = replay(flavor, &sent).await.0;
+        assert!(near.ends.len() > 5 && near.ends[0] > begins, "{:?}", near.ends);
+        let at = Coordinates { file: "b.000001".into(), position: FAR + begins };
+        let gtids = GtidState::empty(flavor);
+        let begin = Begin { request: Request::Gtid(gtids.clone()), position: Position { gtids, at } };
+        let far = replay_from(begin, &sent).await.0;
+        let expected: Vec<u64> = near.ends.iter().map(|end| FAR + end).collect();
+        assert_eq!(far.ends, expected, "{flavor}");
+    }
+}
+
+/// The whole of a file is asked for, and what is done is passed over here.
+#[tokio::test]
+async fn behind_what_is_done() {
+    for (flavor, file) in [(Flavor::MySql, MYSQL), (Flavor::MariaDb, MARIADB)] {
+        let mut sent = vec![(4, artificial_rotate("b.000001"))];
+        sent.extend(events(file));
+        let all = replay(flavor, &sent).await.0;
+        // The first five are done.
+        let mut done = GtidState::empty(flavor);
+        let mut decoder = Decoder::new();
+        let mut found = 0;
+        for (_, event) in &sent[1..] {
+            let raw = rowbust_binlog::RawEvent::parse(event, decoder.checksummed()).unwrap();
+            if let Ok(Event::Gtid(gtid)) = decoder.decode(&raw) {
+                done.add(gtid.gtid);
+                found += 1;
+                if found == 5 {
+                    break;
+                }
+            }
+        }
+        let request = Request::Behind { file: "b.000001".into(), gtids: done.clone() };
+        let at = super::super::start::nowhere();
+        let rest = replay_from(Begin { request, position: Position { gtids: done, at } }, &sent).await.0;
+        assert_eq!(rest.ends, all.ends[5..], "{flavor}");
+    }
+}
+
+/// A group of which nothing but its begin is there: no event is known to have ended it.
+#[tokio::test]
+async fn a_group_without_events_has_no_anchor() {
+    let mut events = events(MYSQL);
+    let whole = replay(Flavor::MySql, &events).await.0;
+    assert!(whole.anchors.iter().all(Option::is_some));
+    let gtids = events.iter().enumerate().filter(|(_, (_, e))| e[4] == t::GTID).map(|(at, _)| at);
+    let third = gtids.skip(2).step_by(1).next().unwrap();
+    let (end, twice) = events[third].clone();
+    events.insert(third, (end, twice));
+    let (seen, _) = replay(Flavor::MySql, &events).await;
+    assert_eq!(seen.anchors.len(), whole.anchors.len() + 1);
+    assert_eq!((seen.anchors[2], seen.anchors[3]), (None, whole.anchors[2]));
 }
 
 /// An event's body in its place, with the sizes and the checksum that belong to it.

@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rowbust_binlog::{GtidState, SchemaColumn};
@@ -83,11 +84,30 @@ struct StoredTable {
     entries: Vec<Entry>,
 }
 
+/// Keeps a history elsewhere than beside the checkpoint's file.
+pub trait Keeper: std::fmt::Debug + Send + Sync {
+    /// As last saved; `None`: never.
+    fn load(&self) -> Option<Vec<u8>>;
+
+    /// Makes it durable before it returns.
+    ///
+    /// # Errors
+    /// It can't be; the caller reads nothing more until it can.
+    fn save(&self, bytes: &[u8]) -> io::Result<()>;
+}
+
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Memory,
+    File(PathBuf),
+    Kept(Arc<dyn Keeper>),
+}
+
 /// All tables.
 #[derive(Debug, Default)]
 pub struct History {
-    /// `None`: only in memory.
-    path: Option<PathBuf>,
+    place: Place,
     tables: BTreeMap<TableName, Vec<Entry>>,
 }
 
@@ -108,7 +128,18 @@ impl History {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
-        Ok(Self { path: Some(path), tables })
+        Ok(Self { place: Place::File(path), tables })
+    }
+
+    /// As another part keeps it. One that can't be read counts as none: columns are asked for anew, and what the server says is
+    /// provisional until its place is passed.
+    pub fn kept(keeper: Arc<dyn Keeper>) -> Self {
+        let tables =
+            keeper.load().map_or(Ok(BTreeMap::new()), |bytes| decode(&bytes)).unwrap_or_else(|why| {
+                tracing::warn!(why, "schema history can't be read: columns are asked for anew");
+                BTreeMap::new()
+            });
+        Self { place: Place::Kept(keeper), tables }
     }
 
     /// What is in force where `done` is done.
@@ -168,7 +199,11 @@ impl History {
 
     /// Makes it durable.
     pub(super) fn save(&self) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
+        let path = match &self.place {
+            Place::Memory => return Ok(()),
+            Place::Kept(keeper) => return keeper.save(&encode(&self.tables)?),
+            Place::File(path) => path,
+        };
         let mut tmp = path.as_os_str().to_owned();
         tmp.push(".tmp");
         let tmp = PathBuf::from(tmp);

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use mysql_common::{packets::ComRegisterSlave, proto::MySerialize};
-use rowbust_binlog::{Flavor, GtidState};
+use rowbust_binlog::{Flavor, GtidSet, GtidState};
 
-use super::{Wire, WireError};
+use super::{COM_QUERY, Wire, WireError};
 use crate::source::start::{FIRST_EVENT, Request, quote};
 
 const COM_BINLOG_DUMP: u8 = 0x12;
@@ -30,15 +30,27 @@ impl Wire {
         request: &Request,
         heartbeat: Duration,
     ) -> Result<(), WireError> {
-        for statement in session(flavor, request, heartbeat) {
-            self.query(&statement).await?;
+        for preparation in preparations(flavor, server_id, request, heartbeat) {
+            self.command(&preparation).await?;
+            self.read().await?;
         }
-        let mut register = Vec::new();
-        ComRegisterSlave::new(server_id).serialize(&mut register);
-        self.command(&register).await?;
-        self.read().await?;
-        self.command(&command(server_id, request)).await
+        self.command(&command(flavor, server_id, request)?).await
     }
+}
+
+/// The commands before the dump, each answered by OK or an error.
+pub(in crate::source) fn preparations(
+    flavor: Flavor,
+    server_id: u32,
+    request: &Request,
+    heartbeat: Duration,
+) -> Vec<Vec<u8>> {
+    let statements = session(flavor, request, heartbeat).into_iter();
+    let mut commands: Vec<_> = statements.map(|text| [&[COM_QUERY], text.as_bytes()].concat()).collect();
+    let mut register = Vec::new();
+    ComRegisterSlave::new(server_id).serialize(&mut register);
+    commands.push(register);
+    commands
 }
 
 /// What the server takes from the session's variables.
@@ -70,26 +82,57 @@ fn session(flavor: Flavor, request: &Request, heartbeat: Duration) -> Vec<String
 /// Knows GTIDs, so the server leaves the events as they are (`enum_slave_capability` in MariaDB's `sql/log_event.h`).
 const MARIA_CAPABILITY: u32 = 4;
 
-fn command(server_id: u32, request: &Request) -> Vec<u8> {
+/// Asks for the binlog; the answer is the stream.
+pub(in crate::source) fn command(
+    flavor: Flavor,
+    server_id: u32,
+    request: &Request,
+) -> Result<Vec<u8>, WireError> {
     let mut out = Vec::new();
     match request {
         Request::Gtid(GtidState::MySql(set)) => {
-            out.push(COM_BINLOG_DUMP_GTID);
-            out.extend_from_slice(&BINLOG_THROUGH_GTID.to_le_bytes());
-            out.extend_from_slice(&server_id.to_le_bytes());
-            // No file name.
-            out.extend_from_slice(&0_u32.to_le_bytes());
-            out.extend_from_slice(&FIRST_EVENT.to_le_bytes());
-            let mut data = Vec::new();
-            set.encode(&mut data);
-            out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_le_bytes());
-            out.extend_from_slice(&data);
+            com_binlog_dump_gtid(server_id, "", FIRST_EVENT, set, &mut out)?;
         }
         Request::Gtid(GtidState::MariaDb(_)) => com_binlog_dump(server_id, "", FIRST, &mut out),
-        Request::File { file, .. } => com_binlog_dump(server_id, file, FIRST, &mut out),
-        Request::At { file, position } => com_binlog_dump(server_id, file, *position, &mut out),
+        Request::File { file, .. } | Request::Behind { file, .. } => {
+            com_binlog_dump(server_id, file, FIRST, &mut out);
+        }
+        // 64 bits for the place. With a file name the server goes there, and skips what the set has: nothing
+        // (`Binlog_sender::check_start_file`).
+        Request::At { file, position } if flavor == Flavor::MySql => {
+            com_binlog_dump_gtid(server_id, file, *position, &GtidSet::new(), &mut out)?;
+        }
+        Request::At { file, position } => {
+            let position = u32::try_from(*position)
+                .map_err(|_| WireError::Malformed(format!("MariaDB can't be asked for {file}:{position}")))?;
+            com_binlog_dump(server_id, file, position, &mut out);
+        }
     }
-    out
+    Ok(out)
+}
+
+fn com_binlog_dump_gtid(
+    server_id: u32,
+    file: &str,
+    position: u64,
+    done: &GtidSet,
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
+    let length = |bytes: &[u8]| {
+        u32::try_from(bytes.len())
+            .map_err(|_| WireError::Malformed("the GTID set is too long for a request".into()))
+    };
+    out.push(COM_BINLOG_DUMP_GTID);
+    out.extend_from_slice(&BINLOG_THROUGH_GTID.to_le_bytes());
+    out.extend_from_slice(&server_id.to_le_bytes());
+    out.extend_from_slice(&length(file.as_bytes())?.to_le_bytes());
+    out.extend_from_slice(file.as_bytes());
+    out.extend_from_slice(&position.to_le_bytes());
+    let mut data = Vec::new();
+    done.encode(&mut data);
+    out.extend_from_slice(&length(&data)?.to_le_bytes());
+    out.extend_from_slice(&data);
+    Ok(())
 }
 
 /// [`FIRST_EVENT`], in the packet's 32 bits.
@@ -111,6 +154,7 @@ mod tests {
     #[test]
     fn commands() {
         let file = Request::File { file: "b.000007".into(), skip_to: 99 };
+        let command = |server_id, request: &Request| command(Flavor::MariaDb, server_id, request).unwrap();
         assert_eq!(command(0x0102, &file), b"\x12\x04\0\0\0\0\0\x02\x01\0\0b.000007");
         let event = Request::At { file: "b.000007".into(), position: 0x0a0b };
         assert_eq!(command(0x0102, &event), b"\x12\x0b\x0a\0\0\0\0\x02\x01\0\0b.000007");
@@ -126,6 +170,12 @@ mod tests {
             expected.extend(n.to_le_bytes());
         }
         assert_eq!(command(1, &mysql), expected);
+        // Beyond 32 bits.
+        let far = Request::At { file: "b.7".into(), position: (1 << 32) + 5 };
+        let mut expected = b"\x1e\x04\0\x01\0\0\0\x03\0\0\0b.7\x05\0\0\0\x01\0\0\0\x08\0\0\0".to_vec();
+        expected.extend([0; 8]);
+        assert_eq!(super::command(Flavor::MySql, 1, &far).unwrap(), expected);
+        assert!(super::command(Flavor::MariaDb, 1, &far).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! The parts: [`packet`] (bytes to payloads), `login` (handshake and authentication), [`tls`], `dump` (asking for the
 //! binlog).
 
-mod dump;
+pub(super) mod dump;
 mod login;
 pub mod packet;
 pub mod tls;
@@ -208,7 +208,6 @@ impl Wire {
 
     /// Runs a statement and gives the first column of the first row, if there is one and it isn't NULL.
     pub(super) async fn query(&mut self, statement: &str) -> Result<Option<String>, WireError> {
-        const COM_QUERY: u8 = 3;
         self.command(&[&[COM_QUERY], statement.as_bytes()].concat()).await?;
         // OK, or the number of columns; then these, EOF, the rows, and EOF.
         if self.read().await?.first() == Some(&OK) {
@@ -225,6 +224,9 @@ impl Wire {
         }
     }
 }
+
+/// The first byte of a command that is a statement.
+const COM_QUERY: u8 = 3;
 
 /// The first byte of a payload.
 pub(super) const OK: u8 = 0;

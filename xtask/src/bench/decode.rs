@@ -8,13 +8,17 @@
 use std::{fs::File, hint::black_box, io::Read as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use rowbust_binlog::{Decoder, Event, Header, Projection, RawEvent, RowSlots};
+use rowbust_binlog::{Decoder, Event, Header, RawEvent};
 
 use super::{
     Section,
     data::Backlog,
     env::{Bench, median, micros_per, own_time},
 };
+
+#[path = "../../../benches/first_column/mod.rs"]
+mod first_column;
+use first_column::FirstColumn;
 
 pub(super) fn run(bench: &Bench) -> Result<Section> {
     let backlog = Backlog::open(bench)?;
@@ -95,28 +99,10 @@ fn measure(file: &Path, run: Run) -> Result<(Duration, u64)> {
             })?;
         }
         Run::OneColumn => {
-            let mut decoder = Decoder::new();
-            let mut projection = None;
-            let mut slots = RowSlots::new();
+            let mut decoder = FirstColumn::new();
             walk.each(|bytes| {
                 let raw = RawEvent::parse(bytes, decoder.checksummed())?;
-                match decoder.decode(&raw)? {
-                    Event::TableMap { slot, fresh: true } => {
-                        projection = Some(Projection::new(decoder.table(slot), &[0])?);
-                    }
-                    Event::Rows(rows) => {
-                        let projection = projection.as_ref().context("rows without their table map")?;
-                        let mut own = std::mem::take(&mut slots).recycle();
-                        let mut cursor = rows.cursor(decoder.table(rows.slot), projection)?;
-                        while cursor.next(&mut own)? {
-                            black_box((&own.before, &own.after));
-                            seen += 1;
-                        }
-                        slots = own.recycle();
-                    }
-                    Event::Xid(_) => decoder.end_transaction(),
-                    _ => {}
-                }
+                seen += decoder.event(&raw)?;
                 Ok(())
             })?;
         }

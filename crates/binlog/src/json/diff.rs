@@ -23,11 +23,40 @@ pub(super) enum Tree<'a> {
     Object(Vec<(Cow<'a, [u8]>, Tree<'a>)>),
 }
 
-/// The document after the differences; `None` if they don't apply to it.
+/// Members that may be moved for each byte of the document and of the differences: an update that takes a hundred elements off the front
+/// of an array of a million bytes passes, as does one of any size whose changes are at the end, where an array grows.
+const MOVES_PER_BYTE: usize = 32;
+/// Members that may be moved whatever the size.
+const MOVES: usize = 1 << 20;
+
+/// Bounds the work: a change within a container moves what stands behind it, so that a few bytes of differences could cost any
+/// time. The server logs differences only where they are shorter than the document.
+struct Budget {
+    /// Members that may be taken apart: each takes three bytes of its container at least, and is taken apart once.
+    members: usize,
+    moves: usize,
+}
+
+impl Budget {
+    fn new(bytes: usize) -> Self {
+        Self { members: bytes / 3, moves: bytes.saturating_mul(MOVES_PER_BYTE).saturating_add(MOVES) }
+    }
+
+    fn take_apart(&mut self, members: usize) -> Option<()> {
+        self.members = self.members.checked_sub(members)?;
+        Some(())
+    }
+
+    fn shift(&mut self, members: usize) -> Option<()> {
+        self.moves = self.moves.checked_sub(members)?;
+        Some(())
+    }
+}
+
+/// The document after the differences; `None` if they don't apply to it, or applying them would take too much work.
 pub(super) fn apply<'a>(stored: &'a [u8], diffs: &'a [u8]) -> Option<Tree<'a>> {
     let mut tree = Tree::Stored(Node::root(stored)?);
-    // What may be taken apart: a member takes three bytes of its container at least, and is taken apart once.
-    let mut budget = (stored.len() + diffs.len()) / 3;
+    let mut budget = Budget::new(stored.len() + diffs.len());
     let mut rest = diffs;
     while let Some((&operation, after)) = rest.split_first() {
         let path;
@@ -49,7 +78,7 @@ pub(super) fn apply<'a>(stored: &'a [u8], diffs: &'a [u8]) -> Option<Tree<'a>> {
             parent = parent.child(leg, &mut budget)?;
         }
         parent.expand(&mut budget)?;
-        parent.change(operation, last, value)?;
+        parent.change(operation, last, value, &mut budget)?;
     }
     Some(tree)
 }
@@ -71,17 +100,17 @@ fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 impl<'a> Tree<'a> {
     /// Takes a stored container apart, by one level.
-    fn expand(&mut self, budget: &mut usize) -> Option<()> {
+    fn expand(&mut self, budget: &mut Budget) -> Option<()> {
         let Self::Stored(node) = self else { return Some(()) };
         *self = match *node {
             Node::Array(members) => {
-                *budget = budget.checked_sub(members.len())?;
+                budget.take_apart(members.len())?;
                 Self::Array(
                     (0..members.len()).map(|i| members.value(i).map(Self::Stored)).collect::<Option<_>>()?,
                 )
             }
             Node::Object(members) => {
-                *budget = budget.checked_sub(members.len())?;
+                budget.take_apart(members.len())?;
                 let member = |i| Some((Cow::Borrowed(members.key(i)?), Self::Stored(members.value(i)?)));
                 Self::Object((0..members.len()).map(member).collect::<Option<_>>()?)
             }
@@ -90,7 +119,7 @@ impl<'a> Tree<'a> {
         Some(())
     }
 
-    fn child(&mut self, leg: &Leg, budget: &mut usize) -> Option<&mut Self> {
+    fn child(&mut self, leg: &Leg, budget: &mut Budget) -> Option<&mut Self> {
         self.expand(budget)?;
         match (self, leg) {
             (Self::Object(members), Leg::Key(key)) => {
@@ -105,10 +134,20 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn change(&mut self, operation: u8, leg: &Leg, value: Option<Tree<'a>>) -> Option<()> {
+    fn change(
+        &mut self,
+        operation: u8,
+        leg: &Leg,
+        value: Option<Tree<'a>>,
+        budget: &mut Budget,
+    ) -> Option<()> {
         match (self, leg) {
             (Self::Object(members), Leg::Key(key)) => {
                 let found = members.binary_search_by(|(k, _)| order(k, key.as_bytes()));
+                if operation != REPLACE {
+                    let (Ok(at) | Err(at)) = found;
+                    budget.shift(members.len() - at)?;
+                }
                 match (operation, found, value) {
                     (REPLACE, Ok(i), Some(value)) => members.get_mut(i)?.1 = value,
                     (INSERT, Err(i), Some(value)) => {
@@ -120,6 +159,9 @@ impl<'a> Tree<'a> {
             }
             (Self::Array(members), Leg::Index(at)) => {
                 let at = *at as usize;
+                if operation != REPLACE {
+                    budget.shift(members.len().saturating_sub(at))?;
+                }
                 match (operation, value) {
                     (REPLACE, Some(value)) => *members.get_mut(at)? = value,
                     // Behind the end: at the end.

@@ -38,10 +38,9 @@ fn extract(document: &[u8], legs: &[Leg], unquote: bool, out: &mut Vec<u8>) -> O
                     None => false,
                 }
             }
-            // What is no array counts as an array of itself.
-            (b'{', Leg::Index(0) | Leg::Last(0)) => true,
-            (b'{' | b'[', _) => false,
-            (_, Leg::Index(0) | Leg::Last(0)) => true,
+            // What is no array counts as an array of itself, but has no `last` there.
+            (b'[', Leg::Key(_)) => false,
+            (_, Leg::Index(0)) => true,
             _ => false,
         };
         if !found {

@@ -3,7 +3,8 @@
 //! Guarantees: every key that [`Template::render`] can make matches both [`Template::glob`] and
 //! [`Template::could_make`]; of other keys `could_make` takes only those that differ from a possible one in what a
 //! template alone can't know: a value's type and length, one column's value at two places, and the letter case of
-//! non-ASCII text in front of `hex` or under `raw`. Time is linear in the key, memory in the template.
+//! non-ASCII text in front of `hex` or under `raw`. Time is linear in the key, memory in the template. The same holds of
+//! [`Template::prefix_glob`] and [`Template::could_begin`] for templates of prefixes.
 
 use super::{Filter, MAX_KEY_BYTES, Placeholder, Segment, Template, escape::must_escape};
 
@@ -14,6 +15,11 @@ impl Template {
             Some(Segment::Literal(text)) => text,
             _ => &[],
         }
+    }
+
+    /// Whether a column's value is the last of every key.
+    pub fn ends_with_column(&self) -> bool {
+        matches!(self.segments.last(), Some(Segment::Value(_)))
     }
 
     /// A pattern for `SCAN … MATCH` that takes every key of this template, and more: see [`Template::could_make`].
@@ -32,13 +38,36 @@ impl Template {
 
     /// Whether this template can make the key from some row.
     pub fn could_make(&self, key: &[u8]) -> bool {
-        if key.len() > MAX_KEY_BYTES || !key.starts_with(self.literal_prefix()) {
+        key.len() <= MAX_KEY_BYTES && self.ends(key, |at| at == key.len())
+    }
+
+    /// As [`Template::glob`], for every key that begins with what the template makes.
+    pub fn prefix_glob(&self) -> Vec<u8> {
+        let mut glob = self.glob();
+        if !self.ends_with_column() {
+            glob.push(b'*');
+        }
+        glob
+    }
+
+    /// Whether the key begins with what this template can make from some row.
+    pub fn could_begin(&self, key: &[u8]) -> bool {
+        self.ends(key.get(..MAX_KEY_BYTES).unwrap_or(key), |_| true)
+    }
+
+    /// Whether a text that the template can make ends in `key` where it may.
+    fn ends(&self, key: &[u8], may: impl Fn(usize) -> bool) -> bool {
+        if !key.starts_with(self.literal_prefix()) {
             return false;
         }
+        let is_whole = |states: &[State]| states.iter().any(|state| state.segment == self.segments.len());
         let mut states = States { segments: &self.segments, found: Vec::new() };
         states.enter(0);
         let mut now = Vec::new();
-        for &byte in key {
+        for (at, &byte) in key.iter().enumerate() {
+            if may(at) && is_whole(&states.found) {
+                return true;
+            }
             std::mem::swap(&mut now, &mut states.found);
             states.found.clear();
             for state in &now {
@@ -48,7 +77,7 @@ impl Template {
                 return false;
             }
         }
-        states.found.iter().any(|state| state.segment == self.segments.len())
+        may(key.len()) && is_whole(&states.found)
     }
 }
 

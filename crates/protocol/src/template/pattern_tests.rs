@@ -109,6 +109,28 @@ fn look_alikes() {
     assert!(!could("a:{x}", &[b"a:".to_vec(), vec![b'x'; super::MAX_KEY_BYTES]].concat()));
 }
 
+#[test]
+fn beginnings() {
+    let begins = |template: &str, key: &str| Template::parse(template).unwrap().could_begin(key.as_bytes());
+    for (template, key, expected) in [
+        ("feed:{c}:", "feed:7:", true),
+        ("feed:{c}:", "feed:7:1:{2} 3", true),
+        ("feed:{c}:", "feed::x", true),
+        ("feed:{c}:", "feed:7", false),
+        ("feed:{c}:", "feed:7 8:9", false),
+        ("feed:{c}", "feed:7 8", true),
+        ("feed:{c|raw}:x", "feed:a:b:xyz", true),
+        ("feed:", "feed", false),
+        ("feed:", "feed:*", true),
+    ] {
+        assert_eq!(begins(template, key), expected, "{template} of {key}");
+    }
+    let glob = |template: &str| String::from_utf8(Template::parse(template).unwrap().prefix_glob()).unwrap();
+    assert_eq!([glob("feed:{c}:"), glob("feed:{c}"), glob("f*")], ["feed:*:*", "feed:*", "f\\**"]);
+    // Longer than a key that a template makes.
+    assert!(begins("feed:{c}:", &format!("feed:7:{}", "x".repeat(2 * super::MAX_KEY_BYTES))));
+}
+
 /// What `could_make` takes for granted of the two conversions.
 #[test]
 fn case_conversions_leave_alone_what_they_made() {
@@ -203,6 +225,19 @@ proptest! {
             prop_assert!(template.could_make(&key), "{source}: {}", key.escape_ascii());
             prop_assert!(glob_matches(&template.glob(), &key), "{source}: {}", key.escape_ascii());
         }
+    }
+
+    /// Whatever begins with what is made, and exactly if some beginning could be made.
+    #[test]
+    fn what_begins_so_begins_so((source, values) in made(), rest in prop::collection::vec(any::<u8>(), 0..6)) {
+        let template = Template::parse(&source).unwrap();
+        if let Some(mut key) = render(&template, &values) {
+            key.extend(&rest);
+            prop_assert!(template.could_begin(&key), "{source}: {}", key.escape_ascii());
+            prop_assert!(glob_matches(&template.prefix_glob(), &key), "{source}: {}", key.escape_ascii());
+        }
+        let naive = (0..=rest.len()).any(|end| template.could_make(&rest[..end]));
+        prop_assert_eq!(template.could_begin(&rest), naive, "{}: {}", source, rest.escape_ascii());
     }
 
     /// Of a plain column exactly the texts that escaping can make.

@@ -1,0 +1,232 @@
+//! Every form of Redis, in every version that is supported: a row changes, and its key goes, twice; TRUNCATE, and all go. With TLS, and with
+//! no more rights than docs/redis.md says.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mysql_async::prelude::Queryable as _;
+use redis::cmd;
+use rowbust_integration_tests::caches::{Caches, certificates};
+use rowbust_integration_tests::db::{Db, Flavor};
+use rowbust_integration_tests::monitor::{Monitor, Removals};
+use rowbust_integration_tests::shop;
+use rowbust_integration_tests::stage::Stage;
+use rowbust_integration_tests::wait::{Seen, until};
+use rowbust_servers::redis_cluster::ClusterOptions;
+use rowbust_servers::sentinel::SentinelOptions;
+use rowbust_servers::{Need, Redis, RedisCluster, RedisTls, Sentinels, StartOptions, require};
+
+const WITHIN: Duration = Duration::from_secs(30);
+const PASSWORD: &str = "canary-1c9e";
+
+/// The line `user rowbust …` of docs/redis.md for a mode.
+fn documented(mode: &str) -> String {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/redis.md")).unwrap();
+    let section = page.split("## ").find(|section| section.starts_with("Rights")).unwrap();
+    let mut lines = section.lines().skip_while(|line| !line.contains(&format!("<!-- {mode} -->")));
+    lines.find(|line| line.starts_with("user rowbust ")).unwrap().replace("PASSWORD", PASSWORD)
+}
+
+fn acl(dir: &Path, mode: &str) -> PathBuf {
+    let path = dir.join(format!("{mode}.acl"));
+    // The user of the tests, and of the servers among themselves.
+    let all = "user default on nopass ~* &* +@all\n";
+    fs::write(&path, format!("{all}{}\n", documented(mode).replace("~app:*", "~product:* ~category:*")))
+        .unwrap();
+    path
+}
+
+async fn stage(need: Need, mode: &str) -> Result<Option<Stage>> {
+    if require(&[Need::MariaDb, need]).is_none() {
+        return Ok(None);
+    }
+    let stage = Stage::on(Db::shared(Flavor::MariaDb).await?, &format!("{mode}_{need}")).await?;
+    fs::write(stage.dir().join("redis-password"), format!("{PASSWORD}\n"))?;
+    Ok(Some(stage))
+}
+
+fn login(stage: &Stage, tls: &RedisTls) -> String {
+    let (dir, ca) = (stage.dir().display(), tls.ca.as_ref().unwrap().display());
+    format!(
+        "username: rowbust, password_file: {dir}/redis-password, tls: {{ mode: verify_identity, ca_file: {ca} }}"
+    )
+}
+
+/// `set` puts keys into the cache.
+async fn end_to_end(mut stage: Stage, servers: &[&Redis], redis: String) -> Result<()> {
+    let schema = stage.schema.clone();
+    stage.settings.redis = Some(redis);
+    stage.settings.mappings = Some(format!(
+        r#"
+  - table: {schema}.products
+    fill_grace: 50ms
+    keys:
+      - "product:{{id}}"
+      - {{ key: "category:{{category_id}}:products", op: hdel, field: "{{id}}" }}
+      - {{ prefix: "category:feed:{{category_id}}:" }}
+      - {{ members_of: "category:set:{{category_id}}" }}
+    on_ddl: {{ truncate: flush, drop: flush, rename: keep }}
+"#
+    ));
+    let removals = Arc::new(Removals::default());
+    let mut conn = stage.db.connect().await?;
+    shop::create(&mut conn, &schema, 20).await?;
+    let monitors: Vec<Monitor> = servers
+        .iter()
+        .map(|server| Monitor::start(server.port(), Arc::clone(&removals)))
+        .collect::<Result<_>>()?;
+    let mut daemon = stage.start().await?;
+    for id in 1..=20 {
+        conn.query_drop(format!("UPDATE {schema}.products SET ver = ver + 1 WHERE id = {id}")).await?;
+    }
+    until("each key is removed twice", WITHIN, async || {
+        let twice = |id: &u64| removals.of(&format!("product:{id}")).len() >= 2;
+        Ok(Seen::check((1..=20).all(|id| twice(&id)), || format!("{} removals", removals.total())))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))?;
+    wide_removals(servers, &mut conn, &schema).await.map_err(|e| daemon.explain(&e))?;
+    // By the account that may do everything; every key on the server that has it.
+    let mut filled = 0;
+    for server in servers {
+        let mut cache = shop::redis(server.port()).await?;
+        for id in 1..=300 {
+            for key in [format!("product:{id}"), format!("other:{id}")] {
+                let set: redis::RedisResult<()> = cmd("SET").arg(key).arg(1).query_async(&mut cache).await;
+                // Another one's slot, or a replica.
+                filled += usize::from(set.is_ok());
+            }
+        }
+    }
+    ensure!(filled >= 600, "void: {filled} keys filled");
+    conn.query_drop(format!("TRUNCATE TABLE {schema}.products")).await?;
+    until("the flush leaves nothing", WITHIN, async || {
+        let (mut ours, mut others) = (0, 0);
+        for server in servers {
+            let mut cache = shop::redis(server.port()).await?;
+            let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut cache).await?;
+            ours += keys.iter().filter(|key| key.starts_with("product:")).count();
+            others += keys.iter().filter(|key| key.starts_with("other:")).count();
+        }
+        ensure!(others >= 300, "keys that nothing names are gone: {others} left");
+        Ok(Seen::check(ours == 0, || format!("{ours} left")))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))?;
+    stage.quiet(&daemon).await?;
+    for monitor in &monitors {
+        tokio::task::block_in_place(|| monitor.fence())?;
+    }
+    ensure!(daemon.metric(rowbust::telemetry::KEYS_QUEUED).await? == 0.0, "{}", daemon.log_tail());
+    ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
+    Ok(())
+}
+
+/// A prefix, and a set with the keys that it names.
+async fn wide_removals(servers: &[&Redis], conn: &mut mysql_async::Conn, schema: &str) -> Result<()> {
+    let mut filled = 0;
+    for server in servers {
+        let mut cache = shop::redis(server.port()).await?;
+        for n in 1..=40 {
+            let member = format!("product:member{n}");
+            let commands = [
+                cmd("SET").arg(format!("category:feed:3:{n}")).arg(1).clone(),
+                cmd("SET").arg(&member).arg(1).clone(),
+                cmd("SADD").arg("category:set:3").arg(&member).clone(),
+            ];
+            for command in commands {
+                // Another one's slot, or a replica.
+                filled += usize::from(command.query_async::<()>(&mut cache).await.is_ok());
+            }
+        }
+    }
+    ensure!(filled == 120, "void: {filled} filled");
+    conn.query_drop(format!("UPDATE {schema}.products SET ver = ver + 1 WHERE id = 3")).await?;
+    until("prefix and set are gone", WITHIN, async || {
+        let mut left = Vec::new();
+        for server in servers {
+            let mut cache = shop::redis(server.port()).await?;
+            let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut cache).await?;
+            left.extend(
+                keys.into_iter().filter(|key| key.contains("member") || key.starts_with("category:")),
+            );
+        }
+        Ok(Seen::check(left.is_empty(), || format!("{left:?}")))
+    })
+    .await
+}
+
+async fn standalone(need: Need) -> Result<()> {
+    let Some(stage) = stage(need, "standalone").await? else { return Ok(()) };
+    let tls = certificates(stage.dir())?;
+    let acl = acl(stage.dir(), "standalone");
+    let options = StartOptions::new(stage.dir().join("tls"));
+    let server = Redis::launch(need, options, Some(tls.clone()), Some(&acl))?;
+    let url = format!("rediss://127.0.0.1:{}/0", server.tls_port().unwrap());
+    let redis = format!("{{ url: \"{url}\", {} }}", login(&stage, &tls));
+    end_to_end(stage, &[&server], redis).await
+}
+
+async fn cluster(need: Need) -> Result<()> {
+    let Some(stage) = stage(need, "cluster").await? else { return Ok(()) };
+    let tls = certificates(stage.dir())?;
+    let options = ClusterOptions {
+        acl_file: Some(acl(stage.dir(), "cluster")),
+        tls: Some(tls.clone()),
+        replicas: 1,
+        ..ClusterOptions::new(need, stage.dir().join("cluster"))
+    };
+    let cluster = RedisCluster::start(&options)?;
+    let nodes: Vec<String> =
+        cluster.nodes.iter().map(|node| format!("\"127.0.0.1:{}\"", node.tls_port().unwrap())).collect();
+    let wait = "durability: { wait_replicas: 1 }";
+    let redis =
+        format!("{{ mode: cluster, nodes: [{}], {wait}, {} }}", nodes[..2].join(", "), login(&stage, &tls));
+    let masters: Vec<&Redis> = cluster.nodes.iter().take(3).collect();
+    end_to_end(stage, &masters, redis).await
+}
+
+async fn sentinel(need: Need) -> Result<()> {
+    let Some(stage) = stage(need, "sentinel").await? else { return Ok(()) };
+    let tls = certificates(stage.dir())?;
+    let options = SentinelOptions {
+        acl_file: Some(acl(stage.dir(), "sentinel")),
+        sentinel_acl_file: Some(acl(stage.dir(), "sentinels")),
+        tls: Some(tls.clone()),
+        ..SentinelOptions::new(need, stage.dir().join("sentinel"))
+    };
+    let group = Arc::new(Sentinels::start(&options)?);
+    let login = login(&stage, &tls);
+    let more = format!(", {login}, sentinel: {{ {login} }}, durability: {{ wait_replicas: 1 }}");
+    let redis = Caches::Sentinels(Arc::clone(&group)).config(&more);
+    end_to_end(stage, &[&group.servers[0]], redis).await
+}
+
+macro_rules! everywhere {
+    ($($module:ident: $need:ident),+) => {$(
+        mod $module {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn standalone() -> Result<()> {
+                super::standalone(Need::$need).await
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn cluster() -> Result<()> {
+                super::cluster(Need::$need).await
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sentinel() -> Result<()> {
+                super::sentinel(Need::$need).await
+            }
+        }
+    )+};
+}
+
+everywhere!(redis7: Redis, redis8: Redis8, valkey: Valkey);

@@ -1,0 +1,212 @@
+//! The retry queue on a Kafka broker that asks for a login, over TLS, and gives no right that wasn't granted.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rowbust::{
+    config::{Properties, Retry, RetryPolicy},
+    retry::{EnqueueError, Handler, Op, Origin, Queue, Record, RetryError, Verdict, Which, kafka},
+};
+use rowbust_servers::{Kafka, Need, Resource, Right, Security, StartOptions, require};
+use tokio_util::sync::CancellationToken;
+
+const PASSWORD: &str = "secret4711";
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A broker with the users `alice` and `bob`, who have no rights yet.
+struct Stage {
+    kafka: Kafka,
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "authority of the tests");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        for name in ["ca.pem", "other.pem"] {
+            let key = KeyPair::generate().unwrap();
+            fs::write(dir.path().join(name), params.self_signed(&key).unwrap().pem()).unwrap();
+            if name == "ca.pem" {
+                let issuer = Issuer::new(params.clone(), key);
+                let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+                let own_key = KeyPair::generate().unwrap();
+                let certificate = own.signed_by(&own_key, &issuer).unwrap().pem();
+                fs::write(dir.path().join("broker.pem"), own_key.serialize_pem() + &certificate).unwrap();
+            }
+        }
+        let security = Security {
+            pem_file: dir.path().join("broker.pem"),
+            users: ["alice", "bob"].map(|name| (name.to_owned(), PASSWORD.to_owned())).to_vec(),
+            authorize: true,
+        };
+        let kafka = Kafka::start_secured(StartOptions::new(dir.path().join("kafka")), &security).unwrap();
+        Self { kafka, dir }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn properties(&self, user: &str, password: &str, mechanism: &str, ca: &str) -> Properties {
+        let ca = self.file(ca);
+        let pairs = [
+            ("security.protocol", "sasl_ssl"),
+            ("sasl.mechanism", mechanism),
+            ("sasl.username", user),
+            ("sasl.password", password),
+            ("ssl.ca.location", ca.to_str().unwrap()),
+            ("session.timeout.ms", "6000"),
+            ("reconnect.backoff.max.ms", "500"),
+            ("topic.metadata.refresh.interval.ms", "1000"),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec().into()
+    }
+
+    async fn queue(&self, properties: Properties) -> Arc<Queue> {
+        let config = Retry::Kafka {
+            brokers: vec![self.kafka.brokers()],
+            prefix: "shop".into(),
+            properties,
+            policy: RetryPolicy::one(Duration::from_millis(500), 2),
+        };
+        let queue = Queue::open(&config).await.unwrap();
+        assert!(!format!("{config:?}{queue:?}").contains(PASSWORD), "a secret is shown");
+        Arc::new(queue)
+    }
+}
+
+fn record(key: &str) -> Record {
+    Record {
+        target: "main".into(),
+        key: key.into(),
+        op: Op::Unlink,
+        origin: Origin {
+            source: "8c1f".into(),
+            gtid: "8c1f:7".into(),
+            file: "binlog.000002".into(),
+            position: 1234,
+            row: 3,
+            commit_time: 1_700_000_000,
+            epoch: 1,
+            visible_file: "binlog.000002".into(),
+            visible_position: 2345,
+        },
+        when_visible: true,
+        fill_grace_ms: 1000,
+        attempt: 0,
+        not_before_ms: 0,
+        first_failed_ms: 0,
+        error_code: "IO".into(),
+    }
+}
+
+struct Removes;
+
+impl Handler for Removes {
+    fn remove<'a>(
+        &'a self,
+        records: &'a [Record],
+    ) -> Pin<Box<dyn Future<Output = Vec<Verdict>> + Send + 'a>> {
+        let verdict = |record: &Record| match record.key.starts_with(b"bad") {
+            true => Verdict::KeyError("WRONGTYPE Operation".into()),
+            false => Verdict::Done,
+        };
+        Box::pin(std::future::ready(records.iter().map(verdict).collect()))
+    }
+
+    fn ready<'a>(&'a self, _target: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn targets(&self) -> Vec<String> {
+        vec!["main".into()]
+    }
+}
+
+/// What enqueues answer with until one answers so.
+async fn enqueued_until(queue: &Queue, what: &str, is_it: impl Fn(&Result<(), EnqueueError>) -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let outcome = queue.enqueue(vec![record("k")]).await;
+        if is_it(&outcome) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {outcome:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn login_tls_and_rights() {
+    let Some(_) = require(&[Need::Kafka]) else { return };
+    let stage = tokio::task::spawn_blocking(Stage::start).await.unwrap();
+    let brokers = [stage.kafka.brokers()];
+    let alice = |mechanism| stage.properties("alice", PASSWORD, mechanism, "ca.pem");
+    let inspect = async |properties: Properties| kafka::inspect(&brokers, "shop", &properties).await;
+
+    // Each login works, as far as it goes: nothing is granted, so no topic can be seen.
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let seen = inspect(alice(mechanism)).await.unwrap();
+        assert_eq!((seen.brokers, seen.topics.len(), seen.is_good()), (1, 3, false), "{mechanism}");
+        assert!(seen.topics.iter().all(|topic| !topic.exists), "{mechanism}: {seen:?}");
+    }
+    // A wrong password, and a broker whose certificate somebody else signed, are said.
+    let wrong = inspect(stage.properties("alice", "guessed1", "SCRAM-SHA-512", "ca.pem")).await;
+    let error = wrong.unwrap_err().to_string();
+    assert!(!error.contains("guessed1"), "{error}");
+    assert!(inspect(stage.properties("alice", PASSWORD, "PLAIN", "other.pem")).await.is_err());
+
+    // Without rights: the daemon starts, says what is refused, and holds.
+    let queue = stage.queue(alice("SCRAM-SHA-512")).await;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn({
+        let (queue, stop) = (Arc::clone(&queue), stop.clone());
+        async move { queue.run(Arc::new(Removes), stop).await }
+    });
+    enqueued_until(&queue, "it is refused", |outcome| matches!(outcome, Err(EnqueueError::Refused(_)))).await;
+    assert_eq!(queue.stats().produced, 0);
+    assert!(matches!(queue.list(Which::Dead, 1).await, Err(RetryError::Refused(_))));
+
+    // Granted one by one, as documented; it recovers by itself. CREATE is on topics: the daemon makes them.
+    let topics = ["shop.retry.10s", "shop.retry.5m", "shop.dead"];
+    let rights = [Right::Read, Right::Write, Right::Create, Right::Describe, Right::DescribeConfigs];
+    for topic in topics {
+        stage.kafka.allow("alice", Resource::Topic(topic), &rights).unwrap();
+    }
+    enqueued_until(&queue, "it takes removals", Result::is_ok).await;
+    for group in ["shop.rowbust", "shop.rowbust.requeue"] {
+        stage.kafka.allow("alice", Resource::Group(group), &[Right::Read]).unwrap();
+    }
+    queue.enqueue(vec![record("bad")]).await.unwrap();
+    until("removed", || queue.stats().acked > 0).await;
+    until("a dead letter", || queue.stats().dead == 1 && queue.stats().letters == Some(1)).await;
+    let seen = inspect(alice("PLAIN")).await.unwrap();
+    assert!(seen.is_good(), "{seen:#?}");
+    assert!(seen.topics.iter().all(|topic| (topic.partitions, topic.replication) == (12, 1)), "{seen:#?}");
+    let kept: Vec<_> = seen.topics.iter().map(|topic| topic.retention.unwrap()).collect();
+    assert_eq!(kept, [kafka::RETRY_KEPT, kafka::RETRY_KEPT, kafka::DEAD_KEPT]);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+
+    // Another user sees nothing of it.
+    let bob = inspect(stage.properties("bob", PASSWORD, "SCRAM-SHA-256", "ca.pem")).await.unwrap();
+    assert!(!bob.is_good());
+}

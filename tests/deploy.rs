@@ -1,0 +1,215 @@
+//! What users deploy with, and what the documentation tells them to type: rules, dashboard, compose file, commands.
+//!
+//! To rewrite the table of metrics in `docs/operations.md`: `UPDATE_DOCS=1 cargo test -p rowbust --test deploy`.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rowbust::{
+    cli, config,
+    telemetry::{Kind, METRICS},
+};
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn yaml(path: &str) -> Value {
+    serde_saphyr::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Names of metrics in a query. A histogram has three series.
+fn metrics_of(query: &str) -> Vec<String> {
+    let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("rowbust_")).map(ToOwned::to_owned).collect()
+}
+
+fn exists(name: &str) -> bool {
+    METRICS.iter().any(|metric| match metric.kind {
+        Kind::Histogram => {
+            ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(metric.name))
+        }
+        _ => name == metric.name,
+    })
+}
+
+#[test]
+fn every_alert_asks_for_metrics_that_exist_and_has_a_runbook() {
+    let rules = yaml("deploy/prometheus/alerts.yml");
+    let runbooks = read("docs/operations.md");
+    let mut alerts = BTreeSet::new();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        let expr = rule["expr"].as_str().unwrap();
+        for metric in metrics_of(expr) {
+            assert!(exists(&metric), "{name} asks for {metric}, which doesn't exist");
+        }
+        assert!(runbooks.contains(&format!("\n### {name}\n")), "{name} has no section in docs/operations.md");
+        let runbook = format!("docs/operations.md#{}", name.to_lowercase());
+        assert_eq!(rule["annotations"]["runbook"].as_str(), Some(runbook.as_str()));
+        assert!(alerts.insert(name.to_owned()), "{name} stands twice");
+    }
+    for section in runbooks.lines().filter_map(|line| line.strip_prefix("### Rowbust")) {
+        assert!(alerts.contains(&format!("Rowbust{section}")), "no alert Rowbust{section}");
+    }
+}
+
+#[test]
+fn every_panel_asks_for_metrics_that_exist() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/rowbust.json")).unwrap();
+    let mut asked = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap();
+            let metrics = metrics_of(query);
+            assert!(!metrics.is_empty(), "{query}");
+            for metric in metrics {
+                assert!(exists(&metric), "{}: {metric} doesn't exist", panel["title"]);
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 40);
+}
+
+#[test]
+fn the_compose_file_is_safe_by_default() {
+    let compose = yaml("docker-compose.yml");
+    let services = compose["services"].as_object().unwrap();
+    for (name, service) in services {
+        let image = service["image"].as_str().unwrap_or_else(|| panic!("{name} has no image"));
+        let tag = image.rsplit_once(':').unwrap_or_else(|| panic!("{name}: {image} has no tag")).1;
+        assert!(tag != "latest" && !tag.is_empty(), "{name}: {image}");
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{name} publishes {port}");
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let volume = volume.as_str().unwrap();
+            if let Some(path) = volume.strip_prefix("./") {
+                let path = path.split(':').next().unwrap();
+                assert!(root().join(path).exists(), "{name} mounts {path}, which doesn't exist");
+            }
+        }
+        let needs = service["depends_on"].as_object().into_iter().flatten();
+        for (other, how) in needs {
+            let other_service = &services[other];
+            if how["condition"] == "service_healthy" {
+                assert!(other_service["healthcheck"].is_object(), "{name} waits for {other}'s health");
+            }
+        }
+    }
+    for (name, secret) in compose["secrets"].as_object().unwrap() {
+        let file = secret["file"].as_str().unwrap();
+        assert!(root().join(file).exists(), "secret {name}: {file}");
+    }
+    for file in ["deploy/compose/rowbust.yaml", "deploy/compose/rowbust-cluster.yaml"] {
+        if let Err(report) = config::parse(&read(file), Path::new("/etc/rowbust/rowbust.yaml"), &|_| None) {
+            panic!("{}", report.render(config::Style::Plain));
+        }
+    }
+}
+
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    docs.chain([root().join("README.md")])
+        .filter(|path| path.extension().is_some_and(|e| e == "md"))
+        .collect()
+}
+
+/// A line as a shell takes it apart: words, quotes, a comment, where it is redirected.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match quote {
+            Some(q) if c == q => quote = None,
+            Some(_) => word.get_or_insert_default().push(c),
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c == ' ' => words.extend(word.take()),
+            None if matches!(c, '#' | '>' | '|' | ';') && word.is_none() => break,
+            None => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// What the documentation tells to type is understood by this binary.
+#[test]
+fn every_command_of_the_documentation_is_understood() {
+    let mut commands = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let mut shell = false;
+        for line in text.lines() {
+            if let Some(language) = line.trim_start().strip_prefix("```") {
+                shell = language == "sh";
+                continue;
+            }
+            let line = line.trim();
+            if !shell || !line.starts_with("rowbust ") {
+                continue;
+            }
+            commands += 1;
+            let words = words(line).into_iter().map(OsString::from);
+            assert!(cli::parse(words).is_ok(), "{}: {line}", page.display());
+        }
+    }
+    assert!(commands > 20, "{commands}");
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let mut table = String::from("\n| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in METRICS {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        table.push_str(&format!(
+            "| `{}` | {kind} | {} | {} |\n",
+            metric.name,
+            labels.join(", "),
+            metric.help
+        ));
+    }
+    let page = read("docs/operations.md");
+    let (before, rest) = page.split_once("<!-- metrics -->").unwrap();
+    let (_, after) = rest.split_once("<!-- /metrics -->").unwrap();
+    let wanted = format!("{before}<!-- metrics -->{table}<!-- /metrics -->{after}");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(root().join("docs/operations.md"), wanted).unwrap();
+    } else {
+        assert_eq!(page, wanted, "UPDATE_DOCS=1 cargo test -p rowbust --test deploy");
+    }
+}
+
+/// Pages name each other and files by paths that exist.
+#[test]
+fn every_link_leads_somewhere() {
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            let path = target.split('#').next().unwrap();
+            if path.is_empty() || path.contains("://") || path.contains(['\n', ' ', '{']) {
+                continue;
+            }
+            assert!(page.parent().unwrap().join(path).exists(), "{}: {target}", page.display());
+        }
+    }
+}
