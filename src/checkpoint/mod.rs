@@ -97,13 +97,13 @@ impl Watch {
         let _ = saves.wait_for(|saves| *saves > 0).await;
     }
 
-    /// Completes when it is on disk that these marks may stand in Redis.
-    pub async fn will_publish(&self, published: BTreeMap<String, Published>) {
+    /// Completes when it is saved that these marks may stand in Redis. `false`: it won't be, another daemon has taken over.
+    pub async fn will_publish(&self, published: BTreeMap<String, Published>) -> bool {
         let mut saves = self.saves.clone();
         self.published.send_replace(published.clone());
         let is_saved =
             |_: &u64| self.snapshot().saved.is_some_and(|saved| saved.published == published);
-        let _ = saves.wait_for(is_saved).await;
+        saves.wait_for(is_saved).await.is_ok()
     }
 }
 

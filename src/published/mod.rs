@@ -458,7 +458,9 @@ impl Keeper {
             let before = one.look.as_published();
             will.insert(one.place.clone(), Published { id: newest.id.clone(), ..before });
         }
-        self.checkpoint.will_publish(will.clone()).await;
+        if !self.checkpoint.will_publish(will.clone()).await {
+            return;
+        }
         let text = newest.text();
         for one in seen {
             if written.get(&one.place).is_some_and(|mark| mark.is_at(newest)) {
