@@ -151,7 +151,10 @@ pub async fn run(config: Config) -> Result<End, RunError> {
             }
             Err(RunError::Source(SourceError::OutOfReach(why))) => {
                 kept = Some(lease);
-                tracing::warn!(why, "the binlog no longer reaches back to what redis remembers: flushing instead");
+                tracing::warn!(
+                    why,
+                    "the binlog no longer reaches back to what redis remembers: flushing instead"
+                );
                 process.running = true;
                 process.out_of_reach = Some(why);
             }
@@ -295,8 +298,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         }
         let position = Position { gtids: GtidState::empty(server.flavor), at: start::nowhere() };
         let gap = format!("checkpoint {store}: there is none, so nothing is known of what was done");
-        resume =
-            Some(Resume { gap: Some(gap), since, ..Resume::new(position, server.identity.clone()) });
+        resume = Some(Resume { gap: Some(gap), since, ..Resume::new(position, server.identity.clone()) });
     }
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),

@@ -94,9 +94,10 @@ impl Replica {
         until("the replica has everything", WITHIN, async || {
             let mut conn = self.db.connect().await?;
             let (question, now) = match self.db.flavor() {
-                Flavor::MySql => {
-                    (format!("SELECT GTID_SUBSET('{goal}', @@gtid_executed)"), self.db.gtids(&mut conn).await?)
-                }
+                Flavor::MySql => (
+                    format!("SELECT GTID_SUBSET('{goal}', @@gtid_executed)"),
+                    self.db.gtids(&mut conn).await?,
+                ),
                 Flavor::MariaDb => (format!("SELECT MASTER_GTID_WAIT('{goal}', 0) = 0"), String::new()),
             };
             let reached: Option<Option<i64>> = conn.query_first(question).await?;

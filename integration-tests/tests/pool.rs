@@ -41,7 +41,12 @@ fn with(replica: &Replica, more: &str) -> String {
 }
 
 /// Readers that miss read from the replica.
-fn readers(stage: &Stage, replica: &Replica, stop: &CancellationToken, seed: u64) -> Vec<JoinHandle<Result<u64>>> {
+fn readers(
+    stage: &Stage,
+    replica: &Replica,
+    stop: &CancellationToken,
+    seed: u64,
+) -> Vec<JoinHandle<Result<u64>>> {
     let reader = |n: u64| {
         let (db, schema, redis) = (Arc::clone(&replica.db), stage.schema.clone(), stage.redis.port());
         let (stop, mut rng) = (stop.clone(), Rng::new(seed ^ n));
@@ -61,7 +66,12 @@ fn readers(stage: &Stage, replica: &Replica, stop: &CancellationToken, seed: u64
 }
 
 /// Writes for a while; meanwhile, and until the replica has it all, readers fill from there. What is stale then.
-async fn stale_after_load(stage: &Stage, replica: &Replica, daemon: &Daemon, seed: u64) -> Result<Vec<String>> {
+async fn stale_after_load(
+    stage: &Stage,
+    replica: &Replica,
+    daemon: &Daemon,
+    seed: u64,
+) -> Result<Vec<String>> {
     let stop = CancellationToken::new();
     let readers = readers(stage, replica, &stop, seed);
     let mut conn = stage.sql().await?;
@@ -94,7 +104,11 @@ async fn fills_from_a_replica_that_lags(flavor: Flavor) -> Result<()> {
     ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
     let mut redis = shop::redis(stage.redis.port()).await?;
     for id in 1..=HOT {
-        redis::cmd("UNLINK").arg(format!("product:{id}")).arg(format!("product:sku:s{id}")).exec_async(&mut redis).await?;
+        redis::cmd("UNLINK")
+            .arg(format!("product:{id}"))
+            .arg(format!("product:sku:s{id}"))
+            .exec_async(&mut redis)
+            .await?;
     }
     for category in 0..8 {
         redis::cmd("UNLINK").arg(format!("category:{category}:products")).exec_async(&mut redis).await?;

@@ -233,9 +233,11 @@ async fn a_restart_of_the_daemon() -> Result<()> {
     for ending in ["kill", "term", "kill", "kill"] {
         // Marks are written meanwhile.
         let before = stage.checkpoint()?.published;
-        until("a mark", WITHIN, async || Ok(Seen::check(stage.checkpoint()?.published != before, || "none".into())))
-            .await
-            .map_err(|error| daemon.explain(&error))?;
+        until("a mark", WITHIN, async || {
+            Ok(Seen::check(stage.checkpoint()?.published != before, || "none".into()))
+        })
+        .await
+        .map_err(|error| daemon.explain(&error))?;
         if ending == "kill" {
             ensure!(daemon.kill9()?);
         } else {
@@ -256,7 +258,8 @@ async fn a_restart_of_the_daemon() -> Result<()> {
 async fn the_queue_holds_the_mark() -> Result<()> {
     let Some(mut stage) = Stage::new(Flavor::MariaDb, "holds").await? else { return Ok(()) };
     let retry = stage.dir().join("retry");
-    stage.settings.retry = Some(format!("{{ disk: {{ path: {} }}, delay: 4s, attempts: 5 }}", retry.display()));
+    stage.settings.retry =
+        Some(format!("{{ disk: {{ path: {} }}, delay: 4s, attempts: 5 }}", retry.display()));
     stage.open_shop(PRODUCTS).await?;
     let daemon = stage.start().await?;
     marked(&stage, &daemon).await?;
@@ -266,7 +269,8 @@ async fn the_queue_holds_the_mark() -> Result<()> {
     run(&mut conn, &["UPDATE products SET ver=ver+1000 WHERE id<=3"]).await?;
     daemon.metric_at_least("rowbust_keys_queued_total", 3.0, WITHIN).await?;
     stage.proxy.open().await?;
-    let frontier = |status: &serde_json::Value| status["marks"]["targets"][0]["frontier"]["position"].as_u64();
+    let frontier =
+        |status: &serde_json::Value| status["marks"]["targets"][0]["frontier"]["position"].as_u64();
     let old = frontier(&before).context("no frontier")?;
     let held = Cell::new(0);
     until("the queue is empty", WITHIN, async || {
@@ -282,7 +286,10 @@ async fn the_queue_holds_the_mark() -> Result<()> {
     })
     .await
     .map_err(|error| daemon.explain(&error))?;
-    ensure!(held.get() > 20, "void: the queue was hardly seen to owe anything while redis was there: {held:?}");
+    ensure!(
+        held.get() > 20,
+        "void: the queue was hardly seen to owe anything while redis was there: {held:?}"
+    );
     marked(&stage, &daemon).await?;
     ensure!(frontier(&daemon.status().await?) > Some(old));
     ensure!(counts(&daemon).await? == (0.0, 0.0), "{}", daemon.log_tail());

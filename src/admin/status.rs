@@ -284,7 +284,8 @@ impl Status {
         for server in self.watermark.status() {
             metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
                 .absolute(server.delays);
-            metrics::gauge!(t::VISIBILITY_HELD, "server" => server.address.clone()).set(server.held.as_secs_f64());
+            metrics::gauge!(t::VISIBILITY_HELD, "server" => server.address.clone())
+                .set(server.held.as_secs_f64());
             if let Some(age) = server.age {
                 metrics::gauge!(t::VISIBILITY_AGE, "server" => server.address).set(age.as_secs_f64());
             }

@@ -101,8 +101,7 @@ impl Watch {
     pub async fn will_publish(&self, published: BTreeMap<String, Published>) -> bool {
         let mut saves = self.saves.clone();
         self.published.send_replace(published.clone());
-        let is_saved =
-            |_: &u64| self.snapshot().saved.is_some_and(|saved| saved.published == published);
+        let is_saved = |_: &u64| self.snapshot().saved.is_some_and(|saved| saved.published == published);
         saves.wait_for(is_saved).await.is_ok()
     }
 }
@@ -165,8 +164,7 @@ impl Writer {
         }));
         let saves = watch::Sender::new(0);
         let (publish, published) = watch::channel(published);
-        let watch =
-            Watch { snapshot: Arc::clone(&snapshot), saves: saves.subscribe(), published: publish };
+        let watch = Watch { snapshot: Arc::clone(&snapshot), saves: saves.subscribe(), published: publish };
         let nowhere = Coordinates { file: "".into(), position: 0 };
         let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
         let started = Some(started);

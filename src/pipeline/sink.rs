@@ -315,7 +315,8 @@ impl source::Sink for RouteSink {
     ) -> Result<(), Refusal> {
         self.assembler.started(position);
         let mut touched = self.router.touched(&source::Scope::All);
-        touched.retain(|at| self.router.mapping(*at).is_some_and(|mapping| targets.contains(&mapping.target)));
+        touched
+            .retain(|at| self.router.mapping(*at).is_some_and(|mapping| targets.contains(&mapping.target)));
         self.flush_mappings(touched, cause)?;
         self.assembler.restart(position, identity, true);
         Ok(())

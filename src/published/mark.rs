@@ -126,7 +126,9 @@ impl Look {
     /// From the value and the text of `INFO`.
     pub fn new(found: Option<String>, info: &str) -> Self {
         let field = |name: &str| {
-            info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
+            info.lines()
+                .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
+                .unwrap_or_default()
         };
         let run = match (field("run_id"), field("master_replid")) {
             ("", _) => String::new(),
@@ -268,9 +270,7 @@ mod tests {
 
     #[test]
     fn places_are_compared_by_gtids_and_without_them_by_coordinates() {
-        let place = |gtids: &str, position| {
-            Mark { position, ..mark("1-1", gtids) }.place().unwrap()
-        };
+        let place = |gtids: &str, position| Mark { position, ..mark("1-1", gtids) }.place().unwrap();
         assert_eq!(is_at_or_before(&place("0-1-5", 9), &place("0-1-6", 1)), Some(true));
         assert_eq!(is_at_or_before(&place("0-1-7", 1), &place("0-1-6", 9)), Some(false));
         assert_eq!(is_at_or_before(&place("0-1-5,1-1-9", 1), &place("0-1-6,1-1-8", 9)), None);

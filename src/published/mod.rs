@@ -188,7 +188,11 @@ fn is_of(place: &str, target: &str) -> bool {
 
 /// Judges each look by what was published. A server that appears where others are known, in a run that nobody has seen, may be an old one
 /// under another tag: then what the others remember is repeated.
-fn judge_all(published: &BTreeMap<String, Published>, targets: &[Arc<Target>], seen: &[Seen]) -> Vec<Verdict> {
+fn judge_all(
+    published: &BTreeMap<String, Published>,
+    targets: &[Arc<Target>],
+    seen: &[Seen],
+) -> Vec<Verdict> {
     let verdict = |one: &Seen| {
         let verdict = judge(published.get(&one.place), &one.look);
         let Some(target) = targets.get(one.target) else { return verdict };
@@ -266,9 +270,13 @@ pub async fn survey(
                         (Some(false), _) => {}
                         (Some(true), None) => {
                             tracing::warn!(
-                                target = targets.get(one.target).map(|target| target.name()), why,
-                                mark_file = mark.file, mark_position = mark.position, mark_gtids = mark.gtids,
-                                checkpoint_file = saved.file, checkpoint_position = saved.position,
+                                target = targets.get(one.target).map(|target| target.name()),
+                                why,
+                                mark_file = mark.file,
+                                mark_position = mark.position,
+                                mark_gtids = mark.gtids,
+                                checkpoint_file = saved.file,
+                                checkpoint_position = saved.position,
                                 "redis may have forgotten removals"
                             );
                             marks.push((one.target, *mark));
@@ -295,8 +303,12 @@ pub async fn survey(
     stats.flushes.fetch_add(u64::from(survey.forgotten.is_some()), Relaxed);
     if let (Some(mark), Some(saved)) = (&survey.rewind, saved) {
         tracing::warn!(
-            from_gtids = saved.gtids, from_file = saved.file, from_position = saved.position,
-            to_gtids = mark.gtids, to_file = mark.file, to_position = mark.position,
+            from_gtids = saved.gtids,
+            from_file = saved.file,
+            from_position = saved.position,
+            to_gtids = mark.gtids,
+            to_file = mark.file,
+            to_position = mark.position,
             seconds = saved.commit_time.saturating_sub(mark.time),
             "rewinding the binlog to repeat removals"
         );
@@ -409,7 +421,10 @@ impl Keeper {
                     self.expected.insert(one.place.clone(), one.look.as_published());
                 }
                 Verdict::Rewind(mark, _) if self.nothing_is_behind(&mark) => {
-                    tracing::info!(address = one.master.address(), "redis was restarted, and nothing was removed since its mark");
+                    tracing::info!(
+                        address = one.master.address(),
+                        "redis was restarted, and nothing was removed since its mark"
+                    );
                     self.expected.insert(one.place.clone(), one.look.as_published());
                 }
                 Verdict::Rewind(_, why) => return Err(anew(&one.master, why)),
@@ -417,7 +432,8 @@ impl Keeper {
             }
         }
         // A server that lost its mark has lost that, too.
-        let lost = |index: &usize| seen.iter().any(|one| one.target == *index && !written.contains_key(&one.place));
+        let lost =
+            |index: &usize| seen.iter().any(|one| one.target == *index && !written.contains_key(&one.place));
         for index in (0..self.targets.len()).filter(lost) {
             if let Some(target) = self.targets.get(index) {
                 self.told.remove(target.name());

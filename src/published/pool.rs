@@ -166,7 +166,12 @@ impl Pool {
         let wanted = (!self.replicas.is_empty()).then_some(text.as_str());
         if found.as_deref() != wanted {
             redis::set_pool(&self.target, &self.key, wanted).await?;
-            tracing::info!(target = self.target.name(), key = self.key, ?members, "pool of read sources published");
+            tracing::info!(
+                target = self.target.name(),
+                key = self.key,
+                ?members,
+                "pool of read sources published"
+            );
         }
         self.stats.target(self.target.name(), |state| state.pool = members);
         Ok(())
@@ -205,7 +210,9 @@ impl Pool {
                 self.gate.count(server, false);
                 self.watermark.touch();
                 tracing::warn!(
-                    target = self.target.name(), server = address, held_s = held.as_secs(),
+                    target = self.target.name(),
+                    server = address,
+                    held_s = held.as_secs(),
                     "read source has held up removals for too long: it has left the pool. Fills of plain keys that still read from it may \
                      put old values back"
                 );
@@ -226,7 +233,11 @@ impl Pool {
                     // It may be listed from now on, whatever becomes of the answer.
                     self.set(at, Member::In);
                     self.publish().await?;
-                    tracing::info!(target = self.target.name(), server = address, "read source has joined the pool again");
+                    tracing::info!(
+                        target = self.target.name(),
+                        server = address,
+                        "read source has joined the pool again"
+                    );
                 }
             }
             Member::In | Member::Out => {}

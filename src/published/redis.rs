@@ -7,7 +7,10 @@
 use redis::Cmd;
 
 use super::mark::Look;
-use crate::invalidate::{classify::Failure, target::{Master, Target}};
+use crate::invalidate::{
+    classify::Failure,
+    target::{Master, Target},
+};
 
 /// `INFO` in the same step as the value: it is of the same process.
 const LOOK: &str = "local info = redis.pcall('INFO') \

@@ -254,7 +254,8 @@ impl Source {
                         self.change(change, old, &server, &begin.position, &mut follower, sink)?;
                     }
                     if !connected_once
-                        && let Some((place, forgotten)) = place.as_ref().and_then(|p| Some((p, p.forgotten.as_ref()?)))
+                        && let Some((place, forgotten)) =
+                            place.as_ref().and_then(|p| Some((p, p.forgotten.as_ref()?)))
                     {
                         self.flush_forgotten(place, forgotten, &server, &mut follower, sink)?;
                     }
