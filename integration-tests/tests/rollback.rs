@@ -46,6 +46,23 @@ async fn marked(stage: &Stage, daemon: &Daemon) -> Result<()> {
     waited.await.map_err(|error| daemon.explain(&error))
 }
 
+/// Waits until the daemon has seen Redis as it is now; how often it was rewound until then.
+async fn settled(stage: &Stage, daemon: &Daemon) -> Result<f64> {
+    let mut conn = stage.sql().await?;
+    for _ in 0..2 {
+        // A new mark is written only behind a look.
+        run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=5"]).await?;
+        let waited = until("quiet", WITHIN, async || {
+            Ok(match marked(stage, daemon).await {
+                Ok(()) => Seen::Done(()),
+                Err(error) => Seen::NotYet(format!("{error:#}")),
+            })
+        });
+        waited.await?;
+    }
+    Ok(counts(daemon).await?.0)
+}
+
 /// Changes products 1 to 3, and waits until they are removed.
 async fn change(stage: &Stage, daemon: &Daemon) -> Result<()> {
     let mut conn = stage.sql().await?;
@@ -129,7 +146,7 @@ async fn what_was_removed_since_the_last_mark() -> Result<()> {
 /// A replica that lacks the last removals takes the address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_lagged() -> Result<()> {
-    let Some((mut stage, daemon)) = stage(Flavor::MariaDb, "lagged", false).await? else { return Ok(()) };
+    let Some((mut stage, daemon)) = stage(Flavor::MariaDb, "lagged", true).await? else { return Ok(()) };
     let options = StartOptions::new(stage.dir().join("second"));
     let second = tokio::task::spawn_blocking(|| Redis::start(options)).await??;
     let mut replica = shop::redis(second.port()).await?;
@@ -141,6 +158,8 @@ async fn a_replica_that_lagged() -> Result<()> {
     })
     .await?;
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut replica).await?;
+    // The first replica ever gives its master a new replication id, which may be taken for another server.
+    let before = settled(&stage, &daemon).await?;
     change(&stage, &daemon).await?;
     marked(&stage, &daemon).await?;
     let first = std::mem::replace(&mut stage.redis, second);
@@ -148,9 +167,9 @@ async fn a_replica_that_lagged() -> Result<()> {
     stage.proxy.aim(stage.redis.port());
     stage.proxy.cut().await;
     stage.proxy.open().await?;
-    counted(&daemon, "rowbust_rewinds_total", 1.0).await?;
+    counted(&daemon, "rowbust_rewinds_total", before + 1.0).await?;
     healed(&stage, &daemon, false).await?;
-    ensure!(counts(&daemon).await? == (1.0, 0.0), "{}", daemon.log_tail());
+    ensure!(counts(&daemon).await? == (before + 1.0, 0.0), "{}", daemon.log_tail());
     drop(first);
     Ok(())
 }
