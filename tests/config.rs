@@ -230,7 +230,7 @@ mappings:
       - { prefix: "feed:{id}:" }
       - { prefix: "list:{id}:", alarm_above: 1, events: [update] }
       - { members_of: "tag:{id}" }
-      - { members_of: "any:{id}", members_prefix: [product:, "page:"] }
+      - { members_of: "any:{id}", members_prefix: ["product:", "page:"] }
       - { members_of: "one:{id}", members_prefix: "product:" }
 "#,
     )

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: what is removed begins with the prefix, byte for byte, or was a member of the set when the command ran; nothing else
 //! (I7). A sweep that says `Ok` has removed every key that began so, or was a member, from its beginning to its end. Each command is
-//! short ([`SCAN_COUNT`], [`SLICE`]) and paced: nobody waits for more than one of them. Memory is that of one page. May depend
+//! short (`SCAN_COUNT`, `SLICE`) and paced: nobody waits for more than one of them. Memory is that of one page. May depend
 //! on `config`, `pipeline::pace` and the rest of `invalidate`.
 //!
 //! Complete, because `SCAN` and `SSCAN` return every element that is there from the beginning of the iteration to its end
@@ -13,7 +13,7 @@
 //! entry, or an entry alone. So there is never a value for longer than between these two commands that no set names, and the set is
 //! never removed as a whole: it is gone with its last entry. Were the entries removed first, or apart, a fill in between would leave
 //! a value that the next change of the row doesn't find. On a cluster that holds for members in the set's own slot; others are removed
-//! as [`Target::remove_members`] says.
+//! as `Target::remove_members` says.
 
 use std::{
     collections::HashMap,

@@ -3,8 +3,8 @@
 //! Guarantees: an `Ok` of a removal means that the server that has the key has acknowledged it, and with `durability` that its replicas have. A
 //! failed connection is made anew only by the probe, with backoff. May depend on `config` and `pipeline::batch`.
 //!
-//! - [`link`]: one server. [`single`]: standalone, or the master by [`sentinel`]. [`cluster`]: many, by [`slots`].
-//! - [`connect`]: login and TLS. [`masters`]: the servers one by one, for iterations. [`members`]: a set's members.
+//! - `link`: one server. `single`: standalone, or the master by `sentinel`. `cluster`: many, by `slots`.
+//! - `connect`: login and TLS. `masters`: the servers one by one, for iterations. `members`: a set's members.
 
 mod cluster;
 mod connect;
