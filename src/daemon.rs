@@ -36,6 +36,7 @@ use crate::{
         refused::REFUSED_QUEUE,
         sink::{RouteSink, RouteStats},
     },
+    published::{self, Keeper, pool::Pool},
     reload::{Next, Reloader},
     retry::{Queue, RetryError},
     route::Router,
@@ -49,7 +50,7 @@ use crate::{
     standby::{self, Turns},
     supervisor::{Shutdown, Signals, Supervisor, hangups, signals},
     telemetry::{self, Metrics},
-    watermark::Watermark,
+    watermark::{Gate, Watermark},
 };
 
 /// How long a drain may take beyond the longest fill grace or fixed delay of the config, which the second removals that are owed have to
@@ -148,6 +149,7 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
         metrics: telemetry::install_metrics().context("metrics can't be set up")?,
         signals: signals().context("signals can't be listened for")?,
         stats: Arc::default(),
+        published: Arc::default(),
         queue: None,
         fence: 0,
         admin: None,
@@ -158,6 +160,7 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
         running: false,
         epoch: 0,
         gap: None,
+        out_of_reach: None,
     };
     // What is gone back to if a new config can't begin.
     let mut before: Option<Arc<Config>> = None;
@@ -177,9 +180,14 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
         let old = before.take();
         match ended {
             Err(over) if standby::is_over(&over) => {
+                // The new config is in force, or begins with the next turn.
+                if let Some(began) = began {
+                    let _ = began.send(Ok(()));
+                }
                 process.close_queue().await;
                 turns.ended(&over, &mut lease).await;
                 lease.release().await;
+                continue;
             }
             // It failed before it began: nothing was read with it. The reloader says it.
             Err(error) if began.is_some() => {
@@ -190,6 +198,7 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
                     turns.reloaded(Arc::clone(&config));
                 }
                 process.flush_new = options.flush_new;
+                continue;
             }
             Ok(Ended::Reload(Next { config: new, flush_new, begun })) => {
                 kept = Some(lease);
@@ -199,6 +208,16 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
                 process.running = true;
                 process.flush_new = flush_new || options.flush_new;
                 process.begun = Some(begun);
+                continue;
+            }
+            Err(RunError::Source(SourceError::OutOfReach(why))) => {
+                kept = Some(lease);
+                tracing::warn!(
+                    why,
+                    "the binlog no longer reaches back to what redis remembers: flushing instead"
+                );
+                process.running = true;
+                process.out_of_reach = Some(why);
             }
             Err(RunError::Source(SourceError::Anew { why, gap })) => {
                 kept = Some(lease);
@@ -206,10 +225,6 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
                 process.running = true;
                 if gap {
                     process.gap = Some(Gap { what: why, epoch: process.epoch });
-                }
-                tokio::select! {
-                    _ = process.signals.next() => return Ok(End::Unfinished),
-                    () = tokio::time::sleep(ANEW_PAUSE) => {}
                 }
             }
             Ok(Ended::End(End::Drained)) => {
@@ -220,6 +235,10 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
             }
             Ok(Ended::End(end)) => return Ok(end),
             Err(error) => return Err(error),
+        }
+        tokio::select! {
+            _ = process.signals.next() => return Ok(End::Unfinished),
+            () = tokio::time::sleep(ANEW_PAUSE) => {}
         }
     }
 }
@@ -239,6 +258,7 @@ struct Process {
     metrics: PrometheusHandle,
     signals: Signals,
     stats: Arc<SourceStats>,
+    published: Arc<published::Stats>,
     queue: Option<Arc<Queue>>,
     /// The highest that it has had.
     fence: u64,
@@ -255,6 +275,8 @@ struct Process {
     /// Of the checkpoint at the last beginning.
     epoch: u64,
     gap: Option<Gap>,
+    /// The binlog doesn't reach back to the mark that was found in Redis.
+    out_of_reach: Option<String>,
 }
 
 /// How long the tasks of a life may go on using the queue that they were ended with.
@@ -328,7 +350,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
             let position =
                 checkpoint::position(saved).map_err(|why| anyhow::anyhow!("checkpoint {store}: {why}"))?;
             let gap = process.gap.as_ref().map(|gap| gap.what.clone());
-            Some(Resume { position, identity: saved.source.clone(), anchor: saved.anchor, gap, since })
+            Some(Resume { anchor: saved.anchor, gap, since, ..Resume::new(position, saved.source.clone()) })
         }
     };
     let covered = found.as_ref().map_or(Some(&[][..]), |(saved, _)| saved.covered.as_deref());
@@ -338,7 +360,6 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
     if flushed {
         check_flushable(&config, &coverage.new)?;
     }
-    let anchor = resume.as_ref().and_then(|resume| resume.anchor);
 
     let source = Source::with_stats(Arc::clone(&config), Arc::clone(&process.stats))
         .running(process.running)
@@ -356,14 +377,39 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         }
         let position = Position { gtids: GtidState::empty(server.flavor), at: start::nowhere() };
         let gap = format!("checkpoint {store}: there is none, so nothing is known of what was done");
-        resume =
-            Some(Resume { position, identity: server.identity.clone(), anchor: None, gap: Some(gap), since });
+        resume = Some(Resume { gap: Some(gap), since, ..Resume::new(position, server.identity.clone()) });
     }
     let queue = match &process.queue {
         Some(queue) => Arc::clone(queue),
         None => Arc::clone(process.queue.insert(Arc::new(open_queue(&config).await?))),
     };
     let targets = connect_targets(&config).await?;
+    let saved = found.as_ref().map(|(saved, _)| saved);
+    let lineage = saved.map(|saved| saved.lineage.clone()).filter(|name| !name.is_empty());
+    let lineage = lineage.unwrap_or_else(published::new_lineage);
+    let out_of_reach = process.out_of_reach.take();
+    let survey = published::survey(&targets, saved, &lineage, out_of_reach, &process.published).await;
+    let is_gap = resume.as_ref().is_some_and(|resume| resume.gap.is_some());
+    let mut epoch = epoch;
+    // A gap flushes everything anyway, and marks are written again when that is done.
+    let mut from_epoch = if is_gap { epoch + 1 } else { 0 };
+    if let Some(resume) = resume.as_mut().filter(|_| !is_gap) {
+        if let Some(mark) = &survey.rewind {
+            let position = mark.place().map_err(|why| anyhow::anyhow!("mark in redis: {why}"))?;
+            *resume = Resume {
+                anchor: mark.anchor,
+                rewound: true,
+                since,
+                ..Resume::new(position, mark.source.clone())
+            };
+            epoch += 1;
+        }
+        if survey.forgotten.is_some() {
+            resume.forgotten = survey.forgotten;
+            from_epoch = epoch + 1;
+        }
+    }
+    let anchor = resume.as_ref().and_then(|resume| resume.anchor);
     let watermark = Watermark::new(&config, &server);
     let metrics = Arc::new(Metrics::default());
     let frontier = Frontier::default();
@@ -371,7 +417,13 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
     let route_stats = Arc::new(RouteStats::default());
     // Until the source says that it is another server now.
     let known = found.as_ref().map_or(&server.identity, |(saved, _)| &saved.source);
-    let identity = checkpoint::Identity { flavor: server.flavor, source: known.clone(), epoch, since };
+    let identity = checkpoint::Identity {
+        flavor: server.flavor,
+        source: known.clone(),
+        epoch,
+        lineage: lineage.clone(),
+        since,
+    };
     let (started, begins) = oneshot::channel();
     let hold = match (&config.retry, store.is_shared()) {
         // What this host's disk owes, a daemon of another host doesn't see.
@@ -381,16 +433,35 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         }
         _ => Hold::never(),
     };
-    let (writer, saved) = checkpoint::Writer::new(store, hold, identity, begins, anchor, frontier.clone());
+    let may_stand = saved.map(|saved| saved.published.clone()).unwrap_or_default();
+    let (writer, saved) =
+        checkpoint::Writer::new(store, hold, identity, begins, anchor, frontier.clone(), may_stand);
 
     let mut supervisor = Supervisor::default();
     let mut queues = Vec::new();
     let (mut flushes, mut sweepers) = (Vec::new(), Vec::new());
+    let mut watermarks = Vec::new();
     let lanes = Lanes::new(&config);
     for (at, target) in targets.iter().enumerate() {
+        let gate = Arc::new(Gate::default());
+        let visible = watermark.behind(Arc::clone(&gate));
+        let pool = Pool::new(
+            Arc::clone(target),
+            gate,
+            watermark.clone(),
+            saved.clone(),
+            &config.source.name,
+            config.source.replica_timeout,
+            Arc::clone(&process.published),
+        );
+        let stop = shutdown.all.clone();
+        supervisor.spawn("pool", async move {
+            pool.run(stop).await;
+            Ok(())
+        });
         let shared = Arc::new(worker::Shared {
             queue: Arc::clone(&queue),
-            watermark: watermark.clone(),
+            watermark: visible.clone(),
             metrics: Arc::clone(&metrics),
             journal: process.control.journal.target(target.name()),
             source: server.identity.clone(),
@@ -405,6 +476,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         queues.push(started.queues);
         flushes.push(started.flush);
         sweepers.push(started.sweeper);
+        watermarks.push(visible);
         let (target, stop) = (Arc::clone(target), shutdown.all.clone());
         supervisor.spawn("redis probe", async move {
             target.heal(stop).await;
@@ -426,6 +498,7 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         flushes,
         sweeps: sweepers.iter().map(|sweeper| Arc::clone(&sweeper.stats)).collect(),
         watermark: watermark.clone(),
+        published: Arc::clone(&process.published),
         metrics: process.metrics.clone(),
         control: Arc::clone(&process.control),
         uncovered: uncovered.clone(),
@@ -434,6 +507,21 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         Some(server) => server.hub.show(status),
         None => process.admin = Some(admin::Server::start(status).await?),
     }
+
+    let keeper = Keeper {
+        targets: targets.clone(),
+        checkpoint: saved.clone(),
+        frontier: frontier.clone(),
+        queue: Arc::clone(&queue),
+        lineage,
+        name: config.source.name.clone(),
+        from_epoch,
+        expected: survey.expected,
+        stats: Arc::clone(&process.published),
+        told: Default::default(),
+    };
+    let stop = shutdown.all.clone();
+    supervisor.spawn("marks", async move { keeper.run(stop).await.map_err(anyhow::Error::from) });
 
     let paced = lanes.is_paced(&config);
     let assembler = Assembler::new(lanes, queues, frontier.clone(), budget, paced)
@@ -487,9 +575,8 @@ async fn life(config: Arc<Config>, process: &mut Process, lease: &mut Lease) -> 
         Ok(())
     });
     let (consumer, stop) = (Arc::clone(&queue), shutdown.all.clone());
-    let remover = RetryRemover::new(&sweepers, watermark, server.identity)
-        .journal(Arc::clone(&process.control.journal));
-    let remover = Arc::new(remover);
+    let remover = RetryRemover::new(&sweepers, watermarks, server.identity);
+    let remover = Arc::new(remover.journal(Arc::clone(&process.control.journal)));
     supervisor.spawn("retry", async move { consumer.run(remover, stop).await.map_err(anyhow::Error::from) });
     let stop = shutdown.all.clone();
     supervisor.spawn("checkpoint", async move { writer.run(stop).await.map_err(anyhow::Error::from) });

@@ -1,6 +1,6 @@
 //! `source`, and what it has in common with `redis`: users, passwords, TLS, addresses.
 
-use std::{ops::Range, path::PathBuf};
+use std::{ops::Range, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
@@ -21,6 +21,18 @@ impl Walk<'_> {
         let replicas = match object.get("replicas") {
             Some(node) => self.addresses(node, "`replicas`", "[\"db2:3306\"]", Some(3306)),
             None => Some(Vec::new()),
+        };
+        let replica_timeout = match object.get("replica_timeout") {
+            Some(node) if self.shown(&node.span) == "never" => Some(None),
+            Some(node) => {
+                let (least, most) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+                self.duration(node, "`replica_timeout`", least, most).map(Some)
+            }
+            None => Some(None),
+        };
+        let name = match object.get("name") {
+            Some(node) => self.source_name(node),
+            None => Some("main".to_owned()),
         };
         let loopback = url.as_ref().is_some_and(|(host, ..)| url::is_loopback(host));
         let tls = match object.get("tls") {
@@ -64,6 +76,8 @@ impl Walk<'_> {
             user,
             password: password?,
             replicas: replicas?,
+            replica_timeout: replica_timeout?,
+            name: name?,
             tls: tls?,
             server_id: server_id?,
             start: start?,
@@ -86,6 +100,17 @@ impl Walk<'_> {
     }
 
     /// Without TLS only: the crate has none.
+    fn source_name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "a name")?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if !text.value.is_empty() && text.value.len() <= 64 && text.value.chars().all(plain) {
+            return Some(text.value);
+        }
+        let help = "use letters, digits, `_`, `-` and `.`, at most 64";
+        self.report(Code::BadName, node.span.clone(), "this can't be the name of a source", help);
+        None
+    }
+
     fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
         let names =
             vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];

@@ -76,12 +76,25 @@ pub struct Resume {
     pub gap: Option<String>,
     /// When following began (Unix seconds): what was lost before concerns nobody.
     pub since: u32,
+    /// This is an earlier place than the checkpoint's. If it can't be had any more, that is [`SourceError::OutOfReach`].
+    pub rewound: bool,
+    /// Redis servers that have forgotten nobody knows how much.
+    pub forgotten: Option<Forgotten>,
+}
+
+/// Redis servers whose keyspaces are to be flushed, because what was removed there may be back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Indices into [`Config::redis`].
+    pub targets: Vec<usize>,
+    /// For the log and the status.
+    pub why: String,
 }
 
 impl Resume {
     /// At a position about whose events nothing is known.
     pub fn new(position: Position, identity: String) -> Self {
-        Self { position, identity, anchor: None, gap: None, since: 0 }
+        Self { position, identity, anchor: None, gap: None, since: 0, rewound: false, forgotten: None }
     }
 }
 
@@ -254,6 +267,12 @@ impl Source {
                     if let (Some(change), Some(old)) = (change, &place) {
                         self.change(change, old, &server, &begin.position, &mut follower, sink)?;
                     }
+                    if !connected_once
+                        && let Some((place, forgotten)) =
+                            place.as_ref().and_then(|p| Some((p, p.forgotten.as_ref()?)))
+                    {
+                        self.flush_forgotten(place, forgotten, &server, &mut follower, sink)?;
+                    }
                     let identity = server.identity.clone();
                     connected_once = true;
                     self.stats.connected(true);
@@ -264,8 +283,7 @@ impl Source {
                         let anchor = follower.anchor();
                         let unmoved = place.as_ref().filter(|place| place.position == *position);
                         let anchor = anchor.or_else(|| unmoved.and_then(|place| place.anchor));
-                        place =
-                            Some(Resume { position: position.clone(), identity, anchor, gap: None, since });
+                        place = Some(Resume { anchor, since, ..Resume::new(position.clone(), identity) });
                     }
                     if self.stats.transactions() != before {
                         backoff = self::backoff();
@@ -288,6 +306,9 @@ impl Source {
                 Err(error) => error,
             };
             match error {
+                SourceError::Gap { what, .. } if place.as_ref().is_some_and(|place| place.rewound) => {
+                    return Err(SourceError::OutOfReach(what));
+                }
                 // A first start has no place behind which anything could be lost.
                 SourceError::Gap { what, .. }
                     if place.is_some() && self.config.source.policies.on_gap == Policy::Flush =>
@@ -365,6 +386,33 @@ impl Source {
                 sink.gap(position, &server.identity, &what).map_err(SourceError::from)
             }
         }
+    }
+
+    /// Redis has forgotten what it was told: its keyspaces are flushed, and reading goes on where it stands.
+    fn flush_forgotten<S: Sink>(
+        &self,
+        place: &Resume,
+        forgotten: &Forgotten,
+        server: &Preflight,
+        follower: &mut Follower,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        let position = match follower.position() {
+            // Moved there, or behind a gap: then this comes on top.
+            Some(position) => position.clone(),
+            None => {
+                sink.started(&place.position);
+                follower.adopt(place.position.clone(), false)?;
+                place.position.clone()
+            }
+        };
+        self.stats.widen(policy::Cause::Rollback);
+        tracing::error!(
+            why = forgotten.why, %position,
+            "redis has forgotten removals: removing every key that the mappings of these targets could make"
+        );
+        let cause = format!("rollback: {}", forgotten.why);
+        sink.forgotten(&position, &server.identity, &forgotten.targets, &cause).map_err(SourceError::from)
     }
 }
 
