@@ -29,6 +29,7 @@ pub mod matrix;
 pub mod monitor;
 pub mod oracle;
 pub mod proxy;
+pub mod queue;
 pub mod replica;
 pub mod rig;
 pub mod rng;
