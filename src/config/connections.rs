@@ -10,7 +10,7 @@ use super::{
     fields,
     node::{Node, Value},
     url::{self, Url},
-    walk::{Choice, Object, Walk, first_line},
+    walk::{Object, Walk, first_line},
 };
 
 impl Walk<'_> {
@@ -56,7 +56,7 @@ impl Walk<'_> {
         let on_statement = self.policy(&object, "on_statement");
         let lossless = match object.get("lossless") {
             Some(node) => {
-                let words = vec![("true", Choice::Built(true)), ("false", Choice::Built(false))];
+                let words = vec![("true", true), ("false", false)];
                 self.choice(node, "lossless", words)
             }
             None => Some(false),
@@ -95,7 +95,7 @@ impl Walk<'_> {
     /// `halt` or `flush`.
     pub(super) fn policy(&mut self, object: &Object<'_>, name: &'static str) -> Option<Policy> {
         let Some(node) = object.get(name) else { return Some(Policy::default()) };
-        let words = vec![("halt", Choice::Built(Policy::Halt)), ("flush", Choice::Built(Policy::Flush))];
+        let words = vec![("halt", Policy::Halt), ("flush", Policy::Flush)];
         self.choice(node, name, words)
     }
 
@@ -112,8 +112,7 @@ impl Walk<'_> {
     }
 
     fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
-        let names =
-            vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];
+        let names = vec![("native", Driver::Native), ("mysql_cdc", Driver::MysqlCdc)];
         let driver = self.choice(node, "driver", names)?;
         if driver == Driver::MysqlCdc && !cfg!(feature = "mysql-cdc") {
             let help =
@@ -245,18 +244,17 @@ impl Walk<'_> {
 
     fn tls_mode(&mut self, node: &Node) -> Option<TlsMode> {
         let modes = vec![
-            ("disabled", Choice::Built(TlsMode::Disabled)),
-            ("required", Choice::Built(TlsMode::Required)),
-            ("verify_ca", Choice::Built(TlsMode::VerifyCa)),
-            ("verify_identity", Choice::Built(TlsMode::VerifyIdentity)),
+            ("disabled", TlsMode::Disabled),
+            ("required", TlsMode::Required),
+            ("verify_ca", TlsMode::VerifyCa),
+            ("verify_identity", TlsMode::VerifyIdentity),
         ];
         self.choice(node, "TLS mode", modes)
     }
 
     fn start(&mut self, node: &Node, at: Range<usize>) -> Option<Start> {
         if !matches!(node.value, Value::Map(_)) {
-            let words =
-                vec![("latest", Choice::Built(Start::Latest)), ("earliest", Choice::Built(Start::Earliest))];
+            let words = vec![("latest", Start::Latest), ("earliest", Start::Earliest)];
             return self.choice(node, "start", words);
         }
         let object = self.object(node, at, &fields::START)?;

@@ -169,7 +169,7 @@ impl Source {
     /// # Errors
     /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
     pub async fn preflight(&self) -> Result<Preflight, SourceError> {
-        let (mut backoff, mut passing_errors) = (backoff(), 0);
+        let (mut pauses, mut passing_errors) = (backoff(MAX_PAUSE), 0);
         loop {
             let found = in_time(async {
                 let mut conn = self.connector.primary().await?;
@@ -180,7 +180,7 @@ impl Source {
             match found.await {
                 Err(error) if may_pass(&error, self.running, &mut passing_errors) => {
                     self.stats.reconnect();
-                    tokio::time::sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
+                    tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
                 }
                 found => return found,
             }
@@ -220,7 +220,7 @@ impl Source {
             .pausing(self.pause.clone());
         let since = place.as_ref().map_or_else(now, |place| place.since);
         follower.covers_from(since);
-        let mut backoff = backoff();
+        let mut pauses = backoff(MAX_PAUSE);
         let mut connected_once = false;
         let mut decode_errors = (0, None);
         let mut passing_errors = 0;
@@ -286,7 +286,7 @@ impl Source {
                         place = Some(Resume { anchor, since, ..Resume::new(position.clone(), identity) });
                     }
                     if self.stats.transactions() != before {
-                        backoff = self::backoff();
+                        pauses = backoff(MAX_PAUSE);
                         passing_errors = 0;
                     }
                     match ended {
@@ -343,7 +343,7 @@ impl Source {
                 fatal => return Err(fatal),
             }
             self.stats.reconnect();
-            let pause = backoff.next().unwrap_or(MAX_PAUSE);
+            let pause = pauses.next().unwrap_or(MAX_PAUSE);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -455,10 +455,11 @@ pub fn now() -> u32 {
 /// The longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-fn backoff() -> impl Iterator<Item = Duration> + Send {
+/// Pauses between tries: from 100 ms up to `most`, with jitter.
+fn backoff(most: Duration) -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_PAUSE)
+        .with_max_delay(most)
         .without_max_times()
         .with_jitter()
         .build()
