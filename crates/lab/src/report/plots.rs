@@ -45,9 +45,9 @@ fn shades(runs: &[&Run]) -> Vec<(f64, f64, String)> {
 fn stale_keys(runs: &[&Run], names: &[String]) -> Chart {
     // Zero stands below one, at the axis' begin.
     let series = series(runs, names, |run| {
-        run.stale_keys.iter().map(|(time, keys)| (*time as f64 / 1e9, (*keys as f64).max(0.5))).collect()
+        run.stale_keys.iter().map(|(time, keys)| (*time as f64 / 1e9, (*keys as f64).max(0.1))).collect()
     });
-    let scale = Scale::log(0.5, greatest(&series, |(_, y)| *y));
+    let scale = Scale::log(0.1, greatest(&series, |(_, y)| *y));
     let text = |value: f64| if value < 1.0 { "0".into() } else { number(value) };
     Chart {
         id: "stale-keys",
