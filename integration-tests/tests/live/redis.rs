@@ -40,7 +40,12 @@ fn granted(site: &Site, servers: &[&Redis], needed: &[&str]) -> Result<()> {
     apply(servers, &line)?;
     for _ in 0..3 {
         let checked = site.check()?;
-        let lines = [checked.of("redis.commands", "error"), checked.of("redis.keys", "error")].concat();
+        let lines = [
+            checked.of("redis.commands", "error"),
+            checked.of("redis.keys", "error"),
+            checked.of("redis.marks", "warning"),
+        ]
+        .concat();
         for line in &lines {
             apply(servers, line)?;
         }
@@ -50,6 +55,7 @@ fn granted(site: &Site, servers: &[&Redis], needed: &[&str]) -> Result<()> {
     }
     let checked = site.check()?;
     checked.has("redis.keys", "ok", "")?;
+    checked.has("redis.marks", "ok", "")?;
     let line = checked.has("redis.commands", "ok", "may run")?;
     for right in needed {
         ensure!(line.text.contains(right), "no {right}: {line:?}");
@@ -63,7 +69,7 @@ fn granted(site: &Site, servers: &[&Redis], needed: &[&str]) -> Result<()> {
     // Nothing stays there.
     for server in servers {
         let keys = tokio::task::block_in_place(|| server.cli(&["--scan", "--pattern", "*rowbust-check*"]))?;
-        ensure!(keys.lines().all(|key| key.is_empty() || key.starts_with("rowbust:wait")), "{keys}");
+        ensure!(keys.lines().all(|key| key.is_empty() || key.starts_with("rowbust:")), "{keys}");
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! The whole report, good and bad; the queue and this machine.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use rowbust_integration_tests::on_both;
+use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::Kafka;
 
 use super::*;
@@ -69,7 +71,11 @@ async fn all_is_well(flavor: Flavor) -> Result<()> {
     insta::assert_snapshot!(format!("well_{}", flavor.name()), text);
 
     // Nothing was left behind on Redis or on this machine.
-    ensure!(servers.redis.cli(&["DBSIZE"])? == "0");
+    let empty = until("an empty Redis", Duration::from_secs(10), async || {
+        let size = tokio::task::block_in_place(|| servers.redis.cli(&["DBSIZE"]))?;
+        Ok(Seen::check(size == "0", || size.clone()))
+    });
+    empty.await?;
     ensure!(!site.path("rowbust-data").exists());
     Ok(())
 }
