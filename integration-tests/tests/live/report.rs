@@ -28,14 +28,7 @@ fn normalised(text: &str, site: &Site, servers: &Servers) -> String {
         }
     }
     let lines = out.lines().map(|line| {
-        let cut = [
-            "begins at ",
-            "Redis ",
-            "open_files           ",
-            "open_files                ",
-            "whether ",
-            " open files",
-        ];
+        let cut = ["begins at ", "Redis ", "whether "];
         let mut line = line.to_owned();
         for word in cut {
             if let Some(at) = line.find(word) {
@@ -44,10 +37,12 @@ fn normalised(text: &str, site: &Site, servers: &Servers) -> String {
                 line.replace_range(from..end, "…");
             }
         }
-        // `1234 is free`
-        if let Some(at) = line.find(" is free; ") {
-            let from = line[..at].rfind(' ').map_or(0, |from| from + 1);
-            line.replace_range(from..at, "ID");
+        // `1234 is free`, `1234 open files`
+        for word in [" is free; ", " open files"] {
+            if let Some(at) = line.find(word) {
+                let from = line[..at].rfind(' ').map_or(0, |from| from + 1);
+                line.replace_range(from..at, "N");
+            }
         }
         line
     });
