@@ -48,6 +48,8 @@ use tracing::{info, warn};
 /// What the driver `mysql_cdc` can't do, in words.
 #[cfg(feature = "mysql-cdc")]
 pub use cdc::limits::LIMITS as CDC_LIMITS;
+#[cfg(feature = "mysql-cdc")]
+pub(crate) use cdc::limits::refuse_settings as cdc_refuses;
 pub use error::{Halt, Refusal, SourceError};
 pub use pause::Pause;
 pub use preflight::Preflight;
