@@ -3,6 +3,8 @@
 import { el, setText } from "./dom.js";
 
 const SPAN = 600_000;
+/** A page that was just opened begins with a line that can be seen. */
+const LEAST = 60_000;
 const WIDTH = 600;
 const HEIGHT = 100;
 const SVG = "http://www.w3.org/2000/svg";
@@ -35,7 +37,8 @@ export class Chart {
     this.picture.append(...this.paths);
     this.top = el("span");
     const axis = el("div", "axis");
-    axis.append(el("span", "", "10 min ago"), this.top, el("span", "", "now"));
+    this.from = el("span");
+    axis.append(this.from, this.top, el("span", "", "now"));
     figure.append(caption, this.picture, axis);
     parent.append(figure);
   }
@@ -58,15 +61,18 @@ export class Chart {
   draw(now) {
     const all = this.points.flatMap((point) => point.values).filter((value) => typeof value === "number");
     const most = all.reduce((most, value) => Math.max(most, value), 0);
-    this.paths.forEach((path, line) => path.setAttribute("d", this.path(now, line, most || 1)));
+    const oldest = this.points.length ? now - this.points[0].at : 0;
+    const span = Math.min(SPAN, Math.max(LEAST, Math.ceil(oldest / LEAST) * LEAST));
+    setText(this.from, `${span / 60_000} min ago`);
+    this.paths.forEach((path, line) => path.setAttribute("d", this.path(now, span, line, most || 1)));
     setText(this.top, all.length ? `up to ${this.format(most)}` : "");
     this.picture.setAttribute(
       "aria-label",
-      all.length ? `${this.title}, last 10 minutes: up to ${this.format(most)}` : `${this.title}: nothing yet`,
+      all.length ? `${this.title}, last ${span / 60_000} minutes: up to ${this.format(most)}` : `${this.title}: nothing yet`,
     );
   }
 
-  path(now, line, most) {
+  path(now, span, line, most) {
     let d = "";
     let pen = "M";
     for (const { at, values } of this.points) {
@@ -75,7 +81,8 @@ export class Chart {
         pen = "M";
         continue;
       }
-      const x = WIDTH - ((now - at) / SPAN) * WIDTH;
+      if (now - at > span) continue;
+      const x = WIDTH - ((now - at) / span) * WIDTH;
       const y = HEIGHT - 2 - (value / most) * (HEIGHT - 6);
       d += `${pen}${x.toFixed(1)} ${y.toFixed(1)}`;
       pen = "L";

@@ -19,6 +19,8 @@ let lost = false;
 let refused = "";
 let active = false;
 let live = null;
+/** The connection ends because it is to begin anew, with another token. */
+let anew = false;
 let heard = 0;
 let drawn = 0;
 
@@ -135,8 +137,13 @@ async function keepListening() {
     } catch (error) {
       why = error.name === "AbortError" ? "nothing came" : error.message;
     }
-    cutCharts();
+    live = null;
+    if (!anew) cutCharts();
     tries = performance.now() - began > LOST ? 0 : Math.min(tries + 1, 4);
+    if (anew) {
+      anew = false;
+      continue;
+    }
     if (!lost && active && !document.hidden) stop(`No live figures since ${clock(Date.now())}: ${why}; trying again.`);
     await pause(250 * 2 ** tries * (0.5 + Math.random() / 2));
   }
@@ -169,7 +176,10 @@ function useToken(text) {
   else sessionStorage.removeItem(KEY);
   $("token").value = "";
   setText($("access-state"), text ? "Asking the daemon …" : "Forgotten.");
-  live?.abort();
+  if (live) {
+    anew = true;
+    live.abort();
+  }
   ask();
 }
 

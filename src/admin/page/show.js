@@ -141,7 +141,7 @@ export function showStatus(status) {
   cards($("servers"), (status.visibility ?? []).map((server) => ({
     key: server.server,
     title: server.server,
-    badge: server.sample_age_seconds > 5 || server.sample_age_seconds === null ? ["can't be asked", "bad"] : ["asked", "good"],
+    badge: server.sample_age_seconds > 5 || server.sample_age_seconds === null ? ["can't be asked", "bad"] : ["answers", "good"],
     rows: [
       ["witness", server.witness],
       ["asked last", `${seconds(server.sample_age_seconds)} ago`],
@@ -150,11 +150,15 @@ export function showStatus(status) {
       ["delay stood in", count(server.delays)],
     ],
   })));
-  cards($("targets"), (status.targets ?? []).map(target));
+  targets = status.targets ?? [];
+  showTargets();
   showLog(status.log ?? []);
 }
 
+let targets = [];
 let rates = new Map();
+
+const showTargets = () => cards($("targets"), targets.map(target));
 
 function target(now) {
   const open = now.breaker === "open";
@@ -171,8 +175,8 @@ function target(now) {
       last && ["last removals", rate(last.per_second.last)],
       last && ["to the queue", rate(last.per_second.queued)],
       last && ["out of the queue", rate(last.per_second.retried)],
-      last && ["commit to removal p50 · p99 · max", quantiles(last.commit_to_removal_seconds)],
-      last && ["receipt to removal p50 · p99 · max", quantiles(last.receipt_to_removal_seconds)],
+      last && ["commit to removal: p50 · p99 · max", quantiles(last.commit_to_removal_seconds)],
+      last && ["receipt to removal: p50 · p99 · max", quantiles(last.receipt_to_removal_seconds)],
       ["first · last since the start", `${count(now.removed?.first)} · ${count(now.removed?.last)}`],
       ["queued · retried since the start", `${count(now.removed?.queued)} · ${count(now.removed?.retried)}`],
       ["servers", (now.servers ?? []).map((s) => `${s.host}:${s.port}${s.error ? ` (${s.error})` : ""}`).join(", ") || "–"],
@@ -279,6 +283,7 @@ function worst(targets, field) {
 
 export function showRates(now) {
   rates = new Map(now.targets.map((target) => [target.name, target]));
+  showTargets();
   const commit = worst(now.targets, "commit_to_removal_seconds");
   const receipt = worst(now.targets, "receipt_to_removal_seconds");
   const sum = (name) => now.targets.reduce((sum, target) => sum + target.per_second[name], 0);
