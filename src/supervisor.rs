@@ -44,6 +44,14 @@ impl Supervisor {
         self.names.insert(handle.id(), (name, handle));
     }
 
+    /// Starts a task that can't fail.
+    pub fn spawn_sure(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(name, async move {
+            task.await;
+            Ok(())
+        });
+    }
+
     /// Waits for the next task that ends, in order or not. `None`: all have.
     pub async fn next(&mut self) -> Option<Result<&'static str, TaskFailure>> {
         let ended = self.tasks.join_next_with_id().await?;

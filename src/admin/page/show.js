@@ -78,6 +78,12 @@ function attention(status) {
       if (server.error && target.servers.length > 1) add("bad", `server:${server.host}:${server.port}`, `Redis ${target.name}: ${server.host}:${server.port} fails (${server.error})`);
     }
   }
+  for (const mark of status.marks?.targets ?? []) {
+    if (mark.error) add("warn", `mark:${mark.name}`, `The mark in Redis ${mark.name} can't be kept (${mark.error}): a loss of its memory would go unseen`);
+  }
+  for (const server of status.visibility ?? []) {
+    if (server.held_seconds > 5) add("warn", `held:${server.server}`, `Second removals wait for ${server.server} for ${seconds(server.held_seconds)}`);
+  }
   if (queue?.dead_letters > 0) add("bad", "dead", `${plural(queue.dead_letters, "dead letter")}: rowbust retry ls --dead`);
   if (queue?.pending > 0) add("warn", "queue", `${plural(queue.pending, "removal")} in the retry queue, the oldest for ${seconds(queue.oldest_seconds)}`);
   if (checkpoint?.behind && checkpoint.age_seconds > 60) add("bad", "checkpoint", `The checkpoint stands still for ${seconds(checkpoint.age_seconds)}`);
@@ -150,7 +156,8 @@ export function showStatus(status) {
       ["delay stood in", count(server.delays)],
     ],
   })));
-  targets = status.targets ?? [];
+  const marks = new Map((status.marks?.targets ?? []).map((mark) => [mark.name, mark]));
+  targets = (status.targets ?? []).map((target) => ({ ...target, mark: marks.get(target.name) }));
   showTargets();
   showLog(status.log ?? []);
 }
@@ -179,6 +186,8 @@ function target(now) {
       last && ["receipt to removal: p50 · p99 · max", quantiles(last.receipt_to_removal_seconds)],
       ["first · last since the start", `${count(now.removed?.first)} · ${count(now.removed?.last)}`],
       ["queued · retried since the start", `${count(now.removed?.queued)} · ${count(now.removed?.retried)}`],
+      now.mark && ["its mark is behind by", now.mark.error ? `fails: ${now.mark.error}` : seconds(now.mark.lag_seconds)],
+      now.mark?.pool?.length > 0 && ["readers ask", now.mark.pool.map(String).join(", ")],
       ["servers", (now.servers ?? []).map((s) => `${s.host}:${s.port}${s.error ? ` (${s.error})` : ""}`).join(", ") || "–"],
     ],
   };
@@ -209,6 +218,13 @@ function parts(status) {
       ["saved", `${seconds(checkpoint.age_seconds)} ago`],
       ["saves · failures", `${count(checkpoint.saves)} · ${count(checkpoint.failures)}`],
       ["fence", String(checkpoint.fence)],
+    ] });
+  }
+  if (status.marks) {
+    made.push({ key: "marks", title: "Redis' memory", rows: [
+      ["losses: repeated from the binlog", count(status.marks.rewinds)],
+      ["losses: flushed", count(status.marks.flushes)],
+      ["marks evicted", count(status.marks.evicted)],
     ] });
   }
   if (queue) {
