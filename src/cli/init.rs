@@ -118,11 +118,12 @@ pub(super) fn execute(global: &Global, args: &InitArgs) -> Exit {
         }));
         return Exit::Ok;
     }
-    let option = if ["./rowbust.yaml", "rowbust.yaml"].iter().any(|default| file == std::path::Path::new(default)) {
-        String::new()
-    } else {
-        format!(" -c {shown}")
-    };
+    let option =
+        if ["./rowbust.yaml", "rowbust.yaml"].iter().any(|default| file == std::path::Path::new(default)) {
+            String::new()
+        } else {
+            format!(" -c {shown}")
+        };
     out::stderr(&format!(
         "{shown}: {} tables mapped, {} left out\n\nNext:\n  \
          1. look at it: does your cache name its keys so? Take the guesses that are right, drop the tables that it does not hold\n  \

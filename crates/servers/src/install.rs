@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -39,6 +40,8 @@ pub enum Need {
     Kafka,
     /// sysbench, a load generator.
     Sysbench,
+    /// Chromium, for the admin page.
+    Chromium,
 }
 
 impl Need {
@@ -61,6 +64,7 @@ impl Need {
             Self::Valkey => "valkey",
             Self::Kafka => "kafka",
             Self::Sysbench => "sysbench",
+            Self::Chromium => "chromium",
         }
     }
 
@@ -72,6 +76,7 @@ impl Need {
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
+            Self::Chromium => &["chromium", "fonts-dejavu-core"],
         }
     }
 
@@ -86,6 +91,7 @@ impl Need {
                     || (KafkaPrograms::find().is_none() && find_program("mvn").is_none())
             }
             Self::Sysbench => find_program("sysbench").is_none(),
+            Self::Chromium => find_chromium().is_none(),
         }
     }
 }
@@ -100,9 +106,10 @@ impl FromStr for Need {
     type Err = anyhow::Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        Self::SERVERS.into_iter().chain([Self::Sysbench]).find(|n| n.name() == s).ok_or_else(|| {
+        let all = Self::SERVERS.into_iter().chain([Self::Sysbench, Self::Chromium]);
+        all.into_iter().find(|n| n.name() == s).ok_or_else(|| {
             anyhow!(
-                "unknown server {s:?}: mariadb, mariadb118, mysql, redis, redis8, valkey, kafka or sysbench"
+                "unknown server {s:?}: mariadb, mariadb118, mysql, redis, redis8, valkey, kafka, sysbench or chromium"
             )
         })
     }
@@ -127,6 +134,8 @@ pub struct Installed {
     pub kafka: Option<KafkaPrograms>,
     /// The program `sysbench`.
     pub sysbench: Option<PathBuf>,
+    /// Chromium, or Chrome.
+    pub chromium: Option<PathBuf>,
 }
 
 impl Installed {
@@ -143,6 +152,7 @@ impl Installed {
             valkey: wanted(Need::Valkey).then(RedisPrograms::find_valkey).flatten(),
             kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
             sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
+            chromium: wanted(Need::Chromium).then(find_chromium).flatten(),
         }
     }
 
@@ -158,6 +168,7 @@ impl Installed {
             Need::Valkey => self.valkey.is_some(),
             Need::Kafka => self.kafka.is_some(),
             Need::Sysbench => self.sysbench.is_some(),
+            Need::Chromium => self.chromium.is_some(),
         }
     }
 }
@@ -216,6 +227,7 @@ impl Need {
             Self::Valkey => "`valkey-server --version` must say 8 or newer",
             Self::Kafka => "`java -version` must say 17 or newer",
             Self::Sysbench => "sysbench must be in PATH",
+            Self::Chromium => "chromium or google-chrome must be in PATH, and not be a snap",
         }
     }
 }
@@ -272,6 +284,18 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
         .find(|p| p.is_file())
+}
+
+/// Ubuntu's package holds a script that asks for a snap; where that is all, Chrome may be there.
+fn find_chromium() -> Option<PathBuf> {
+    let is_snap = |program: &Path| {
+        let mut begin = Vec::new();
+        let read = std::fs::File::open(program).and_then(|file| file.take(4096).read_to_end(&mut begin));
+        program.starts_with("/snap")
+            || read.is_ok() && String::from_utf8_lossy(&begin).contains("snap install")
+    };
+    let names = ["chromium", "google-chrome", "google-chrome-stable", "chromium-browser"];
+    names.into_iter().filter_map(find_program).find(|program| !is_snap(program))
 }
 
 /// Runs a command to its end with its output kept; an error holds the command and what it printed.
