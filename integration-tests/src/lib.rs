@@ -12,11 +12,13 @@
 //! - [`rig`]: from the assembler to Redis, without a database
 //! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
+//! - [`terminal`]: what a page tells to type, typed · [`compose`]: the compose file
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
 
 pub mod caches;
+pub mod compose;
 pub mod daemon;
 pub mod db;
 pub mod differential;
@@ -32,4 +34,5 @@ pub mod rig;
 pub mod rng;
 pub mod shop;
 pub mod stage;
+pub mod terminal;
 pub mod wait;

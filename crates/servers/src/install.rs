@@ -18,6 +18,7 @@ use crate::fetch_sid;
 use crate::kafka::KafkaPrograms;
 use crate::mariadb::MariaDbPrograms;
 use crate::mysql::MySqlPrograms;
+use crate::prometheus::PrometheusPrograms;
 use crate::redis::RedisPrograms;
 
 /// Something that can be installed.
@@ -39,12 +40,19 @@ pub enum Need {
     Kafka,
     /// sysbench, a load generator.
     Sysbench,
+    /// Prometheus 3 or newer, with promtool.
+    Prometheus,
+    /// Docker Compose 2.20 or newer, for what needs no engine.
+    Compose,
 }
 
 impl Need {
     /// The servers.
     pub const SERVERS: [Self; 7] =
         [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Redis8, Self::Valkey, Self::Kafka];
+
+    /// What isn't a server of the daemon's.
+    pub const TOOLS: [Self; 3] = [Self::Sysbench, Self::Prometheus, Self::Compose];
 
     /// Those that speak Redis' protocol.
     pub const CACHES: [Self; 3] = [Self::Redis, Self::Redis8, Self::Valkey];
@@ -61,6 +69,8 @@ impl Need {
             Self::Valkey => "valkey",
             Self::Kafka => "kafka",
             Self::Sysbench => "sysbench",
+            Self::Prometheus => "prometheus",
+            Self::Compose => "compose",
         }
     }
 
@@ -68,7 +78,12 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::MariaDb => &["mariadb-server-core", "mariadb-client-core", "mariadb-client"],
-            Self::MariaDb118 | Self::MySql | Self::Redis8 | Self::Valkey => &[],
+            Self::MariaDb118
+            | Self::MySql
+            | Self::Redis8
+            | Self::Valkey
+            | Self::Prometheus
+            | Self::Compose => &[],
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
@@ -79,7 +94,12 @@ impl Need {
     fn lacks_packages(self) -> bool {
         match self {
             Self::MariaDb => MariaDbPrograms::find().is_none(),
-            Self::MariaDb118 | Self::MySql | Self::Redis8 | Self::Valkey => false,
+            Self::MariaDb118
+            | Self::MySql
+            | Self::Redis8
+            | Self::Valkey
+            | Self::Prometheus
+            | Self::Compose => false,
             Self::Redis => RedisPrograms::find().is_none(),
             Self::Kafka => {
                 find_program("java").is_none()
@@ -100,10 +120,9 @@ impl FromStr for Need {
     type Err = anyhow::Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        Self::SERVERS.into_iter().chain([Self::Sysbench]).find(|n| n.name() == s).ok_or_else(|| {
-            anyhow!(
-                "unknown server {s:?}: mariadb, mariadb118, mysql, redis, redis8, valkey, kafka or sysbench"
-            )
+        Self::SERVERS.into_iter().chain(Self::TOOLS).find(|n| n.name() == s).ok_or_else(|| {
+            let names: Vec<&str> = Self::SERVERS.iter().chain(&Self::TOOLS).map(|n| n.name()).collect();
+            anyhow!("unknown server {s:?}; known: {}", names.join(", "))
         })
     }
 }
@@ -127,6 +146,10 @@ pub struct Installed {
     pub kafka: Option<KafkaPrograms>,
     /// The program `sysbench`.
     pub sysbench: Option<PathBuf>,
+    /// Prometheus' programs.
+    pub prometheus: Option<PrometheusPrograms>,
+    /// The program `docker-compose`.
+    pub compose: Option<PathBuf>,
 }
 
 impl Installed {
@@ -143,6 +166,8 @@ impl Installed {
             valkey: wanted(Need::Valkey).then(RedisPrograms::find_valkey).flatten(),
             kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
             sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
+            prometheus: wanted(Need::Prometheus).then(PrometheusPrograms::find).flatten(),
+            compose: wanted(Need::Compose).then(find_compose).flatten(),
         }
     }
 
@@ -158,12 +183,14 @@ impl Installed {
             Need::Valkey => self.valkey.is_some(),
             Need::Kafka => self.kafka.is_some(),
             Need::Sysbench => self.sysbench.is_some(),
+            Need::Prometheus => self.prometheus.is_some(),
+            Need::Compose => self.compose.is_some(),
         }
     }
 }
 
 /// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`; MySQL, MariaDB 11.8,
-/// Redis 8, Valkey and Kafka into the cache. Says on stderr what it does.
+/// Redis 8, Valkey, Kafka, Prometheus and Docker Compose into the cache. Says on stderr what it does.
 ///
 /// # Errors
 /// When something can't be installed; the text says what to install by hand.
@@ -194,6 +221,12 @@ pub fn ensure(needs: &[Need]) -> Result<Installed> {
     if needs.contains(&Need::Kafka) && KafkaPrograms::find().is_none() {
         crate::kafka::fetch()?;
     }
+    if needs.contains(&Need::Prometheus) && PrometheusPrograms::find().is_none() {
+        fetch_sid::fetch(&fetch_sid::PROMETHEUS)?;
+    }
+    if needs.contains(&Need::Compose) && find_compose().is_none() {
+        fetch_sid::fetch(&fetch_sid::COMPOSE)?;
+    }
     let found = Installed::find(needs);
     match needs.iter().find(|n| !found.has(**n)) {
         Some(missing) => Err(missing.missing()),
@@ -216,6 +249,8 @@ impl Need {
             Self::Valkey => "`valkey-server --version` must say 8 or newer",
             Self::Kafka => "`java -version` must say 17 or newer",
             Self::Sysbench => "sysbench must be in PATH",
+            Self::Prometheus => "`prometheus --version` must say 3.x, and promtool be in PATH",
+            Self::Compose => "`docker-compose --version` must say 2.20 or newer",
         }
     }
 }
@@ -272,6 +307,19 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
         .find(|p| p.is_file())
+}
+
+/// Docker Compose 2 in `PATH`, else the one unpacked in the cache.
+fn find_compose() -> Option<PathBuf> {
+    let in_path = || {
+        let program = find_program("docker-compose")?;
+        let version = version_after(&output_of(&program, "--version")?, "version")?;
+        at_least(&version, 2, 20).then_some(program)
+    };
+    in_path().or_else(|| {
+        let unpacked = fetch_sid::newest(&fetch_sid::COMPOSE)?.join("bin/docker-compose");
+        unpacked.is_file().then_some(unpacked)
+    })
 }
 
 /// Runs a command to its end with its output kept; an error holds the command and what it printed.
@@ -335,7 +383,7 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for need in Need::SERVERS {
+        for need in Need::SERVERS.into_iter().chain(Need::TOOLS) {
             assert_eq!(need.name().parse::<Need>().unwrap(), need);
         }
         assert!("oracle".parse::<Need>().is_err());
