@@ -30,6 +30,7 @@ pub mod matrix;
 pub mod monitor;
 pub mod oracle;
 pub mod proxy;
+pub mod queue;
 pub mod rig;
 pub mod rng;
 pub mod shop;

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Exit, Global, load, out};
 use crate::config::{
-    Config, DdlPolicy, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisMode,
-    RedisTarget, Retry, SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
+    Config, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, RedisMode, RedisTarget, Retry,
+    SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
 };
 
 /// Arguments of `rowbust check`.
@@ -51,9 +51,9 @@ fn text(config: &Config) -> String {
         "policies",
         format!(
             "on_gap {}, on_undecodable {}, on_statement {}",
-            policy(policies.on_gap),
-            policy(policies.on_undecodable),
-            policy(policies.on_statement)
+            policies.on_gap.as_str(),
+            policies.on_undecodable.as_str(),
+            policies.on_statement.as_str()
         ),
     ));
     if source.driver == Driver::MysqlCdc {
@@ -110,8 +110,8 @@ fn text(config: &Config) -> String {
         }
         let ddl = mapping.on_ddl;
         let words = [("truncate", ddl.truncate), ("drop", ddl.drop), ("rename", ddl.rename)];
-        let words = words.map(|(name, policy)| format!("{name} {}", ddl_policy(policy))).join(", ");
-        add("on ddl", format!("{words}; on_schema {}", policy(mapping.on_schema)));
+        let words = words.map(|(name, policy)| format!("{name} {}", policy.as_str())).join(", ");
+        add("on ddl", format!("{words}; on_schema {}", mapping.on_schema.as_str()));
         for note in mapping.keys.iter().flat_map(notes) {
             add("note", note);
         }
@@ -143,9 +143,9 @@ fn to_json(file: &str, config: &Config) -> Value {
             "url": source_url(config), "password": password(&source.password), "tls": tls(&source.tls),
             "start": start(&source.start), "server_id": source.server_id,
             "replicas": source.replicas.iter().map(address).collect::<Vec<_>>(),
-            "on_gap": policy(source.policies.on_gap),
-            "on_undecodable": policy(source.policies.on_undecodable),
-            "on_statement": policy(source.policies.on_statement),
+            "on_gap": source.policies.on_gap.as_str(),
+            "on_undecodable": source.policies.on_undecodable.as_str(),
+            "on_statement": source.policies.on_statement.as_str(),
             "driver": driver(source.driver), "driver_limits": if source.driver == Driver::MysqlCdc { driver_limits() } else { &[] },
             "heartbeat": source.heartbeat.as_ref().map(|(s, t)| format!("{s}.{t}")),
         },
@@ -196,11 +196,11 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         "keys": keys, "second_removal": second_removal(mapping), "guarded": mapping.guarded,
         "keys_per_second": mapping.keys_per_second,
         "on_ddl": {
-            "truncate": ddl_policy(mapping.on_ddl.truncate),
-            "drop": ddl_policy(mapping.on_ddl.drop),
-            "rename": ddl_policy(mapping.on_ddl.rename),
+            "truncate": mapping.on_ddl.truncate.as_str(),
+            "drop": mapping.on_ddl.drop.as_str(),
+            "rename": mapping.on_ddl.rename.as_str(),
         },
-        "on_schema": policy(mapping.on_schema),
+        "on_schema": mapping.on_schema.as_str(),
     })
 }
 
@@ -376,21 +376,6 @@ fn notes(rule: &KeyRule) -> Vec<String> {
         }
     }
     notes
-}
-
-fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Halt => "halt",
-        Policy::Flush => "flush",
-    }
-}
-
-fn ddl_policy(policy: DdlPolicy) -> &'static str {
-    match policy {
-        DdlPolicy::Keep => "keep",
-        DdlPolicy::Flush => "flush",
-        DdlPolicy::Halt => "halt",
-    }
 }
 
 fn events(events: Events) -> Vec<&'static str> {

@@ -24,8 +24,6 @@ pub struct Field {
     pub default: Default,
     /// What it means.
     pub about: &'static str,
-    /// Whether it can be used in this version; otherwise it is refused.
-    pub built: bool,
 }
 
 /// What holds when a field isn't there.
@@ -38,11 +36,11 @@ pub enum Default {
 }
 
 const fn required(name: &'static str, takes: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Required, about, built: true }
+    Field { name, takes, default: Default::Required, about }
 }
 
 const fn field(name: &'static str, takes: &'static str, default: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Is(default), about, built: true }
+    Field { name, takes, default: Default::Is(default), about }
 }
 
 /// All sections, in the order of the documentation.
@@ -710,8 +708,7 @@ pub fn fields_markdown() -> String {
                 Default::Required => "**required**",
                 Default::Is(text) => text,
             };
-            let later = if f.built { "" } else { "*Not yet.* " };
-            out.push_str(&format!("| `{}` | {} | {default} | {later}{} |\n", f.name, f.takes, f.about));
+            out.push_str(&format!("| `{}` | {} | {default} | {} |\n", f.name, f.takes, f.about));
         }
         out.push('\n');
     }

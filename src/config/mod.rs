@@ -127,6 +127,16 @@ pub enum Policy {
     Flush,
 }
 
+impl Policy {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Halt => "halt",
+            Self::Flush => "flush",
+        }
+    }
+}
+
 /// `on_ddl:` of a mapping
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnDdl {
@@ -160,6 +170,17 @@ pub enum DdlPolicy {
     Flush,
     /// The daemon stops and names the place.
     Halt,
+}
+
+impl DdlPolicy {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Flush => "flush",
+            Self::Halt => "halt",
+        }
+    }
 }
 
 /// A secret, or the file that holds it.

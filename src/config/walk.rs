@@ -87,8 +87,7 @@ impl<'a> Walk<'a> {
         section: &'static Section,
     ) -> Option<Object<'n>> {
         let Value::Map(entries) = &node.value else {
-            let names: Vec<_> =
-                section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
+            let names: Vec<_> = section.fields.iter().map(|f| format!("`{}`", f.name)).collect();
             let what =
                 if section.path.is_empty() { "the file".into() } else { format!("`{}`", section.path) };
             let span = if node.span.is_empty() { at } else { first_line(self.text, &node.span) };
@@ -118,14 +117,6 @@ impl<'a> Walk<'a> {
             if object.fields.contains_key(field.name) {
                 self.duplicate(name, key, object.key_span(field.name));
                 continue;
-            }
-            if !field.built {
-                self.report(
-                    Code::NotYet,
-                    key.span.clone(),
-                    format!("`{name}` is not built yet"),
-                    format!("remove it. Planned: {}", field.about),
-                );
             }
             object.fields.insert(field.name, (key, value));
         }
@@ -193,8 +184,7 @@ impl<'a> Walk<'a> {
             Some(format!("`{name}` is a field of {place}"))
         };
         let list = || {
-            let names: Vec<_> =
-                section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
+            let names: Vec<_> = section.fields.iter().map(|f| format!("`{}`", f.name)).collect();
             format!("fields here: {}", names.join(", "))
         };
         let help = hint.or_else(near).or_else(elsewhere).unwrap_or_else(list);
