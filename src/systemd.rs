@@ -20,6 +20,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 /// The longest between two lines of `STATUS=` that say the same.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// A read source from which nothing is seen for so long holds second removals.
+const HELD: Duration = Duration::from_secs(2);
 /// The share of the memory for keys above which reading waits for removals, in percent.
 const FULL: usize = 80;
 
@@ -91,7 +93,7 @@ impl Notifier {
             let Some(limit) = watchdog else { continue };
             let (marks, work, grace) = match &phase {
                 Phase::Following(status) => look_at(status),
-                _ => (Marks::default(), Marks::default().map(|_| false), Duration::ZERO),
+                _ => (Marks::default(), [false; 3], Duration::ZERO),
             };
             match progress.stuck(now, marks, work, limit + grace) {
                 Some(part) => progress.say(part, limit + grace),
@@ -211,7 +213,8 @@ fn look_at(status: &Status) -> (Marks, Marks<bool>, Duration) {
     let (mut scanned, mut busy) = (0, false);
     for flush in &status.flushes {
         scanned += flush.scanned.load(Relaxed);
-        busy |= flush.running() || flush.waiting() > 0;
+        let now = flush.snapshot();
+        busy |= now.running.is_some() || now.waiting > 0;
     }
     for sweep in &status.sweeps {
         scanned += sweep.scanned.load(Relaxed);
@@ -221,12 +224,13 @@ fn look_at(status: &Status) -> (Marks, Marks<bool>, Duration) {
     let failing = |target: &Arc<crate::invalidate::target::Target>| {
         target.breaker.is_open() || target.servers().iter().any(|server| server.error.is_some())
     };
-    let unseen = status.watermark.status().iter().any(|server| server.age.is_none_or(|age| age > Duration::from_secs(5)));
-    // A replica may lag for as long as it likes.
-    let waits = busy || unseen || !status.config.source.replicas.is_empty() || status.targets.iter().any(failing);
+    // A read source may lag, or stand still, for as long as it likes.
+    let unseen = |age: Option<Duration>| age.is_none_or(|age| age > HELD);
+    let held = status.watermark.status().iter().any(|server| server.held > HELD || unseen(server.age));
+    let waits = busy || held || status.targets.iter().any(failing);
     let full = status.budget.used() * 100 >= status.budget.total() * FULL;
     let reading = source.is_connected() && !status.control.pause.is_held() && !full && !busy;
-    let removing = frontier.open > 0 && status.budget.used() > 0 && source.xa_prepared() == 0 && !waits;
+    let removing = frontier.open > 0 && status.budget.used() > 0 && source.prepared() == 0 && !waits;
     let saving = frontier.undrained && !saved.held;
     let work = [reading, removing, saving];
     ([read, removed + scanned, saved.saves + saved.failures], work, longest_wait(&status.config))

@@ -13,6 +13,7 @@
 //! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
 //! - [`terminal`]: what a page tells to type, typed · [`compose`]: the compose file
+//! - [`replica`]: replicas that lag
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
@@ -31,6 +32,7 @@ pub mod monitor;
 pub mod oracle;
 pub mod proxy;
 pub mod queue;
+pub mod replica;
 pub mod rig;
 pub mod rng;
 pub mod shop;

@@ -310,6 +310,20 @@ impl Stage {
         self.proxy.open().await
     }
 
+    /// Redis ends without saving and comes back with what was saved last, as if nothing had been after that. The daemon reaches it again
+    /// once the proxy is opened.
+    ///
+    /// # Errors
+    /// When it doesn't come up.
+    pub async fn redis_forgets(&mut self) -> Result<()> {
+        self.proxy.cut().await;
+        self.fence()?;
+        self.monitor = None;
+        tokio::task::block_in_place(|| self.redis.shutdown_nosave().and_then(|()| self.redis.start_again()))?;
+        self.monitor = Some(Monitor::start(self.redis.port(), Arc::clone(&self.removals))?);
+        Ok(())
+    }
+
     /// Makes the shop with `products` products, all of them cached, and control keys that nothing names.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
         Ok(Some((saved, _))) => match checkpoint::position(&saved) {
             Ok(position) => {
                 let since = saved.followed_since;
-                Some(Resume { position, identity: saved.source, anchor: saved.anchor, gap: None, since })
+                Some(Resume { anchor: saved.anchor, since, ..Resume::new(position, saved.source) })
             }
             Err(why) => {
                 out::complain(&format!("checkpoint {place}: {why}"));

@@ -116,6 +116,18 @@ pub(super) static SOURCE: Section = Section {
             "Every further server that cache fills read from: the second removal waits until all of them show the commit.",
         ),
         field(
+            "replica_timeout",
+            "duration, or `never`",
+            "`never`",
+            "How long one of `replicas` may hold up second removals, because it lags or can't be reached, before it stops counting. `never`: removals wait for it (and in the end reading does), and it is for the alarm on `rowbust_visibility_held_seconds` to call somebody. With a time, it leaves the published pool first, and guarded readers (which look there) stay right; but fills of plain keys that still read from it may then put old values back for good. It joins again by itself.",
+        ),
+        field(
+            "name",
+            "text",
+            "`main`",
+            "Under this name clients find the pool of read sources and the frontier in Redis: `rowbust:pool:NAME`, `rowbust:frontier:NAME`. Daemons with different sources that share a Redis need different names.",
+        ),
+        field(
             "tls",
             "`disabled`, `required`, `verify_ca`, `verify_identity`, or a mapping",
             "`verify_identity`; `disabled` on a loopback host",

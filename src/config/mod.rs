@@ -80,6 +80,10 @@ pub struct Source {
     pub password: Password,
     /// Servers that fills read from; empty: only the primary.
     pub replicas: Vec<(String, u16)>,
+    /// How long a replica may hold up removals before it leaves the pool. `None` (default): it never does.
+    pub replica_timeout: Option<Duration>,
+    /// The name under which clients find the pool and the frontier in Redis. Default: `main`.
+    pub name: String,
     /// TLS to the server. Default: verify_identity; `disabled` on a loopback address when nothing is said.
     pub tls: Tls,
     /// The replica's server id. `None`: derived from the fingerprint.

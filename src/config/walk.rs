@@ -50,11 +50,6 @@ pub(super) struct Text<'n> {
     interpolated: bool,
 }
 
-/// A value of an enumeration.
-pub(super) enum Choice<T> {
-    Built(T),
-}
-
 impl<'a> Walk<'a> {
     pub(super) fn report(
         &mut self,
@@ -343,20 +338,12 @@ impl<'a> Walk<'a> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T>(
-        &mut self,
-        node: &Node,
-        what: &str,
-        choices: Vec<(&str, Choice<T>)>,
-    ) -> Option<T> {
+    pub(super) fn choice<T>(&mut self, node: &Node, what: &str, choices: Vec<(&str, T)>) -> Option<T> {
         let text = self.text(node, what)?;
         let names: Vec<String> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
         let near = nearest(&text.value, choices.iter().map(|(name, _)| *name)).map(str::to_owned);
-        for (name, choice) in choices {
-            if name == text.value {
-                let Choice::Built(value) = choice;
-                return Some(value);
-            }
+        if let Some((_, value)) = choices.into_iter().find(|(name, _)| *name == text.value) {
+            return Some(value);
         }
         let near = near.map_or(String::new(), |n| format!("did you mean `{n}`? "));
         let boolean = if text.plain && is_boolean_word(&text.value) {

@@ -1,6 +1,8 @@
-//! Workloads, histories, a checker and a model for cache strategies. **Nothing is here yet.**
+//! Workloads, histories, a checker and a model for cache strategies.
 //!
-//! Planned: `rowbust lab model | run | compare | report`, which runs every strategy of the client against real servers, and against every
-//! interleaving of a model, and shows what each of them really gives.
+//! [`history`] is what a run leaves behind, [`checker`] judges it.
 //!
 //! May depend on `rowbust-client`, `rowbust-protocol` and `rowbust-servers`.
+
+pub mod checker;
+pub mod history;
