@@ -1,7 +1,8 @@
 //! What systemd is told, over the socket that it names in `NOTIFY_SOCKET` (sd_notify(3)). Without one: nothing.
 //!
 //! Guarantees: `READY=1` comes when the binlog is read, or another daemon is and this one stands by. `WATCHDOG=1` comes twice in each
-//! `WatchdogSec` while every part that has something to do does it, and stops when one doesn't for as long; what it may rightly wait for (a Redis
+//! `WatchdogSec` while every part that has something to do does it, and stops when one doesn't for as long, and as the source's heartbeats and the config's
+//! own delays take; what it may rightly wait for (a Redis
 //! that is down, a read source that lags, a pause, a flush) is no reason. May depend on `admin::status`.
 
 use std::{
@@ -14,6 +15,7 @@ use sd_notify::NotifyState;
 use crate::{
     admin::status::Status,
     config::{Config, SecondRemoval},
+    source::stream::HEARTBEAT,
 };
 
 /// How often the state is looked at.
@@ -95,8 +97,9 @@ impl Notifier {
                 Phase::Following(status) => look_at(status),
                 _ => (Marks::default(), [false; 3], Duration::ZERO),
             };
-            match progress.stuck(now, marks, work, limit + grace) {
-                Some(part) => progress.say(part, limit + grace),
+            let leave = limit.max(HEARTBEAT * 3) + grace;
+            match progress.stuck(now, marks, work, leave) {
+                Some(part) => progress.say(part, leave),
                 None if fed.is_none_or(|at| now.duration_since(at) >= limit / 2 - limit / 8) => {
                     fed = tell(&[NotifyState::Watchdog]).then_some(now);
                 }
@@ -145,7 +148,9 @@ fn describe(phase: &Phase) -> String {
             let failing: Vec<&str> = failing.map(|target| target.name()).collect();
             match status.not_ready() {
                 Some(why) => why,
-                None if !failing.is_empty() => format!("following; redis fails: {}; {pending} in the queue", failing.join(", ")),
+                None if !failing.is_empty() => {
+                    format!("following; redis fails: {}; {pending} in the queue", failing.join(", "))
+                }
                 None if pending > 0 => format!("following; {pending} in the queue"),
                 None => "following".into(),
             }
@@ -172,7 +177,13 @@ impl Progress {
     }
 
     /// The part that had something to do all the time for longer than `limit`, and did none of it.
-    fn stuck(&mut self, now: Instant, marks: Marks, work: Marks<bool>, limit: Duration) -> Option<&'static str> {
+    fn stuck(
+        &mut self,
+        now: Instant,
+        marks: Marks,
+        work: Marks<bool>,
+        limit: Duration,
+    ) -> Option<&'static str> {
         for (at, moved) in self.moved.iter_mut().enumerate() {
             if marks[at] != self.marks[at] || !work[at] {
                 *moved = now;

@@ -341,7 +341,7 @@ const CASES: &str = "cases:
     table: shop.products
     before: { id: 1, sku: A, category_id: 7 }
     after: { id: 1, sku: B, category_id: 7 }
-    expect: [\"product:1\", \"product:sku:A\", { key: \"category:7:products\", op: hdel, field: \"1\" }]
+    expect: [\"product:1\", \"product:sku:A\", { key: \"category:7:products\", field: \"1\" }]
 ";
 
 /// What a page expects to be there before its first command.

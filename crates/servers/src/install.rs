@@ -44,6 +44,8 @@ pub enum Need {
     Prometheus,
     /// Docker Compose 2.20 or newer, for what needs no engine.
     Compose,
+    /// Helm 3.12 or newer.
+    Helm,
 }
 
 impl Need {
@@ -52,7 +54,7 @@ impl Need {
         [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Redis8, Self::Valkey, Self::Kafka];
 
     /// What isn't a server of the daemon's.
-    pub const TOOLS: [Self; 3] = [Self::Sysbench, Self::Prometheus, Self::Compose];
+    pub const TOOLS: [Self; 4] = [Self::Sysbench, Self::Prometheus, Self::Compose, Self::Helm];
 
     /// Those that speak Redis' protocol.
     pub const CACHES: [Self; 3] = [Self::Redis, Self::Redis8, Self::Valkey];
@@ -71,6 +73,7 @@ impl Need {
             Self::Sysbench => "sysbench",
             Self::Prometheus => "prometheus",
             Self::Compose => "compose",
+            Self::Helm => "helm",
         }
     }
 
@@ -83,7 +86,8 @@ impl Need {
             | Self::Redis8
             | Self::Valkey
             | Self::Prometheus
-            | Self::Compose => &[],
+            | Self::Compose
+            | Self::Helm => &[],
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
@@ -99,7 +103,8 @@ impl Need {
             | Self::Redis8
             | Self::Valkey
             | Self::Prometheus
-            | Self::Compose => false,
+            | Self::Compose
+            | Self::Helm => false,
             Self::Redis => RedisPrograms::find().is_none(),
             Self::Kafka => {
                 find_program("java").is_none()
@@ -150,6 +155,8 @@ pub struct Installed {
     pub prometheus: Option<PrometheusPrograms>,
     /// The program `docker-compose`.
     pub compose: Option<PathBuf>,
+    /// The program `helm`.
+    pub helm: Option<PathBuf>,
 }
 
 impl Installed {
@@ -168,6 +175,7 @@ impl Installed {
             sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
             prometheus: wanted(Need::Prometheus).then(PrometheusPrograms::find).flatten(),
             compose: wanted(Need::Compose).then(find_compose).flatten(),
+            helm: wanted(Need::Helm).then(crate::helm::find).flatten(),
         }
     }
 
@@ -185,6 +193,7 @@ impl Installed {
             Need::Sysbench => self.sysbench.is_some(),
             Need::Prometheus => self.prometheus.is_some(),
             Need::Compose => self.compose.is_some(),
+            Need::Helm => self.helm.is_some(),
         }
     }
 }
@@ -227,6 +236,9 @@ pub fn ensure(needs: &[Need]) -> Result<Installed> {
     if needs.contains(&Need::Compose) && find_compose().is_none() {
         fetch_sid::fetch(&fetch_sid::COMPOSE)?;
     }
+    if needs.contains(&Need::Helm) && crate::helm::find().is_none() {
+        crate::helm::build()?;
+    }
     let found = Installed::find(needs);
     match needs.iter().find(|n| !found.has(**n)) {
         Some(missing) => Err(missing.missing()),
@@ -251,6 +263,7 @@ impl Need {
             Self::Sysbench => "sysbench must be in PATH",
             Self::Prometheus => "`prometheus --version` must say 3.x, and promtool be in PATH",
             Self::Compose => "`docker-compose --version` must say 2.20 or newer",
+            Self::Helm => "`helm version` must say 3.12 or newer",
         }
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod cache;
 mod fetch_sid;
+mod helm;
 pub mod install;
 pub mod instance;
 pub mod kafka;
