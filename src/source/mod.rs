@@ -13,6 +13,7 @@
 //! checkpoint); `cdc` (another driver).
 
 mod anchor;
+pub mod behind;
 #[cfg(feature = "mysql-cdc")]
 mod cdc;
 pub mod connect;
