@@ -4,6 +4,7 @@
 //! - [`db`]: MariaDB and MySQL behind one face · [`proxy`]: a way to Redis that can be cut
 //! - [`caches`]: Redis as a cluster, or with sentinels
 //! - [`daemon`]: building, starting, asking and killing the daemon · [`http`]: its admin server
+//! - [`browser`]: Chromium, for the admin page
 //! - [`monitor`]: every removal that Redis ran, in order
 //! - [`oracle`]: the keys that the binlog names, found without rowbust's code
 //! - [`differential`]: the decoder against other decoders
@@ -18,6 +19,7 @@
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
 
+pub mod browser;
 pub mod caches;
 pub mod compose;
 pub mod daemon;

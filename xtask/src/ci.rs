@@ -44,7 +44,7 @@ impl Step {
 /// What the tests must not skip.
 macro_rules! required {
     () => {
-        "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,prometheus,compose"
+        "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,chromium,prometheus,compose"
     };
 }
 
@@ -113,7 +113,7 @@ fn prepare(quick: bool) -> Result<()> {
         apt_install(&["libssl-dev", "pkg-config"])?;
     }
     if !quick {
-        install::ensure(&[&Need::SERVERS[..], &[Need::Prometheus, Need::Compose]].concat())?;
+        install::ensure(&[&Need::SERVERS[..], &[Need::Chromium, Need::Prometheus, Need::Compose]].concat())?;
         if helm_can_be_had() {
             install::ensure(&[Need::Helm])?;
         }

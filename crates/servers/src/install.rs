@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -46,6 +47,8 @@ pub enum Need {
     Compose,
     /// Helm 3.12 or newer.
     Helm,
+    /// Chromium, for the admin page.
+    Chromium,
 }
 
 impl Need {
@@ -54,7 +57,8 @@ impl Need {
         [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Redis8, Self::Valkey, Self::Kafka];
 
     /// What isn't a server of the daemon's.
-    pub const TOOLS: [Self; 4] = [Self::Sysbench, Self::Prometheus, Self::Compose, Self::Helm];
+    pub const TOOLS: [Self; 5] =
+        [Self::Sysbench, Self::Chromium, Self::Prometheus, Self::Compose, Self::Helm];
 
     /// Those that speak Redis' protocol.
     pub const CACHES: [Self; 3] = [Self::Redis, Self::Redis8, Self::Valkey];
@@ -74,6 +78,7 @@ impl Need {
             Self::Prometheus => "prometheus",
             Self::Compose => "compose",
             Self::Helm => "helm",
+            Self::Chromium => "chromium",
         }
     }
 
@@ -91,6 +96,7 @@ impl Need {
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
+            Self::Chromium => &["chromium", "fonts-dejavu-core"],
         }
     }
 
@@ -111,6 +117,7 @@ impl Need {
                     || (KafkaPrograms::find().is_none() && find_program("mvn").is_none())
             }
             Self::Sysbench => find_program("sysbench").is_none(),
+            Self::Chromium => find_chromium().is_none(),
         }
     }
 }
@@ -157,6 +164,8 @@ pub struct Installed {
     pub compose: Option<PathBuf>,
     /// The program `helm`.
     pub helm: Option<PathBuf>,
+    /// Chromium, or Chrome.
+    pub chromium: Option<PathBuf>,
 }
 
 impl Installed {
@@ -176,6 +185,7 @@ impl Installed {
             prometheus: wanted(Need::Prometheus).then(PrometheusPrograms::find).flatten(),
             compose: wanted(Need::Compose).then(find_compose).flatten(),
             helm: wanted(Need::Helm).then(crate::helm::find).flatten(),
+            chromium: wanted(Need::Chromium).then(find_chromium).flatten(),
         }
     }
 
@@ -194,6 +204,7 @@ impl Installed {
             Need::Prometheus => self.prometheus.is_some(),
             Need::Compose => self.compose.is_some(),
             Need::Helm => self.helm.is_some(),
+            Need::Chromium => self.chromium.is_some(),
         }
     }
 }
@@ -264,6 +275,7 @@ impl Need {
             Self::Prometheus => "`prometheus --version` must say 3.x, and promtool be in PATH",
             Self::Compose => "`docker-compose --version` must say 2.20 or newer",
             Self::Helm => "`helm version` must say 3.12 or newer",
+            Self::Chromium => "chromium or google-chrome must be in PATH, and not be a snap",
         }
     }
 }
@@ -333,6 +345,18 @@ fn find_compose() -> Option<PathBuf> {
         let unpacked = fetch_sid::newest(&fetch_sid::COMPOSE)?.join("bin/docker-compose");
         unpacked.is_file().then_some(unpacked)
     })
+}
+
+/// Ubuntu's package holds a script that asks for a snap; where that is all, Chrome may be there.
+fn find_chromium() -> Option<PathBuf> {
+    let is_snap = |program: &Path| {
+        let mut begin = Vec::new();
+        let read = std::fs::File::open(program).and_then(|file| file.take(4096).read_to_end(&mut begin));
+        program.starts_with("/snap")
+            || read.is_ok() && String::from_utf8_lossy(&begin).contains("snap install")
+    };
+    let names = ["chromium", "google-chrome", "google-chrome-stable", "chromium-browser"];
+    names.into_iter().filter_map(find_program).find(|program| !is_snap(program))
 }
 
 /// Runs a command to its end with its output kept; an error holds the command and what it printed.
