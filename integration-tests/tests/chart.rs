@@ -139,7 +139,8 @@ fn what_is_switched_on_is_there_and_what_is_wrong_is_refused() -> Result<()> {
 
     let chart = chart().display().to_string();
     for (wrong, said) in [
-        (&["--set", "replicas=2"][..], "need a checkpoint that they share"),
+        (&["--set", "replicas=2"][..], "a checkpoint that they share"),
+        (&["--set", "existingClaim="], "must outlive a pod"),
         (&["--set", "adminTokenKey=token"], "existingSecret"),
         (&["--set", "replica=2"], "replica"),
         (&["--set", "config.version=null"], "version"),
