@@ -42,6 +42,7 @@ pub mod route;
 pub mod source;
 mod standby;
 pub mod supervisor;
+pub mod systemd;
 pub mod telemetry;
 pub mod watch;
 pub mod watermark;

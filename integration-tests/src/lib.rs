@@ -13,6 +13,7 @@
 //! - [`rig`]: from the assembler to Redis, without a database
 //! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
+//! - [`terminal`]: what a page tells to type, typed · [`compose`]: the compose file
 //! - [`replica`]: replicas that lag
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
@@ -20,6 +21,7 @@
 
 pub mod browser;
 pub mod caches;
+pub mod compose;
 pub mod daemon;
 pub mod db;
 pub mod differential;
@@ -37,4 +39,5 @@ pub mod rig;
 pub mod rng;
 pub mod shop;
 pub mod stage;
+pub mod terminal;
 pub mod wait;
