@@ -17,7 +17,8 @@ const KEY: &str = "k";
 fn vectors() -> Json {
     let page =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/wire-format.md")).unwrap();
-    let (_, rest) = page.split_once("```json\n").unwrap();
+    let (_, rest) = page.split_once("### Test vectors").unwrap();
+    let (_, rest) = rest.split_once("```json\n").unwrap();
     serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
 }
 
