@@ -246,6 +246,10 @@ impl Status {
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
             let failing = target.servers().iter().filter(|server| server.error.is_some()).count();
             target_gauge(t::SERVERS_FAILING, target.name()).set(f(failing as u64));
+            // There from the start: a series that begins above zero is no increase to an alert.
+            for name in [t::COMMANDS, t::KEYS_QUEUED, t::QUEUE_REFUSED] {
+                target_counter(name, target.name()).increment(0);
+            }
         }
         set_counter(t::REWINDS, self.published.rewinds());
         set_counter(t::MEMORY_FLUSHES, self.published.flushes());

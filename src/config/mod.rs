@@ -45,6 +45,7 @@ use self::{
     node::{Node, Value},
     walk::Walk,
 };
+pub(crate) use self::{url::is_loopback, walk::nearest};
 
 /// Everything that `rowbust.yaml` says, checked.
 #[derive(Debug, Clone)]

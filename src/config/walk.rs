@@ -439,7 +439,7 @@ pub(super) fn first_line(text: &str, span: &Range<usize>) -> Range<usize> {
 }
 
 /// The most similar of `names`, if one is similar at all.
-pub(super) fn nearest<'s>(name: &str, names: impl Iterator<Item = &'s str>) -> Option<&'s str> {
+pub(crate) fn nearest<'s>(name: &str, names: impl Iterator<Item = &'s str>) -> Option<&'s str> {
     // Bounds the work on absurd input.
     let name: String = name.chars().take(64).collect::<String>().to_lowercase();
     names

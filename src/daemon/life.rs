@@ -165,6 +165,7 @@ impl Parts {
             control: Arc::clone(&process.control),
             uncovered: begun.uncovered.clone(),
         });
+        process.systemd.following(Arc::clone(&status));
         match &process.admin {
             Some(server) => server.hub.show(status),
             None => process.admin = Some(admin::Server::start(status).await?),

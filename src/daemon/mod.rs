@@ -1,6 +1,6 @@
 //! `rowbust run`: wires the parts together, lets them live, and ends them in order.
 //!
-//! Here: the turns of a process, from its start to its end. One of them ([`life`]) begins at the checkpoint and ends with a signal, a
+//! Here: the turns of a process, from its start to its end. One of them (`life`) begins at the checkpoint and ends with a signal, a
 //! failure, a new config, or what can only be dealt with by beginning anew there.
 //!
 //! Guarantees: nothing is read before Redis, the queue and the checkpoint are there; at SIGTERM reading stops first, what was read is
@@ -32,6 +32,7 @@ use crate::{
     source::{Pause, SourceError, SourceStats, lease::LeaseLost},
     standby::{self, Turns},
     supervisor::{Signals, hangups, signals},
+    systemd::Notifier,
     telemetry,
 };
 
@@ -130,10 +131,11 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
         epoch: 0,
         gap: None,
         out_of_reach: None,
+        systemd: Notifier::start(),
     };
     // What is gone back to if a new config can't begin.
     let mut before: Option<Arc<Config>> = None;
-    let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone());
+    let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone(), process.systemd.clone());
     let mut kept = None;
     loop {
         let mut lease = match kept.take() {
@@ -144,6 +146,7 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
             },
         };
         process.running |= turns.has_waited();
+        process.systemd.beginning();
         let ended = life(Arc::clone(&config), &mut process, &mut lease).await;
         let began = process.begun.take();
         let old = before.take();
@@ -246,6 +249,7 @@ struct Process {
     gap: Option<Gap>,
     /// The binlog doesn't reach back to the mark that was found in Redis.
     out_of_reach: Option<String>,
+    systemd: Notifier,
 }
 
 /// How long the tasks of a life may go on using the queue that they were ended with.

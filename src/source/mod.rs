@@ -13,6 +13,7 @@
 //! checkpoint); `cdc` (another driver).
 
 mod anchor;
+pub mod behind;
 #[cfg(feature = "mysql-cdc")]
 mod cdc;
 pub mod connect;
@@ -48,6 +49,8 @@ use tracing::{info, warn};
 /// What the driver `mysql_cdc` can't do, in words.
 #[cfg(feature = "mysql-cdc")]
 pub use cdc::limits::LIMITS as CDC_LIMITS;
+#[cfg(feature = "mysql-cdc")]
+pub(crate) use cdc::limits::refuse_settings as cdc_refuses;
 pub use error::{Halt, Refusal, SourceError};
 pub use pause::Pause;
 pub use preflight::Preflight;

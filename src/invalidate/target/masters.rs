@@ -27,7 +27,7 @@ pub struct Master {
 
 /// Which slots each master says it serves, and which are on their way. Equal ones, of before and after: nothing has moved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Layout {
+pub(crate) struct Layout {
     /// Each master's own line of `CLUSTER NODES`: its id and slots. Empty where there is no cluster.
     masters: BTreeSet<String>,
     /// Where slots are on their way to.
@@ -36,7 +36,7 @@ struct Layout {
 
 impl Layout {
     /// Whether slots are on their way: `[93-<-node]`, `[93->-node]`.
-    fn is_moving(&self) -> bool {
+    pub(crate) fn is_moving(&self) -> bool {
         self.masters.iter().any(|line| line.contains('['))
     }
 }
@@ -196,7 +196,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::masters`].
-    async fn layout(&self) -> Result<Layout, Failure> {
+    pub(crate) async fn layout(&self) -> Result<Layout, Failure> {
         let (mut layout, mut served) = (Layout::default(), 0);
         let mut command = redis::cmd("CLUSTER");
         command.arg("NODES");

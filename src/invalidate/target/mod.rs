@@ -93,6 +93,14 @@ impl Target {
         }
     }
 
+    /// Each sentinel with the master that it names; none where there are no sentinels.
+    pub(crate) async fn sentinels(&self) -> Vec<(String, Result<String, ConnectError>)> {
+        match &self.kind {
+            Kind::Single(single) => single.ask_sentinels(&self.connector).await,
+            Kind::Cluster(_) => Vec::new(),
+        }
+    }
+
     /// The servers that it knows of.
     pub fn servers(&self) -> Vec<ServerState> {
         let links = match &self.kind {

@@ -7,7 +7,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::history::{Kind, Nanos, Op, Outcome, Version};
 
@@ -43,7 +43,7 @@ impl Default for Settings {
 }
 
 /// A key when all was over: writes had stopped, every queue was empty, every reader had ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Final {
     /// The row, by number.
     pub key: u32,
@@ -83,7 +83,7 @@ pub enum Impossible {
 }
 
 /// What a history shows.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Reads that had a value.
     pub reads: u64,
@@ -105,6 +105,8 @@ pub struct Report {
     pub stale_reads: u64,
     /// Of the stale ones: from when the next version was surely visible to the read's start, in nanoseconds.
     pub staleness: Quantiles,
+    /// The same as shares: this many of the stale ones were at most so stale. A hundred steps.
+    pub staleness_shares: Vec<(Nanos, f64)>,
     /// A client read less than it had written itself.
     pub own_write_missed: u64,
     /// A client read less than it had read before.
@@ -119,6 +121,8 @@ pub struct Report {
     pub absent: u64,
     /// When all was over: cache and database agreed.
     pub right: u64,
+    /// [`Settings::bucket`].
+    pub bucket: Nanos,
     /// Buckets that hold anything, by number.
     pub timeline: BTreeMap<u64, Bucket>,
     /// The stalest reads.
@@ -126,7 +130,7 @@ pub struct Report {
 }
 
 /// A stretch of time; operations count where they start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Reads that had a value.
     pub reads: u64,
@@ -137,7 +141,7 @@ pub struct Bucket {
 }
 
 /// A read that gave too old a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stale {
     /// The row, by number.
     pub key: u32,
@@ -154,7 +158,7 @@ pub struct Stale {
 }
 
 /// How many writes were still contradicted after a while, by a read that began then and gave an older version.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Nines {
     /// The while, in nanoseconds.
     pub after: Nanos,
@@ -276,6 +280,8 @@ impl<'a> Totals<'a> {
         report.read_latency = Quantiles::of(&mut self.read_latencies);
         report.write_latency = Quantiles::of(&mut self.write_latencies);
         report.staleness = Quantiles::of(&mut self.staleness);
+        report.staleness_shares = quantiles::shares(&mut self.staleness);
+        report.bucket = self.settings.bucket.max(1);
         self.contradicted.sort_unstable();
         let writes = report.writes;
         report.nines = self.settings.after.iter().map(|after| self.nines(*after, writes)).collect();

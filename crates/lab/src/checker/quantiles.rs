@@ -1,11 +1,11 @@
 //! Exact quantiles.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::history::Nanos;
 
 /// Quantiles of what was measured, in nanoseconds: the smallest value that at least this share doesn't exceed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// How many there are. 0: the others mean nothing.
     pub count: u64,
@@ -30,6 +30,20 @@ impl Quantiles {
     }
 }
 
+/// Of each hundredth: its greatest value, and which share has at most this one. Sorts.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn shares(values: &mut [Nanos]) -> Vec<(Nanos, f64)> {
+    values.sort_unstable();
+    let count = values.len();
+    let steps = (1..=100_usize).filter_map(|step| {
+        let rank = (count * step).div_ceil(100);
+        values.get(rank.checked_sub(1)?).map(|value| (*value, rank as f64 / count as f64))
+    });
+    let mut shares: Vec<_> = steps.collect();
+    shares.dedup();
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +58,8 @@ mod tests {
             Quantiles { count: 1000, p50: 500, p99: 990, p999: 999, max: 1000 }
         );
         assert_eq!(Quantiles::of(&mut [1, 2, 3]).p50, 2);
+        assert_eq!(shares(&mut []), []);
+        assert_eq!(shares(&mut [8, 4]), [(4, 0.5), (8, 1.0)]);
+        assert_eq!(shares(&mut (1..=1000).collect::<Vec<_>>())[98], (990, 0.99));
     }
 }

@@ -1,8 +1,10 @@
-//! `rowbust check`: what was understood of the config.
+//! `rowbust check`: what was understood of the config; with `--live`, whether the servers are as it needs them.
+
+mod live;
 
 use serde_json::{Value, json};
 
-use super::{Exit, Global, load, out};
+use super::{Exit, Global, block_on, load, out};
 use crate::config::{
     Config, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, RedisMode, RedisTarget, Retry,
     SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
@@ -10,18 +12,35 @@ use crate::config::{
 
 /// Arguments of `rowbust check`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Reads the config file only: no server is asked. Exits with 0 or 78.
+#[command(
+    after_help = "Without --live the config file is read only: no server is asked. With it every server is asked, nothing is
+changed, and each line that isn't ok says what to do; docs/check.md explains them.
+
+Exit codes: 0 fine (warnings too), 69 a server can't be reached, 78 a mistake in the config or a setting of a server.
 
 Examples:
   rowbust check
-  rowbust -c shop.yaml check --json")]
-pub struct CheckArgs {}
+  rowbust -c shop.yaml check --json
+  rowbust check --live
+  rowbust check --live --strict --json"
+)]
+pub struct CheckArgs {
+    /// Ask the servers: settings, grants, tables, read sources, Redis, the retry queue, this machine
+    #[arg(long)]
+    pub live: bool,
+    /// Warnings of --live count as mistakes
+    #[arg(long, requires = "live")]
+    pub strict: bool,
+}
 
-pub(super) fn execute(global: &Global, _args: &CheckArgs) -> Exit {
+pub(super) fn execute(global: &Global, args: &CheckArgs) -> Exit {
     let config = match load(global) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    if args.live {
+        return live::execute(global, args, &config);
+    }
     let file = global.config.display().to_string();
     if global.json {
         out::json(&to_json(&file, &config));
