@@ -173,14 +173,41 @@ async fn a_replica_that_stops(flavor: Flavor) -> Result<()> {
     ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
 
     stage.settings.source = with(&replica, "replica_timeout: 2s");
-    let daemon = stage.start().await?;
+    let mut daemon = stage.start().await?;
     pool_becomes(&stage, &daemon, &both).await?;
+    // Not as long as readers may find it in the list: that can't be written.
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    redis::cmd("ACL").arg("SETUSER").arg("default").arg("-set").exec_async(&mut redis).await?;
     replica.hold().await?;
     run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=2"]).await?;
+    until("twice the timeout", WITHIN, async || {
+        let status = daemon.status().await?;
+        let held = status["visibility"][1]["held_seconds"].as_f64().unwrap_or(0.0);
+        let is_open = status["frontier"]["open_segments"].as_u64() > Some(0);
+        ensure!(held < 1.0 || is_open, "settled while the list has the replica: {status}");
+        Ok(Seen::check(held > 4.0, || status["visibility"].to_string()))
+    })
+    .await
+    .map_err(|error| daemon.explain(&error))?;
+    ensure!(pool(&stage).await? == both, "void: the list was written");
+    redis::cmd("ACL").arg("SETUSER").arg("default").arg("+set").exec_async(&mut redis).await?;
     pool_becomes(&stage, &daemon, &both[..1]).await?;
     // Without it.
     stage.quiet(&daemon).await?;
     ensure!(daemon.metric("rowbust_pool_members").await? == 1.0);
+    // Another daemon doesn't list it either, as it lacks what is done.
+    ensure!(daemon.kill9()?);
+    let daemon = stage.start().await?;
+    run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=4"]).await?;
+    let goal = stage.db.newest(&mut conn).await?;
+    until("done without it again", WITHIN, async || {
+        ensure!(pool(&stage).await? == both[..1], "it is listed again, and lacks what is done");
+        let at = daemon.status().await?["checkpoint"].clone();
+        let file = at["file"].as_str().unwrap_or_default().to_owned();
+        Ok(Seen::check((file, at["position"].as_u64().unwrap_or(0)) >= goal, || at.to_string()))
+    })
+    .await
+    .map_err(|error| daemon.explain(&error))?;
     replica.go_on().await?;
     pool_becomes(&stage, &daemon, &both).await?;
     replica.caught_up(&stage.db).await?;

@@ -25,7 +25,7 @@ Examples:
   rowbust init --source mysql://rowbust@db1 --redis redis://cache:6379/0 --schema shop,crm --tables 'order*' -o -"
 )]
 pub struct InitArgs {
-    /// The database: mysql://USER@HOST[:PORT], without a password
+    /// The database: mysql://USER@HOST or mysql://USER@HOST:PORT, without a password
     #[arg(long, value_name = "URL", visible_alias = "url")]
     pub source: String,
     /// File with the database's password
@@ -37,7 +37,7 @@ pub struct InitArgs {
     /// PEM file of the authority that signed the database's certificate
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// Redis: redis://HOST[:PORT][/DB], without a password [default: redis://127.0.0.1:6379/0]
+    /// Redis: redis://HOST, with :PORT and /DB where they differ, without a password [default: redis://127.0.0.1:6379/0]
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// Only tables of these schemas

@@ -1,6 +1,6 @@
 //! `rowbust run`: wires the parts together, lets them live, and ends them in order.
 //!
-//! Here: the turns of a process, from its start to its end. One of them ([`life`]) begins at the checkpoint and ends with a signal, a
+//! Here: the turns of a process, from its start to its end. One of them (`life`) begins at the checkpoint and ends with a signal, a
 //! failure, a new config, or what can only be dealt with by beginning anew there.
 //!
 //! Guarantees: nothing is read before Redis, the queue and the checkpoint are there; at SIGTERM reading stops first, what was read is

@@ -38,13 +38,13 @@ pub struct Keeper {
     pub frontier: Frontier<Done>,
     /// What is owed.
     pub queue: Arc<Queue>,
-    /// See [`Saved::lineage`].
+    /// See `lineage` of the checkpoint.
     pub lineage: String,
     /// The name under which clients find the frontier.
     pub name: String,
     /// No mark before the checkpoint has come to this epoch: a flush isn't done.
     pub from_epoch: u64,
-    /// From the [`Survey`].
+    /// From the survey.
     pub expected: BTreeMap<String, Published>,
     /// Of the process.
     pub stats: Arc<Stats>,

@@ -285,6 +285,7 @@ mod tests {
             one.text(),
             r#"{"v":1,"id":"2-77","flavor":"mariadb","source":"1","gtids":"0-1-5","file":"b.000001","position":100,"anchor":null,"time":0}"#
         );
+        assert!(include_str!("../../docs/wire-format.md").contains(&one.text()));
         assert_eq!(Mark::parse(&one.text()).unwrap(), one);
         assert!(Mark::parse(&one.text().replace("\"v\":1", "\"v\":2")).unwrap_err().contains("version is 2"));
         let info = "# Server\r\nrun_id:abc\r\n# Persistence\r\nrdb_last_load_keys_loaded:0\r\naof_enabled:0\r\n\

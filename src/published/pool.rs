@@ -263,6 +263,7 @@ mod tests {
         let listed = Listed { v: 1, members: vec!["db1:3306".into(), "db2:3306".into()] };
         let text = r#"{"v":1,"members":["db1:3306","db2:3306"]}"#;
         assert_eq!(serde_json::to_string(&listed).unwrap(), text);
+        assert!(include_str!("../../docs/wire-format.md").contains(text));
         assert_eq!(serde_json::from_str::<Listed>(text).unwrap(), listed);
         assert_eq!(redis::pool_key("main"), "rowbust:pool:main");
     }

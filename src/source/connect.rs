@@ -293,7 +293,6 @@ fn classify_wire(address: String, tls: bool, error: WireError) -> ConnectError {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

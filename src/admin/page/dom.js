@@ -70,5 +70,9 @@ export function bytes(n) {
 
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
-/** Of milliseconds since 1970, in the reader's zone. */
-export const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
+/** Of milliseconds since 1970, in the reader's zone; with the date if it isn't today. */
+export function clock(ms) {
+  const at = new Date(ms);
+  const time = at.toLocaleTimeString("en-GB");
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString("en-CA")} ${time}`;
+}

@@ -96,7 +96,8 @@ function attention(status) {
     if (flush.running) add("note", `flush:${flush.target}`, `Flushes ${flush.running.tables.join(", ")} at ${flush.target} (${flush.running.causes.join(", ")}): ${plural(flush.running.removed, "key")} removed`);
   }
   if (status.witness === "delay") add("note", "witness", "Visibility is assumed after a delay: the source offers no witness");
-  return found;
+  const worth = ["bad", "warn", "note"];
+  return found.sort((a, b) => worth.indexOf(a.kind) - worth.indexOf(b.kind));
 }
 
 function reasons(outcome) {
@@ -251,7 +252,7 @@ function parts(status) {
       run && ["tables", run.tables.join(", ")],
       run && ["causes", run.causes.join(", ")],
       run && ["runs for", seconds(run.seconds)],
-      run && ["scanned of", `${count(run.scanned)} of ${count(run.to_scan)}`],
+      run && ["scanned", `${count(run.scanned)} of ${count(run.to_scan)}`],
       run?.held_by && ["held by", String(run.held_by)],
       ["waiting", count(flush.waiting)],
       ["removed · scanned since the start", `${count(flush.removed)} · ${count(flush.scanned)}`],

@@ -1,0 +1,112 @@
+//! The model: every strategy's steps against every interleaving of a small world.
+//!
+//! A world has one or two keys, a few readers and writers, a primary (and a replica that lags), Redis, and for some strategies a
+//! follower of the binlog. Each step of each of them is indivisible; between two steps anything that the set-up allows may happen, for
+//! any length of time: there are no clocks. [stateright](https://docs.rs/stateright) visits every reachable state, breadth first, and looks
+//! at the [properties](Property). What a set-up leaves out is not shown: `docs/lab.md` says what that is.
+//!
+//! Guarantees: a trace given is one of the shortest; "holds" is said only if no bound cut the search. Fingerprints of states have 64
+//! bits: [`Outcome::omission`] bounds the probability that a state was missed. Depends on nothing of ours.
+
+mod check;
+mod env;
+mod follower;
+mod mutant;
+mod property;
+mod report;
+mod setup;
+mod state;
+mod strategies;
+mod strategy;
+mod trace;
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+pub use self::{
+    check::{CheckError, Limits, Outcome, Progress, Violation},
+    mutant::Mutant,
+    property::Property,
+    report::{expected, verdict},
+    setup::{Condition, Expect, Setup},
+    strategies::NAMES,
+    trace::{Actor, Step, Trace},
+};
+
+/// A strategy in a set-up, to be explored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// One of [`NAMES`].
+    pub strategy: &'static str,
+    /// The set-up.
+    pub setup: Setup,
+}
+
+/// What a strategy does, in one line. Nothing if there is none of that name.
+pub fn about(strategy: &str) -> Option<&'static str> {
+    strategies::find(strategy).map(|strategy| strategy.about())
+}
+
+/// All set-ups of a strategy, the default one first. None if there is no strategy of that name.
+pub fn cases(strategy: &str) -> Vec<Case> {
+    let Some(strategy) = strategies::find(strategy) else { return Vec::new() };
+    strategy.setups().into_iter().map(|setup| Case { strategy: strategy.name(), setup }).collect()
+}
+
+/// Every strategy in each of its set-ups.
+pub fn all_cases() -> Vec<Case> {
+    NAMES.iter().flat_map(|name| cases(name)).collect()
+}
+
+/// `guarded` with a sentence left out, in the smallest set-up that shows it.
+pub fn mutant_case(mutant: Mutant) -> Case {
+    Case { strategy: "guarded", setup: mutant.setup() }
+}
+
+/// Explores one case; `progress` is called now and then.
+///
+/// # Errors
+/// If the set-up's numbers are out of bounds, or the model has a bug.
+pub fn check(case: &Case, limits: Limits, progress: &mut dyn FnMut(Progress)) -> Result<Outcome, CheckError> {
+    let strategy = strategies::find(case.strategy)
+        .ok_or_else(|| CheckError::Setup(format!("no strategy {}", case.strategy)))?;
+    check::run(strategy, &case.setup, limits, progress)
+}
+
+/// Explores many cases, `limits.threads` at a time, each by one thread. Outcomes come in the order of the cases; `done` is called with
+/// the number of each as soon as it is there, `progress` with the number of one that is being explored.
+///
+/// # Errors
+/// The first that [`check`] gives.
+pub fn check_all(
+    cases: &[Case],
+    limits: Limits,
+    progress: &(dyn Fn(usize, Progress) + Sync),
+    done: &(dyn Fn(usize, &Outcome) + Sync),
+) -> Result<Vec<Outcome>, CheckError> {
+    let next = AtomicUsize::new(0);
+    let outcomes: Mutex<Vec<Option<Result<Outcome, CheckError>>>> =
+        Mutex::new(cases.iter().map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..limits.threads.clamp(1, cases.len().max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(case) = cases.get(index) else { break };
+                    let limits = Limits { threads: 1, ..limits };
+                    let outcome = check(case, limits, &mut |at| progress(index, at));
+                    if let Ok(outcome) = &outcome {
+                        done(index, outcome);
+                    }
+                    if let Ok(mut outcomes) = outcomes.lock() {
+                        outcomes[index] = Some(outcome);
+                    }
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    outcomes.into_iter().flatten().collect()
+}

@@ -1,0 +1,187 @@
+//! Set-ups: how many of each actor there are, which faults may happen, and which assumptions hold.
+
+use super::{
+    mutant::Mutant,
+    property::Property,
+    state::{KEYS, READERS, WRITERS, WRITES},
+};
+
+macro_rules! conditions {
+    ($($(#[$doc:meta])* $name:ident = $text:literal : $about:literal,)*) => {
+        /// Something that may happen in a set-up, or an assumption that holds there.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Condition {
+            $(#[doc = $about] $name,)*
+        }
+
+        impl Condition {
+            /// All of them.
+            pub const ALL: &[Condition] = &[$(Condition::$name,)*];
+
+            /// Its name on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Condition::$name => $text,)* }
+            }
+
+            /// What it means, in one line.
+            pub fn about(self) -> &'static str {
+                match self { $(Condition::$name => $about,)* }
+            }
+        }
+    };
+}
+
+conditions! {
+    Window = "window": "a commit is in the binlog before it is visible at the primary (semi-sync: for any length of time)",
+    Replica = "replica": "readers may read from a replica, which lags by any length of time",
+    ReplicaLeaves = "replica-leaves": "the operator takes the replica out; from then on it may lag for ever",
+    ReplicaJoins = "replica-joins": "the replica is not a source at first; the operator may add it, and again after it left",
+    Eviction = "eviction": "Redis may drop any key at any time",
+    Duplicates = "duplicates": "any removal may come again at any later time",
+    LostReplies = "lost-replies": "a fill may be carried out without its reader hearing of it: it comes again",
+    FollowerCrash = "follower-crash": "the follower may be killed at any time and begins at any checkpoint that it may have saved",
+    ReaderCrash = "reader-crash": "a reader may be killed at any step",
+    WriterCrash = "writer-crash": "a writer may be killed at any step",
+    CommitFails = "commit-fails": "a commit may be refused",
+    RedisErrors = "redis-errors": "a removal may fail; the retry queue then owes it",
+    RedisRollback = "redis-rollback": "Redis may fall back to any earlier state of its own (failover, old snapshot)",
+    LockExpiry = "lock-expiry": "a lock may expire while its holder still works (a pause longer than the lock's time)",
+    Backlog = "backlog": "a change seen visible everywhere before its first removal gets that one only",
+    PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",
+    Grace = "grace": "assumption: the removal that waits for a grace (second removal, delayed delete) comes after all fills that read before",
+    Ttl = "ttl": "values expire",
+}
+
+/// What the model must say of a set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// No trace, all states visited.
+    Holds,
+    /// A shortest trace to a value that is stale for good, of this many steps.
+    Stale(usize),
+    /// Another property fails, and no value is stale for good.
+    Violates(Property),
+}
+
+/// A set-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is for, in one line.
+    pub about: &'static str,
+    /// What is to come out, as long as nothing is changed by flags.
+    pub expect: Expect,
+    /// Processes that read; each reads again and again.
+    pub readers: u8,
+    /// Processes that write.
+    pub writers: u8,
+    /// Writes in all.
+    pub writes: u8,
+    /// Keys.
+    pub keys: u8,
+    /// A change to the protocol that must make it fail.
+    pub mutant: Option<Mutant>,
+    conditions: u32,
+}
+
+impl Setup {
+    /// One reader, one writer, one write, one key, and no faults.
+    pub(crate) fn new(name: &'static str, about: &'static str, expect: Expect) -> Self {
+        Self { name, about, expect, readers: 1, writers: 1, writes: 1, keys: 1, mutant: None, conditions: 0 }
+    }
+
+    pub(crate) fn readers(self, readers: u8) -> Self {
+        Self { readers, ..self }
+    }
+
+    pub(crate) fn writers(self, writers: u8) -> Self {
+        Self { writers, ..self }
+    }
+
+    pub(crate) fn writes(self, writes: u8) -> Self {
+        Self { writes, ..self }
+    }
+
+    pub(crate) fn keys(self, keys: u8) -> Self {
+        Self { keys, ..self }
+    }
+
+    pub(crate) fn mutated(self, mutant: Mutant) -> Self {
+        Self { mutant: Some(mutant), ..self }
+    }
+
+    pub(crate) fn with(mut self, conditions: &[Condition]) -> Self {
+        conditions.iter().for_each(|condition| self.set(*condition, true));
+        self
+    }
+
+    /// Whether a condition holds.
+    pub fn has(&self, condition: Condition) -> bool {
+        self.conditions & (1 << condition as u8) != 0
+    }
+
+    /// Turns a condition on or off.
+    pub fn set(&mut self, condition: Condition, on: bool) {
+        let bit = 1 << condition as u8;
+        self.conditions = if on { self.conditions | bit } else { self.conditions & !bit };
+    }
+
+    /// The conditions that hold.
+    pub fn conditions(&self) -> impl Iterator<Item = Condition> + '_ {
+        Condition::ALL.iter().copied().filter(|condition| self.has(*condition))
+    }
+
+    pub(crate) fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// The sources that plain readers choose from.
+    pub(crate) fn sources(&self) -> u8 {
+        if self.has(Condition::Replica) { 3 } else { 1 }
+    }
+
+    /// The pool of sources can change.
+    pub(crate) fn pool_changes(&self) -> bool {
+        self.has(Condition::ReplicaLeaves) || self.has(Condition::ReplicaJoins)
+    }
+
+    /// What is wrong with its numbers.
+    ///
+    /// # Errors
+    /// A number that the model has no room for, with its bounds.
+    pub fn validate(&self) -> Result<(), String> {
+        let bounds = [
+            ("readers", self.readers, 0, READERS),
+            ("writers", self.writers, 1, WRITERS),
+            ("writes", self.writes, 1, WRITES),
+            ("keys", self.keys, 1, KEYS),
+        ];
+        for (what, value, least, most) in bounds {
+            if value < least || usize::from(value) > most {
+                return Err(format!("{what} must be {least} to {most}, not {value}"));
+            }
+        }
+        if self.pool_changes() && !self.has(Condition::Replica) {
+            return Err("replica-leaves and replica-joins need the condition replica".into());
+        }
+        Ok(())
+    }
+
+    /// One line: the numbers and conditions.
+    pub fn summary(&self) -> String {
+        let mut text = format!(
+            "{} readers, {} writers, {} writes, {} keys",
+            self.readers, self.writers, self.writes, self.keys
+        );
+        for condition in self.conditions() {
+            text.push_str(", ");
+            text.push_str(condition.name());
+        }
+        if let Some(mutant) = self.mutant {
+            text.push_str(&format!("; mutant {}", mutant.name()));
+        }
+        text
+    }
+}
