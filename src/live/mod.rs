@@ -1,7 +1,7 @@
 //! Asks every server of a config whether rowbust can work with it: `rowbust check --live`.
 //!
-//! Guarantees: nothing is changed on any server (what is tried on Redis is tried on keys that nobody has; with `durability` or sets on a cluster
-//! one of these is written, and is gone after a second or at once); each group of questions ends within [`LIMIT`], and what one server says or doesn't
+//! Guarantees: nothing of anybody's is changed on any server (what is tried on Redis is tried on keys that nobody has; of these some of
+//! `rowbust:*` are written, and gone after a second); each group of questions ends within [`LIMIT`], and what one server says or doesn't
 //! say hides nothing of the others. The questions of different servers are asked at the same time. May depend on every part.
 
 mod cascades;

@@ -25,6 +25,8 @@ use crate::{
 
 /// The oldest with all commands that are used; ACLs are younger.
 const OLDEST: (u32, u32) = (4, 0);
+/// Behind an `ACL SETUSER`.
+const SAVE: &str = "then ACL SAVE, or the same in the ACL file; on a cluster on every node";
 /// The oldest that is tested.
 const TESTED: (u32, u32) = (7, 0);
 
@@ -88,6 +90,7 @@ async fn questions(config: &Config, at: usize, target: &RedisTarget, group: &mut
         cluster(&connection, &mut masters, target, group).await;
     }
     commands(config, at, target, &mut masters, group).await;
+    marks(target, &mut masters, group).await;
     information(config, at, target, &mut masters, group).await;
     match masters.first_mut() {
         Some(master) => clock(master).await,
@@ -423,7 +426,6 @@ async fn commands(
     // One master of several that says no is enough.
     allowed.retain(|right| !denied.contains(right) && !unknown.contains(right));
     let name = user(target);
-    let save = "then ACL SAVE, or the same in the ACL file; on a cluster on every node";
     let mut implied: Vec<&str> = Vec::new();
     // What can only be tried once these are allowed.
     if denied.contains("multi") {
@@ -450,7 +452,7 @@ async fn commands(
         group.error(
             "redis.commands",
             format!("the user {name} may not run {}", list(&denied)),
-            format!("ACL SETUSER {name} {}\n{save}", plus.join(" ")),
+            format!("ACL SETUSER {name} {}\n{SAVE}", plus.join(" ")),
         );
     }
     if denied.is_empty() && unknown.is_empty() {
@@ -464,7 +466,7 @@ async fn commands(
         group.error(
             "redis.keys",
             format!("the user {name} may not access keys like {}", of.join(", ")),
-            format!("ACL SETUSER {name} {}\n{save}", plus.join(" ")),
+            format!("ACL SETUSER {name} {}\n{SAVE}", plus.join(" ")),
         );
     }
     let constant: Vec<String> = mappings
@@ -480,6 +482,42 @@ async fn commands(
             format!("make sure that {name} may access it"),
         );
     }
+}
+
+/// What a loss of Redis' memory is noticed by, and where clients find the pool of read sources: see `published`.
+async fn marks(target: &RedisTarget, masters: &mut [Master], group: &mut Group) {
+    let key = format!("rowbust:mark:{}", nobodys());
+    let mut eval = redis::cmd("EVAL");
+    eval.arg("return redis.call('GET', KEYS[1])").arg(1).arg(&key);
+    let mut ex = keyed("SET", key.as_bytes(), &["1"]);
+    ex.arg("EX").arg(1);
+    let trials = [
+        ("get", keyed("GET", key.as_bytes(), &[])),
+        ("eval", eval),
+        ("set", ex),
+        ("info", redis::cmd("INFO")),
+    ];
+    let (mut denied, mut key_denied) = (BTreeSet::new(), false);
+    for master in masters.iter_mut() {
+        for (right, command) in &trials {
+            match attempt(master, command).await {
+                Answer::Denied | Answer::Unknown => _ = denied.insert(*right),
+                Answer::DeniedKey => key_denied = true,
+                // Said by the trials of removals.
+                Answer::Allowed | Answer::Failed(_) => {}
+            }
+        }
+    }
+    if denied.is_empty() && !key_denied {
+        group.ok("redis.marks", "a loss of its memory will be noticed");
+        return;
+    }
+    let name = user(target);
+    group.warning(
+        "redis.marks",
+        format!("the user {name} may not keep rowbust's marks: that Redis has lost removals (an old snapshot, a failover) is not noticed"),
+        format!("ACL SETUSER {name} +eval +get +set +info ~rowbust:*\n{SAVE}"),
+    );
 }
 
 /// Where it stands in the config, a key, and what an ACL would say: for each mapping.

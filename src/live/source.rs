@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use mysql_async::{Conn, Row, prelude::Queryable as _};
-use rowbust_binlog::Flavor;
+use rowbust_binlog::{Flavor, GtidState, MariaGtidPos};
 
 use super::{Waiting, checkpoint::Found, report::Group, rights, within};
 use crate::{
@@ -14,7 +14,9 @@ use crate::{
     source::{
         Refusal, SourceError,
         connect::{ConnectError, Connector},
-        lease, preflight, retention, start,
+        lease,
+        position::Position,
+        preflight, retention, start,
     },
 };
 
@@ -613,6 +615,21 @@ async fn begin(config: &Config, saved: &Found, group: &mut Group) -> Result<(), 
     }
     conn.disconnect().await.ok();
     keeps(&connector, mark.as_ref(), group).await
+}
+
+/// MariaDB says what it has purged only when it is asked for the stream; the list of GTIDs before its oldest file tells the same.
+async fn purged(conn: &mut Conn, position: &Position) -> Result<Option<String>, SourceError> {
+    let GtidState::MariaDb(done) = &position.gtids else { return Ok(None) };
+    let Some((oldest, _)) = start::binary_logs(conn).await?.into_iter().next() else { return Ok(None) };
+    let rows: Vec<Row> =
+        conn.query(format!("SHOW BINLOG EVENTS IN {} LIMIT 5", start::quote(&oldest))).await?;
+    let text = |row: &Row, at: usize| row.get_opt::<String, _>(at).and_then(Result::ok).unwrap_or_default();
+    let list =
+        rows.iter().find(|row| text(row, 2) == "Gtid_list").map(|row| text(row, 5)).unwrap_or_default();
+    let list = list.trim_matches(['[', ']', ' ']).parse::<MariaGtidPos>();
+    // A file that can't be shown, or is shown otherwise, says nothing.
+    let lost = list.is_ok_and(|list| !done.is_empty() && !done.is_at_or_past(&list));
+    Ok(lost.then(|| format!("the server has purged what lies before {oldest}, and not all of it was read")))
 }
 
 /// Less than this is a night without anybody.
