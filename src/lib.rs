@@ -12,6 +12,8 @@
 //! - [`watermark`]: when a commit is visible at every read source, so that the second removal may run
 //! - [`retry`]: removals that failed, kept durably (disk or Kafka) and retried
 //! - [`checkpoint`]: where to resume, saved only up to what is done; [`coverage`]: which mappings it stands for
+//! - [`checkpoint`]: where to resume, saved only up to what is done
+//! - [`published`]: marks in Redis, by which it is noticed when Redis loses its memory; what is repeated then
 //!
 //! Around them: [`config`] (YAML to a `Config` that can't hold nonsense), [`cli`], [`supervisor`] (named tasks,
 //! drain), [`admin`] (HTTP), [`journal`] (the newest removals), [`why`] (which mappings make a key), [`watch`] (a follower that changes nothing), [`reload`] (the config taken anew),
@@ -27,9 +29,12 @@ pub mod coverage;
 pub mod daemon;
 pub mod failpoint;
 pub mod flush;
+pub mod init;
 pub mod invalidate;
 pub mod journal;
+pub mod live;
 pub mod pipeline;
+pub mod published;
 pub mod recent;
 pub mod reload;
 pub mod retry;
@@ -37,6 +42,7 @@ pub mod route;
 pub mod source;
 mod standby;
 pub mod supervisor;
+pub mod systemd;
 pub mod telemetry;
 pub mod watch;
 pub mod watermark;

@@ -1,6 +1,6 @@
 //! The newest warnings and errors of the log, in memory: for the state and for `/events`.
 //!
-//! Guarantees: bounded ([`KEPT`] lines of [`LONGEST`] bytes); never waits but for a reader. What the log must not hold isn't here
+//! Guarantees: bounded ([`KEPT`] lines of twice [`LONGEST`] bytes); never waits but for a reader. What the log must not hold isn't here
 //! either, for it is the same. May depend on nothing of ours.
 
 use std::{
@@ -19,7 +19,7 @@ use tracing_subscriber::layer::{Context, Layer};
 
 /// Lines that are kept.
 pub const KEPT: usize = 50;
-/// Bytes of one line's fields.
+/// Bytes of one line's message, and of its fields.
 pub const LONGEST: usize = 1000;
 
 /// A line of the log.
@@ -83,7 +83,9 @@ impl<S: Subscriber> Layer<S> for Keep {
         }
         let mut text = Text::default();
         event.record(&mut text);
-        text.fields.truncate(text.fields.floor_char_boundary(LONGEST));
+        for text in [&mut text.fields, &mut text.message] {
+            text.truncate(text.floor_char_boundary(LONGEST));
+        }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut lines = lines();
         lines.count += 1;

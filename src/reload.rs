@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     config::{self, Config},
     source::Source,
+    systemd,
 };
 
 /// What was asked for.
@@ -170,7 +171,9 @@ impl Reloader {
     /// Until nobody can ask any more.
     pub async fn run(mut self) {
         while let Some(Request { flush_new, answer }) = self.requests.recv().await {
+            systemd::reloading();
             let outcome = self.reload(flush_new).await;
+            systemd::reloaded();
             self.reloads.ended(&outcome);
             if let Some(answer) = answer {
                 // Who asked may have gone.

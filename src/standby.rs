@@ -21,6 +21,7 @@ use crate::{
         lease::{Candidate, Lease, LeaseLost},
     },
     supervisor::Signals,
+    systemd::Notifier,
     telemetry as t,
 };
 
@@ -36,6 +37,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 pub(crate) struct Turns {
     config: Arc<Config>,
     metrics: PrometheusHandle,
+    systemd: Notifier,
     candidate: Arc<Candidate>,
     started: Instant,
     began: Option<Instant>,
@@ -58,7 +60,7 @@ pub(crate) fn ends_turn(error: &anyhow::Error) -> bool {
 }
 
 impl Turns {
-    pub(crate) fn new(config: Arc<Config>, metrics: PrometheusHandle) -> Self {
+    pub(crate) fn new(config: Arc<Config>, metrics: PrometheusHandle, systemd: Notifier) -> Self {
         t::set_gauge(t::ACTIVE, 0.0);
         t::set_counter(t::TAKEOVERS, 0);
         t::set_counter(t::CHECKPOINT_FENCED, 0);
@@ -66,6 +68,7 @@ impl Turns {
         Self {
             config,
             metrics,
+            systemd,
             candidate,
             started: Instant::now(),
             began: None,
@@ -108,6 +111,7 @@ impl Turns {
             pause_ms = self.pause.as_millis(),
             "another daemon is active, standing by"
         );
+        self.systemd.standing_by();
         let listener = admin::standby::bind(self.config.admin.listen).await?;
         let standby = Standby {
             config: Arc::clone(&self.config),

@@ -1,7 +1,7 @@
 //! Named tasks, and their end.
 //!
 //! Guarantees: a task that ends with an error, or panics, ends the daemon by name: no part dies alone. A drain waits until its deadline and
-//! then names the tasks that didn't finish. May depend on nothing of ours.
+//! then names the tasks that didn't finish. May depend on `systemd`, which is told of the end.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -10,6 +10,8 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::systemd;
 
 /// Why a task ended the daemon.
 #[derive(Debug)]
@@ -42,6 +44,14 @@ impl Supervisor {
     ) {
         let handle = self.tasks.spawn(task);
         self.names.insert(handle.id(), (name, handle));
+    }
+
+    /// Starts a task that can't fail.
+    pub fn spawn_sure(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(name, async move {
+            task.await;
+            Ok(())
+        });
     }
 
     /// Waits for the next task that ends, in order or not. `None`: all have.
@@ -116,10 +126,12 @@ pub struct Signals {
 impl Signals {
     /// Waits for the next one.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
+        let signal = tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
-        }
+        };
+        systemd::stopping();
+        signal
     }
 }
 

@@ -86,6 +86,11 @@ metrics_table! {
     REDIRECTS = "rowbust_redis_redirects_total", Counter, Count, ["target", "code"], "Removals that a cluster sent elsewhere: MOVED, ASK, TRYAGAIN";
     SERVERS_FAILING = "rowbust_redis_servers_failing", Gauge, Count, ["target"], "Masters of the target whose removals go to the queue: of a cluster some may fail while its breaker is closed";
     BREAKER_OPENED = "rowbust_breaker_opened_total", Counter, Count, ["target"], "Times that the breaker opened";
+    REWINDS = "rowbust_rewinds_total", Counter, Count, [], "Times that the binlog was read again from an earlier place, as Redis may have forgotten removals";
+    MEMORY_FLUSHES = "rowbust_memory_flushes_total", Counter, Count, [], "Times that mapped keyspaces were flushed, as Redis had forgotten nobody knows how much";
+    MARKS_EVICTED = "rowbust_marks_evicted_total", Counter, Count, [], "Times that Redis evicted the mark by which its memory is checked";
+    MARK_FAILING = "rowbust_mark_failing", Gauge, Count, ["target"], "1 while a target's mark can't be read or written: a loss of its memory goes unseen";
+    FRONTIER_LAG = "rowbust_frontier_lag_seconds", Gauge, Seconds, ["target"], "How long ago everything was done that Redis is known to have acknowledged; 0 when that is all. What a loss of Redis' memory would repeat";
     RETENTION_LEFT = "rowbust_binlog_retention_left_seconds", Gauge, Seconds, [], "How long the server keeps the binlog behind the checkpoint at least; all of its retention while nothing is behind it, +Inf without a retention";
     QUEUE_PENDING = "rowbust_queue_pending", Gauge, Count, [], "Removals in the retry queue";
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
@@ -118,6 +123,8 @@ metrics_table! {
     PAUSED = "rowbust_paused", Gauge, Count, [], "1 while reading is held by `rowbust pause`";
     RELOADS = "rowbust_reload_total", Counter, Count, [], "Times that the daemon went on with a new config";
     RELOAD_FAILURES = "rowbust_reload_failed_total", Counter, Count, [], "Times that a new config was refused and the old one kept";
+    VISIBILITY_HELD = "rowbust_visibility_held_seconds", Gauge, Seconds, ["server"], "How long the oldest second removals that wait for a read source have waited: it lags, or can't be asked";
+    POOL_MEMBERS = "rowbust_pool_members", Gauge, Count, ["target"], "Read sources that are listed for guarded readers, the primary included";
     WITNESS_DELAY = "rowbust_visibility_by_delay", Gauge, Count, [], "1 while visibility is assumed after a delay, for want of a witness";
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     flush,
-    route::{Plan, RoutedKey, Router, Scratch},
+    route::{Kind, Plan, RoutedKey, Router, Scratch},
     source::{
         self, Prepared, Refusal, Resume, Source, SourceError,
         position::{Anchor, Coordinates, Position},
@@ -39,11 +39,15 @@ impl Only {
         self.table.as_ref().is_none_or(|glob| glob.is_match(format!("{schema}.{table}")))
     }
 
-    fn takes_key(&self, key: &[u8]) -> bool {
-        self.key.as_ref().is_none_or(|only| match only.strip_suffix('*') {
-            Some(prefix) => key.starts_with(prefix.as_bytes()),
-            None => key == only.as_bytes(),
-        })
+    fn takes_key(&self, kind: Kind, key: &[u8]) -> bool {
+        let Some(only) = &self.key else { return true };
+        let (only, begins) = match only.strip_suffix('*') {
+            Some(prefix) => (prefix.as_bytes(), true),
+            None => (only.as_bytes(), false),
+        };
+        // A prefix stands for all keys that begin with it.
+        (kind == Kind::Prefix && only.starts_with(key))
+            || if begins { key.starts_with(only) } else { key == only }
     }
 }
 
@@ -160,6 +164,16 @@ impl<F: FnMut(&[Value]) -> bool> Shown<F> {
     }
 }
 
+/// As mappings name it.
+fn op(kind: Kind, has_field: bool) -> &'static str {
+    match kind {
+        Kind::Prefix => "prefix",
+        Kind::MembersOf => "members_of",
+        Kind::Exact if has_field => "hdel",
+        Kind::Exact => "unlink",
+    }
+}
+
 fn decode(error: &rowbust_binlog::DecodeError, table: &TableMap) -> Refusal {
     Refusal::new(
         "binlog.rows",
@@ -230,11 +244,11 @@ impl<F: FnMut(&[Value]) -> bool + Send> source::Sink for Shown<F> {
                 let target = target.map_or("", String::as_str);
                 counts.keys += 1;
                 *summary.targets.entry(target.to_owned()).or_default() += 1;
-                wanted |= only.takes_key(key.key);
+                wanted |= only.takes_key(key.kind, key.key);
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 keys.push(json!({
                     "target": target,
-                    "op": if key.field.is_some() { "hdel" } else { "unlink" },
+                    "op": op(key.kind, key.field.is_some()),
                     "key": text(key.key),
                     "field": key.field.map(text),
                 }));
@@ -325,5 +339,29 @@ impl<F: FnMut(&[Value]) -> bool + Send> source::Sink for Shown<F> {
     async fn flush(&mut self) -> Result<(), Infallible> {
         self.hand_on();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_shown() {
+        let only = |key: &str| Only { table: None, key: Some(key.into()) };
+        for (asked, kind, key, shown) in [
+            ("k:42", Kind::Exact, "k:42", true),
+            ("k:42", Kind::Exact, "k:4", false),
+            ("k:4*", Kind::Exact, "k:42", true),
+            ("k:4*", Kind::Exact, "k:5", false),
+            ("k:42", Kind::Prefix, "k:", true),
+            ("k:42", Kind::Prefix, "l:", false),
+            ("k:*", Kind::Prefix, "k:42:", true),
+            ("k:42*", Kind::Prefix, "k:", true),
+            ("k:42", Kind::MembersOf, "k:", false),
+        ] {
+            assert_eq!(only(asked).takes_key(kind, key.as_bytes()), shown, "{asked} {kind:?} {key}");
+        }
+        assert!(Only::default().takes_key(Kind::Exact, b"x"));
     }
 }

@@ -4,6 +4,7 @@
 //! - [`db`]: MariaDB and MySQL behind one face · [`proxy`]: a way to Redis that can be cut
 //! - [`caches`]: Redis as a cluster, or with sentinels
 //! - [`daemon`]: building, starting, asking and killing the daemon · [`http`]: its admin server
+//! - [`browser`]: Chromium, for the admin page
 //! - [`monitor`]: every removal that Redis ran, in order
 //! - [`oracle`]: the keys that the binlog names, found without rowbust's code
 //! - [`differential`]: the decoder against other decoders
@@ -12,11 +13,15 @@
 //! - [`rig`]: from the assembler to Redis, without a database
 //! - [`hosts`]: several daemons on one source
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
+//! - [`terminal`]: what a page tells to type, typed · [`compose`]: the compose file
+//! - [`replica`]: replicas that lag
 //! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
 
+pub mod browser;
 pub mod caches;
+pub mod compose;
 pub mod daemon;
 pub mod db;
 pub mod differential;
@@ -28,8 +33,11 @@ pub mod matrix;
 pub mod monitor;
 pub mod oracle;
 pub mod proxy;
+pub mod queue;
+pub mod replica;
 pub mod rig;
 pub mod rng;
 pub mod shop;
 pub mod stage;
+pub mod terminal;
 pub mod wait;

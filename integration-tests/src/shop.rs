@@ -157,7 +157,7 @@ pub struct Comparison {
     pub absent: Vec<u64>,
 }
 
-/// Compares every cached copy with its row. Keys that are no copy of a row (`control:*`, `ver:*`) are left out.
+/// Compares every cached copy with its row. Keys that are no copy of a row (`control:*`, `ver:*`, `rowbust:*`) are left out.
 ///
 /// # Errors
 /// When a server doesn't answer.
@@ -178,8 +178,7 @@ pub async fn compare(conn: &mut Conn, cache: &mut MultiplexedConnection, schema:
         if key.starts_with("category:") {
             let fields: HashMap<String, String> = cache.hgetall(&key).await?;
             cached.extend(fields.into_iter().map(|(f, v)| (field(&key, &f), v)));
-        } else if !key.starts_with("control:")
-            && !key.starts_with("ver:")
+        } else if !["control:", "ver:", "rowbust:"].iter().any(|own| key.starts_with(own))
             && let Some(value) = cache.get::<_, Option<String>>(&key).await?
         {
             cached.insert(key, value);

@@ -12,7 +12,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use rowbust::checkpoint::file::{self, Saved};
 use rowbust::config::RetryPolicy;
-use rowbust::retry::{Clock, Which, disk::DiskQueue};
+use rowbust::retry::{Clock, Queue, Which, disk::DiskQueue};
 use rowbust_servers::ports::free_port;
 use rowbust_servers::{Need, Redis, StartOptions, require};
 use tempfile::TempDir;
@@ -278,7 +278,7 @@ impl Stage {
             return Ok(HashSet::new());
         }
         let policy = RetryPolicy::one(Duration::from_secs(1), 5);
-        let queue = DiskQueue::open(&folder, policy, Clock::system()).await?;
+        let queue = Queue::Disk(DiskQueue::open(&folder, policy, Clock::system()).await?);
         let listed = queue.list(Which::Pending, usize::MAX).await?;
         queue.close().await;
         let name = |key: &[u8], field: Option<&[u8]>| {
@@ -308,6 +308,20 @@ impl Stage {
         tokio::task::block_in_place(|| self.redis.start_again())?;
         self.monitor = Some(Monitor::start(self.redis.port(), Arc::clone(&self.removals))?);
         self.proxy.open().await
+    }
+
+    /// Redis ends without saving and comes back with what was saved last, as if nothing had been after that. The daemon reaches it again
+    /// once the proxy is opened.
+    ///
+    /// # Errors
+    /// When it doesn't come up.
+    pub async fn redis_forgets(&mut self) -> Result<()> {
+        self.proxy.cut().await;
+        self.fence()?;
+        self.monitor = None;
+        tokio::task::block_in_place(|| self.redis.shutdown_nosave().and_then(|()| self.redis.start_again()))?;
+        self.monitor = Some(Monitor::start(self.redis.port(), Arc::clone(&self.removals))?);
+        Ok(())
     }
 
     /// Makes the shop with `products` products, all of them cached, and control keys that nothing names.

@@ -86,6 +86,17 @@ async fn asks_a_running_daemon(flavor: Flavor) -> Result<()> {
     let (status, body) = http::ask(stage.admin(), "GET", "/status", "Host: rebound.example\r\n", "").await?;
     ensure!(status == 403 && body.contains("admin.host"), "{status} {body}");
     ensure!(http::get(stage.admin(), "/nothing").await?.0 == 404);
+    for (method, path, body, status, code) in [
+        ("GET", "/pause", "", 405, "admin.method"),
+        ("POST", "/flush", "no json", 400, "admin.body"),
+        ("POST", "/flush", "{\"tabel\": \"a.b\"}", 422, "admin.body"),
+        ("GET", "/why", "", 400, "admin.query"),
+    ] {
+        let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {TOKEN}\r\n");
+        let (got, said) = http::ask(stage.admin(), method, path, &headers, body).await?;
+        let said: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+        ensure!(got == status && said["error"]["code"] == code, "{method} {path} {body}: {got} {said}");
+    }
 
     // Why: by which commit, exactly.
     let mut conn = stage.sql().await?;

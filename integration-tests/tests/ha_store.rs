@@ -36,6 +36,8 @@ fn saved(position: u64) -> Saved {
         saved_at: 0,
         covered: None,
         fence: 0,
+        lineage: String::new(),
+        published: Default::default(),
     }
 }
 

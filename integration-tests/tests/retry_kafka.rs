@@ -20,10 +20,9 @@ use rdkafka::{
 };
 use rowbust::{
     config::{Properties, Retry, RetryPolicy, Tier},
-    retry::{
-        EnqueueError, Filter, Handler, Op, Origin, Queue, Record, RetryError, Swept, Verdict, Which, kafka,
-    },
+    retry::{EnqueueError, Filter, Handler, Op, Queue, Record, RetryError, Swept, Verdict, Which, kafka},
 };
+use rowbust_integration_tests::queue::record;
 use rowbust_servers::{Kafka, Need, StartOptions, require};
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -68,31 +67,6 @@ fn config(place: &str, policy: RetryPolicy) -> Retry {
         prefix: prefix.into(),
         properties: quick.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec().into(),
         policy,
-    }
-}
-
-fn record(key: &str) -> Record {
-    Record {
-        target: "main".into(),
-        key: key.into(),
-        op: Op::Unlink,
-        origin: Origin {
-            source: "8c1f".into(),
-            gtid: "8c1f:7".into(),
-            file: "binlog.000002".into(),
-            position: 1234,
-            row: 3,
-            commit_time: 1_700_000_000,
-            epoch: 1,
-            visible_file: "binlog.000002".into(),
-            visible_position: 2345,
-        },
-        when_visible: true,
-        fill_grace_ms: 1000,
-        attempt: 0,
-        not_before_ms: 0,
-        first_failed_ms: 0,
-        error_code: "IO".into(),
     }
 }
 

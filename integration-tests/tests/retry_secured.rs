@@ -13,8 +13,9 @@ use std::{
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rowbust::{
     config::{Properties, Retry, RetryPolicy},
-    retry::{EnqueueError, Handler, Op, Origin, Queue, Record, RetryError, Verdict, Which, kafka},
+    retry::{EnqueueError, Handler, Queue, Record, RetryError, Verdict, Which, kafka},
 };
+use rowbust_integration_tests::queue::record;
 use rowbust_servers::{Kafka, Need, Resource, Right, Security, StartOptions, require};
 use tokio_util::sync::CancellationToken;
 
@@ -82,31 +83,6 @@ impl Stage {
         let queue = Queue::open(&config).await.unwrap();
         assert!(!format!("{config:?}{queue:?}").contains(PASSWORD), "a secret is shown");
         Arc::new(queue)
-    }
-}
-
-fn record(key: &str) -> Record {
-    Record {
-        target: "main".into(),
-        key: key.into(),
-        op: Op::Unlink,
-        origin: Origin {
-            source: "8c1f".into(),
-            gtid: "8c1f:7".into(),
-            file: "binlog.000002".into(),
-            position: 1234,
-            row: 3,
-            commit_time: 1_700_000_000,
-            epoch: 1,
-            visible_file: "binlog.000002".into(),
-            visible_position: 2345,
-        },
-        when_visible: true,
-        fill_grace_ms: 1000,
-        attempt: 0,
-        not_before_ms: 0,
-        first_failed_ms: 0,
-        error_code: "IO".into(),
     }
 }
 

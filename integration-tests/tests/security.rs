@@ -602,7 +602,8 @@ fn rules(version: &str, behind: &[&str]) -> Result<Vec<&'static str>> {
 
 /// The commands that rules allow, as `INFO commandstats` names them.
 fn commands(rules: &[&str]) -> BTreeSet<String> {
-    rules.iter().filter_map(|rule| rule.strip_prefix('+')).map(str::to_owned).collect()
+    let bare = |rule: &&str| rule.trim_matches(['(', ')']).strip_prefix('+').map(str::to_owned);
+    rules.iter().filter_map(bare).collect()
 }
 
 fn allow(server: &Redis, rules: &[&str]) -> Result<()> {
@@ -692,6 +693,14 @@ async fn remove_everything(
     stage.quiet(&daemon).await?;
     let found = left()?;
     ensure!(found == "0".repeat(15), "{found}\n{}", daemon.log_tail());
+    let marked = until("the mark", WITHIN, async || {
+        let marks = daemon.status().await?["marks"].clone();
+        let target = &marks["targets"][0];
+        let is_there =
+            target["lag_seconds"] == 0.0 && target["error"].is_null() && target["sees_restarts"] == true;
+        Ok(Seen::check(is_there, || marks.to_string()))
+    });
+    marked.await.map_err(|e| daemon.explain(&e))?;
     Ok(daemon)
 }
 

@@ -4,14 +4,17 @@ use std::{sync::Arc, time::UNIX_EPOCH};
 
 use axum::{
     Json,
-    extract::{Query, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{error::ApiError, status::Status};
+use super::{
+    error::{ApiError, Body, Query},
+    status::Status,
+};
 use crate::{
     journal::{Journal, Removed},
     reload::{Outcome, Reloads},
@@ -74,7 +77,7 @@ pub(super) struct ReloadArgs {
     flush_new: bool,
 }
 
-pub(super) async fn reload(State(status): State<Arc<Status>>, Json(args): Json<ReloadArgs>) -> Response {
+pub(super) async fn reload(State(status): State<Arc<Status>>, Body(args): Body<ReloadArgs>) -> Response {
     match status.control.reloads.reload(args.flush_new).await {
         None => ApiError::conflict("reload.busy", "another reload is under way", "wait for its end")
             .into_response(),

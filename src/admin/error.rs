@@ -2,9 +2,14 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    extract::{
+        FromRequest, FromRequestParts, Request,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 /// An error answer: `{"schema_version": 1, "error": {"code", "message", "help"}}`.
@@ -55,5 +60,42 @@ impl IntoResponse for ApiError {
             "error": { "code": code, "message": message, "help": help },
         });
         (status, Json(body)).into_response()
+    }
+}
+
+/// As [`Json`], with an [`ApiError`] for what can't be read.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let read = Json::from_request(request, state).await;
+        read.map(|Json(value)| Self(value)).map_err(|refused: JsonRejection| {
+            let help = "send a JSON object, `{}` if there is nothing to say, with `Content-Type: application/json`; docs/admin-api.md lists its \
+                        fields";
+            ApiError::new(refused.status(), "admin.body", refused.body_text(), help)
+        })
+    }
+}
+
+/// As [`axum::extract::Query`], in the same way.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let read = axum::extract::Query::from_request_parts(parts, state).await;
+        read.map(|axum::extract::Query(value)| Self(value)).map_err(|refused: QueryRejection| {
+            ApiError::new(
+                refused.status(),
+                "admin.query",
+                refused.body_text(),
+                "docs/admin-api.md lists the fields",
+            )
+        })
     }
 }

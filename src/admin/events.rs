@@ -1,7 +1,8 @@
 //! `GET /events`: what happens, as server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! Guarantees: bounded for each client and for all ([`CLIENTS`]); one that doesn't keep up is told and dropped, one that doesn't read
-//! at all loses its connection. While nobody listens nothing is computed. May depend on `journal`, `recent` and the state.
+//! at all loses its connection. While nobody listens nothing is computed and nobody asked. May depend on `journal`, `recent`,
+//! `source::behind` and the state.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +18,19 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use futures_util::stream;
+use futures_util::{FutureExt as _, stream};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering::Relaxed;
+use tokio::task::JoinHandle;
 
 use super::{Hub, access::Need, error::ApiError, status::Status};
 use crate::{
     journal::{BUCKETS, Counts, Latency, Listener, Quantiles},
     recent,
+    source::{
+        behind::{Behind, Logs},
+        connect::Connector,
+    },
 };
 
 /// Clients at once.
@@ -35,15 +41,14 @@ const EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn events(State(hub): State<Hub>, headers: HeaderMap) -> Response {
     let status = hub.status();
-    let feed = status.control.journal.feed();
-    if feed.listeners() >= CLIENTS {
+    let Some(listener) = status.control.journal.feed().listen(CLIENTS) else {
         return ApiError::unavailable(
             "events.full",
             format!("{CLIENTS} clients listen already"),
             "close one of them, or ask /status now and then",
         )
         .into_response();
-    }
+    };
     let keys = hub.access().check(Need::Keys, &headers).await.is_ok();
     let hello = json!({
         "schema_version": 1,
@@ -51,7 +56,7 @@ pub(super) async fn events(State(hub): State<Hub>, headers: HeaderMap) -> Respon
         "keys": keys,
         "interval_seconds": EVERY.as_secs_f64(),
     });
-    let state = Client { listener: feed.listen(), keys, hello: Some(hello), dropped: false };
+    let state = Client { listener, keys, hello: Some(hello), dropped: false };
     let stream = stream::unfold(state, |mut client| async {
         let event = client.next().await?;
         Some((Ok::<_, Infallible>(event), client))
@@ -97,14 +102,16 @@ pub(super) async fn tell(hub: Hub) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before: Option<Seen> = None;
+    let mut newest = Newest::default();
     loop {
         tick.tick().await;
         let status = hub.status();
         let feed = status.control.journal.feed();
         if !feed.is_heard() {
-            before = None;
+            (before, newest) = (None, Newest::default());
             continue;
         }
+        newest.ask(&status);
         let now = Seen::new(&status);
         if let Some(before) = &before {
             for line in recent::since(before.newest_line) {
@@ -112,9 +119,49 @@ pub(super) async fn tell(hub: Hub) {
                 feed.say("log", line.json(false), false);
             }
             now.changes(before, |kind, data| feed.say(kind, data, false));
-            feed.say("rates", now.rates(before, &status), false);
+            feed.say("rates", now.rates(before, &status, newest.behind(&status)), false);
         }
         before = Some(now);
+    }
+}
+
+/// Time between two looks at how far the server's log reaches.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Where the server's log ends, as it was said last.
+#[derive(Default)]
+struct Newest {
+    logs: Option<Logs>,
+    asked: Option<Instant>,
+    asking: Option<JoinHandle<Option<Logs>>>,
+}
+
+impl Newest {
+    /// Takes the answer if it is there, and asks again if it is time to.
+    fn ask(&mut self, status: &Status) {
+        if let Some(asking) = &mut self.asking {
+            let Some(answered) = asking.now_or_never() else { return };
+            (self.logs, self.asking) = (answered.ok().flatten(), None);
+        }
+        if self.asked.is_none_or(|asked| asked.elapsed() >= LOOK) {
+            let connector = Connector::new(&status.config.source);
+            self.asked = Some(Instant::now());
+            // The follower says itself why the server can't be asked.
+            self.asking = Some(tokio::spawn(async move { Logs::sample(&connector).await.ok() }));
+        }
+    }
+
+    fn behind(&self, status: &Status) -> Option<Behind> {
+        let saved = status.checkpoint.snapshot().saved?;
+        self.logs.as_ref()?.behind(&saved.file, saved.position)
+    }
+}
+
+impl Drop for Newest {
+    fn drop(&mut self) {
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
     }
 }
 
@@ -186,7 +233,7 @@ impl Seen {
         }
     }
 
-    fn rates(&self, before: &Self, status: &Status) -> Value {
+    fn rates(&self, before: &Self, status: &Status, behind: Option<Behind>) -> Value {
         let seconds = self.at.duration_since(before.at).as_secs_f64().max(0.001);
         // A daemon that began anew counts from 0 again.
         #[allow(clippy::cast_precision_loss, reason = "a rate")]
@@ -225,6 +272,7 @@ impl Seen {
             "per_second": per_second,
             "targets": targets,
             "lag_seconds": status.lag_seconds(),
+            "behind": behind.map(|behind| json!({ "files": behind.files, "bytes": behind.bytes })),
             "caught_up": status.caught_up(),
             "not_ready": status.not_ready(),
             "in_flight_bytes": status.budget.used(),

@@ -16,7 +16,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
-use super::{Hub, error::ApiError, status::Status};
+use super::{
+    Hub,
+    error::{ApiError, Body},
+    status::Status,
+};
 use crate::{
     checkpoint,
     config::{Config, KeyOp, SecondRemoval},
@@ -65,8 +69,14 @@ impl Job {
         matches!(self.state(), State::Done(_) | State::Cancelled(_))
     }
 
-    fn set(&self, state: State) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    /// Unless it is over: a pass that ends while it is cancelled doesn't bring it back. Says whether it wasn't.
+    fn set(&self, next: State) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let goes_on = !matches!(*state, State::Done(_) | State::Cancelled(_));
+        if goes_on {
+            *state = next;
+        }
+        goes_on
     }
 
     fn json(&self) -> Value {
@@ -218,17 +228,18 @@ pub(super) async fn cancel(extract::State(hub): extract::State<Hub>) -> Response
             ApiError::conflict("flush.none", "no flush runs", "GET /flush shows the last one").into_response()
         }
         Some(job) => {
-            job.set(State::Cancelled(Instant::now()));
+            if job.set(State::Cancelled(Instant::now())) {
+                tracing::warn!(number = job.number, "flush cancelled");
+            }
             if let Some(task) = job.task.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 task.abort();
             }
-            tracing::warn!(number = job.number, "flush cancelled");
             Json(json!({ "schema_version": 1, "flush": job.json() })).into_response()
         }
     }
 }
 
-pub(super) async fn start(extract::State(hub): extract::State<Hub>, Json(asked): Json<Asked>) -> Response {
+pub(super) async fn start(extract::State(hub): extract::State<Hub>, Body(asked): Body<Asked>) -> Response {
     let status = hub.status();
     let found = plans(&status.config, asked.table.as_deref(), asked.key.as_deref(), asked.all);
     let (plans, tables) = match found {
@@ -256,12 +267,28 @@ pub(super) async fn start(extract::State(hub): extract::State<Hub>, Json(asked):
         job
     };
     tracing::warn!(number = job.number, table = ?job.asked.table, all = job.asked.all, dry_run = job.asked.dry_run, "flush by request");
-    let task = tokio::spawn(run(hub.clone(), status, Arc::clone(&job), plans));
-    *job.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+    {
+        // Held, so that who cancels finds the task.
+        let mut handle = job.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !job.is_over() {
+            let task = tokio::spawn(run(hub.clone(), status, Arc::clone(&job), plans));
+            *handle = Some(task.abort_handle());
+        }
+    }
     Json(json!({ "schema_version": 1, "flush": job.json() })).into_response()
 }
 
+/// A task that ends before its job does has failed, or was cancelled: another flush may begin.
+struct Ended(Arc<Job>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.set(State::Cancelled(Instant::now()));
+    }
+}
+
 async fn run(hub: Hub, status: Arc<Status>, job: Arc<Job>, plans: Plans) {
+    let _ended = Ended(Arc::clone(&job));
     let dry_run = job.asked.dry_run;
     // What is committed until now, as far as it was followed: the readers' view may be older.
     let saved = status.checkpoint.snapshot().saved;

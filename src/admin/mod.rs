@@ -1,5 +1,5 @@
-//! The admin server: liveness, readiness, metrics, the state, and the commands of a running daemon. Its answers are described in
-//! `docs/admin-api.md`.
+//! The admin server: a page, liveness, readiness, metrics, the state, and the commands of a running daemon. Its answers are described
+//! in `docs/admin-api.md`.
 //!
 //! Guarantees: what a request may see and change stands in [`access`]; no secret is in any answer, no key in metrics. Listens on
 //! loopback by default. It lives as long as the process: a daemon that begins anew is shown in place of the one before. May depend
@@ -10,6 +10,8 @@ mod control;
 pub mod error;
 mod events;
 pub mod flush;
+mod listener;
+mod page;
 mod retry;
 pub mod standby;
 pub mod status;
@@ -17,7 +19,6 @@ pub mod status;
 use std::{
     net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -28,7 +29,6 @@ use axum::{
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::ListenerExt as _,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -93,9 +93,6 @@ pub struct Server {
     teller: JoinHandle<()>,
 }
 
-/// A client that has read nothing for so long loses its connection (`tcp(7)`, TCP_USER_TIMEOUT).
-const STUCK: Duration = Duration::from_secs(30);
-
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
@@ -121,10 +118,7 @@ impl Server {
             shown: RwLock::new(Shown { status, access }),
         }));
         let app = router(hub.clone());
-        let listener = listener.tap_io(|client| {
-            // Where the system has no such option, a stuck client keeps its connection.
-            let _ = socket2::SockRef::from(&*client).set_tcp_user_timeout(Some(STUCK));
-        });
+        let listener = listener::Bounded::new(listener);
         let task = tokio::spawn(async move { axum::serve(listener, app).await });
         let teller = tokio::spawn(events::tell(hub.clone()));
         Ok(Self { hub, task, teller })
@@ -132,7 +126,7 @@ impl Server {
 }
 
 fn router(hub: Hub) -> Router {
-    let open = Router::new()
+    let open = page::router()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -150,7 +144,8 @@ fn router(hub: Hub) -> Router {
         .route("/resume", post(control::resume))
         .route("/reload", post(control::reload))
         .route_layer(from_fn_with_state(hub.clone(), access::change));
-    open.merge(keys).merge(changing).fallback(unknown).with_state(hub)
+    let all = open.merge(keys).merge(changing).fallback(unknown);
+    all.method_not_allowed_fallback(wrong_method).with_state(hub)
 }
 
 async fn unknown() -> ApiError {
@@ -159,6 +154,15 @@ async fn unknown() -> ApiError {
         "admin.not_found",
         "nothing answers here",
         "docs/admin-api.md lists the paths",
+    )
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "admin.method",
+        "this path answers another method",
+        "what shows something is GET, what changes something POST; docs/admin-api.md lists them",
     )
 }
 

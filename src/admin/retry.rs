@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::State,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Hub, error::ApiError, status::Status};
+use super::{
+    Hub,
+    error::{ApiError, Body, Query},
+    status::Status,
+};
 use crate::retry::{Filter, RetryError, Swept, Which, show::listed_json};
 
 /// Records of one answer at most.
@@ -74,12 +78,12 @@ struct SweepArgs {
     all: bool,
 }
 
-async fn requeue(State(status): State<Arc<Status>>, Json(args): Json<SweepArgs>) -> Response {
+async fn requeue(State(status): State<Arc<Status>>, Body(args): Body<SweepArgs>) -> Response {
     let limit = args.limit.unwrap_or(SWEEP_LIMIT).min(SWEEP_LIMIT);
     answer("requeued", status.queue.requeue(&args.filter, limit).await)
 }
 
-async fn drop_letters(State(status): State<Arc<Status>>, Json(args): Json<SweepArgs>) -> Response {
+async fn drop_letters(State(status): State<Arc<Status>>, Body(args): Body<SweepArgs>) -> Response {
     if args.filter.is_all() && !args.all {
         let help = "say which in `filter`, or `\"all\": true` to drop every dead letter";
         return ApiError::bad("retry.no_filter", "no filter", help).into_response();

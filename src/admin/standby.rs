@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use axum::{
-    Json, Router,
+    Json,
     extract::{Request, State},
     http::{StatusCode, header},
     middleware::{Next, from_fn_with_state},
@@ -24,7 +24,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Access, Need};
+use super::{
+    access::{Access, Need},
+    error::ApiError,
+    listener::Bounded,
+    page,
+};
 use crate::{config::Config, source::lease::Candidate};
 
 /// The state of a daemon that waits.
@@ -94,6 +99,11 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     }
 }
 
+async fn not_here() -> ApiError {
+    let help = "ask the active one; /, /livez, /readyz, /metrics and /status are answered here";
+    ApiError::unavailable("admin.standby", "this daemon waits for its turn", help)
+}
+
 /// As for a daemon that is active.
 async fn look(State(access): State<Access>, request: Request, next: Next) -> Response {
     match access.check(Need::Look, request.headers()).await {
@@ -112,7 +122,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let access = Access::new(listener.local_addr()?, &standby.config.admin);
-    let app = Router::new()
+    let app = page::router()
         .route("/livez", get(|| async { "ok\n" }))
         .route(
             "/readyz",
@@ -129,6 +139,7 @@ pub async fn serve(
         )
         .route("/status", get(|State(standby): State<Arc<Standby>>| async move { Json(standby.json()) }))
         .route_layer(from_fn_with_state(access, look))
+        .fallback(not_here)
         .with_state(standby);
-    axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    axum::serve(Bounded::new(listener), app).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }

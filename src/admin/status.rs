@@ -18,6 +18,7 @@ use crate::{
         target::{ServerState, Target},
     },
     pipeline::{Budget, Done, frontier::Frontier, sink::RouteStats},
+    published,
     retry::Queue,
     source::{Preflight, SourceStats, policy::Cause},
     telemetry::{self as t, set_counter, set_gauge, target_counter, target_gauge},
@@ -46,6 +47,7 @@ pub struct Status {
     /// By target.
     pub sweeps: Vec<Arc<SweepStats>>,
     pub watermark: Watermark,
+    pub published: Arc<published::Stats>,
     pub metrics: PrometheusHandle,
     pub control: Arc<Control>,
     /// Tables of mappings that the checkpoint didn't cover, and that weren't flushed.
@@ -134,6 +136,7 @@ impl Status {
                 "sample_age_seconds": server.age.map(|age| age.as_secs_f64()),
                 "failures": server.failures,
                 "delays": server.delays,
+                "held_seconds": server.held.as_secs_f64(),
             })).collect::<Vec<_>>(),
             "source": {
                 "flavor": self.server.flavor.to_string(),
@@ -184,6 +187,21 @@ impl Status {
                 "parked": queue.parked,
             },
             "targets": targets,
+            "marks": {
+                "rewinds": self.published.rewinds(),
+                "flushes": self.published.flushes(),
+                "evicted": self.published.evicted(),
+                "targets": self.published.targets().iter().map(|(name, state)| json!({
+                    "name": name,
+                    "frontier": state.frontier.as_ref().map(|mark| json!({
+                        "gtids": mark.gtids, "file": mark.file, "position": mark.position,
+                    })),
+                    "lag_seconds": state.lag(checkpoint.saved.as_ref()).map(|lag| lag.as_secs_f64()),
+                    "error": state.failure,
+                    "sees_restarts": !state.blind,
+                    "pool": state.pool,
+                })).collect::<Vec<_>>(),
+            },
             "flush": self.targets.iter().zip(&self.flushes).map(|(target, flush)| flush_json(target.name(), flush)).collect::<Vec<_>>(),
             "sweep": self.targets.iter().zip(&self.sweeps).map(|(target, sweep)| sweep_json(target.name(), sweep)).collect::<Vec<_>>(),
         })
@@ -228,6 +246,20 @@ impl Status {
             target_counter(t::BREAKER_OPENED, target.name()).absolute(target.breaker.times_opened());
             let failing = target.servers().iter().filter(|server| server.error.is_some()).count();
             target_gauge(t::SERVERS_FAILING, target.name()).set(f(failing as u64));
+            // There from the start: a series that begins above zero is no increase to an alert.
+            for name in [t::COMMANDS, t::KEYS_QUEUED, t::QUEUE_REFUSED] {
+                target_counter(name, target.name()).increment(0);
+            }
+        }
+        set_counter(t::REWINDS, self.published.rewinds());
+        set_counter(t::MEMORY_FLUSHES, self.published.flushes());
+        set_counter(t::MARKS_EVICTED, self.published.evicted());
+        for (name, state) in self.published.targets() {
+            if let Some(lag) = state.lag(checkpoint.saved.as_ref()) {
+                target_gauge(t::FRONTIER_LAG, &name).set(lag.as_secs_f64());
+            }
+            target_gauge(t::POOL_MEMBERS, &name).set(f(state.pool.len() as u64));
+            target_gauge(t::MARK_FAILING, &name).set(flag(state.failure.is_some()));
         }
         let queue = self.queue.stats();
         if let Some(pending) = queue.pending {
@@ -276,6 +308,8 @@ impl Status {
         for server in self.watermark.status() {
             metrics::counter!(t::VISIBILITY_DELAYS, "server" => server.address.clone())
                 .absolute(server.delays);
+            metrics::gauge!(t::VISIBILITY_HELD, "server" => server.address.clone())
+                .set(server.held.as_secs_f64());
             if let Some(age) = server.age {
                 metrics::gauge!(t::VISIBILITY_AGE, "server" => server.address).set(age.as_secs_f64());
             }

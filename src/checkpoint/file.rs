@@ -5,6 +5,7 @@
 //! are an error, not a fresh start. One process at a time, by a lock on `PATH.lock`. May depend on `source::position`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -47,9 +48,28 @@ pub struct Saved {
     /// Which mappings it stands for: see [`crate::coverage`]. `None`: written by a version that didn't say.
     #[serde(default)]
     pub covered: Option<Vec<String>>,
+    /// Names this checkpoint and all that follow it: the marks that are left in Redis are under this name.
+    #[serde(default)]
+    pub lineage: String,
+    /// The newest mark that may stand in each Redis server, by target and hash tag.
+    #[serde(default)]
+    pub published: BTreeMap<String, Published>,
     /// Counts the takings-over: a shared store refuses a save with an older number. 0: by a version that didn't count.
     #[serde(default)]
     pub fence: u64,
+}
+
+/// What was published in a Redis server, and in which of its runs: see `published::mark`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Published {
+    /// The mark's id; empty: none stood there.
+    pub id: String,
+    /// That of the mark before: it stands there if publishing this one was cut off.
+    pub before: String,
+    /// Which process and replication history that was.
+    pub run: String,
+    /// How many keys it had evicted.
+    pub evicted: u64,
 }
 
 /// Which file a checkpoint was read from.
@@ -293,6 +313,8 @@ mod tests {
             commit_time: 5,
             saved_at: 6,
             covered: None,
+            lineage: "a".into(),
+            published: BTreeMap::new(),
             fence: 2,
         }
     }

@@ -13,6 +13,7 @@ mod redis;
 pub mod store;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -21,7 +22,7 @@ use rowbust_binlog::{Flavor, GtidState};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::file::Saved;
+use self::file::{Published, Saved};
 pub use self::{
     error::CheckpointError,
     store::{Store, look, place},
@@ -65,8 +66,10 @@ pub struct Identity {
     pub flavor: Flavor,
     /// `@@server_uuid`, or the server id on MariaDB.
     pub source: String,
-    /// Changes with each gap.
+    /// Changes with each gap, and each time that Redis was seen to have forgotten something.
     pub epoch: u64,
+    /// See [`Saved::lineage`].
+    pub lineage: String,
     /// When following began, in Unix seconds.
     pub since: u32,
 }
@@ -75,7 +78,9 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Watch {
     snapshot: Arc<Mutex<Snapshot>>,
-    first_save: watch::Receiver<bool>,
+    /// Counts the saves.
+    saves: watch::Receiver<u64>,
+    published: watch::Sender<BTreeMap<String, Published>>,
 }
 
 impl Watch {
@@ -87,9 +92,17 @@ impl Watch {
     /// Completes when a position is on disk. Until then nothing that was read may be acknowledged: a crash would begin at `source.start`
     /// again and skip it.
     pub async fn saved_once(&self) {
-        let mut first_save = self.first_save.clone();
+        let mut saves = self.saves.clone();
         // The writer is gone only when the daemon ends.
-        let _ = first_save.wait_for(|saved| *saved).await;
+        let _ = saves.wait_for(|saves| *saves > 0).await;
+    }
+
+    /// Completes when it is saved that these marks may stand in Redis. `false`: it won't be, another daemon has taken over.
+    pub async fn will_publish(&self, published: BTreeMap<String, Published>) -> bool {
+        let mut saves = self.saves.clone();
+        self.published.send_replace(published.clone());
+        let is_saved = |_: &u64| self.snapshot().saved.is_some_and(|saved| saved.published == published);
+        saves.wait_for(is_saved).await.is_ok()
     }
 }
 
@@ -126,7 +139,8 @@ pub struct Writer {
     commit_time: u32,
     frontier: Frontier<Done>,
     snapshot: Arc<Mutex<Snapshot>>,
-    first_save: watch::Sender<bool>,
+    saves: watch::Sender<u64>,
+    published: watch::Receiver<BTreeMap<String, Published>>,
     covered: Vec<String>,
 }
 
@@ -137,7 +151,7 @@ impl Writer {
         self
     }
 
-    /// `started`: where reading begins, and `anchor` the last event before. That is saved at once.
+    /// `started`: where reading begins, and `anchor` the last event before. That is saved at once, with what was `published` before.
     pub fn new(
         store: Store,
         hold: Hold,
@@ -145,6 +159,7 @@ impl Writer {
         started: oneshot::Receiver<Position>,
         anchor: Option<Anchor>,
         frontier: Frontier<Done>,
+        published: BTreeMap<String, Published>,
     ) -> (Self, Watch) {
         let snapshot = Arc::new(Mutex::new(Snapshot {
             saved: None,
@@ -154,8 +169,9 @@ impl Writer {
             saves: 0,
             failures: 0,
         }));
-        let first_save = watch::Sender::new(false);
-        let watch = Watch { snapshot: Arc::clone(&snapshot), first_save: first_save.subscribe() };
+        let saves = watch::Sender::new(0);
+        let (publish, published) = watch::channel(published);
+        let watch = Watch { snapshot: Arc::clone(&snapshot), saves: saves.subscribe(), published: publish };
         let nowhere = Coordinates { file: "".into(), position: 0 };
         let position = Position { gtids: GtidState::empty(identity.flavor), at: nowhere };
         let started = Some(started);
@@ -169,7 +185,8 @@ impl Writer {
             commit_time: 0,
             frontier,
             snapshot,
-            first_save,
+            saves,
+            published,
             covered: Vec::new(),
         };
         (this, watch)
@@ -196,6 +213,7 @@ impl Writer {
         let mut first = true;
         loop {
             dirty |= self.advance();
+            dirty |= self.published.has_changed().unwrap_or(false);
             if dirty && (first || !self.is_held()) {
                 let pause = match self.save().await {
                     Ok(()) => {
@@ -225,6 +243,7 @@ impl Writer {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     () = self.frontier.advanced() => {}
+                    Ok(()) = self.published.changed() => dirty = true,
                     () = tokio::time::sleep(RENEW_INTERVAL), if self.store.is_shared() => dirty = true,
                 }
             }
@@ -293,8 +312,10 @@ impl Writer {
             followed_since: self.identity.since,
             commit_time: self.commit_time,
             saved_at: now.as_secs(),
-            covered: Some(self.covered.clone()),
+            lineage: self.identity.lineage.clone(),
+            published: self.published.borrow_and_update().clone(),
             fence: 0,
+            covered: Some(self.covered.clone()),
         };
         let result = self.store.save(saved).await;
         let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -304,7 +325,8 @@ impl Writer {
                 snapshot.at = Some(Instant::now());
                 snapshot.behind = false;
                 snapshot.saves += 1;
-                self.first_save.send_replace(true);
+                drop(snapshot);
+                self.saves.send_modify(|saves| *saves += 1);
                 Ok(())
             }
             Err(error) => {

@@ -267,6 +267,8 @@ fn saved(flavor: Flavor, source: String, position: &Position, old: Option<&Saved
         saved_at: 0,
         followed_since: old.map_or_else(crate::source::now, |old| old.followed_since),
         fence: 0,
+        lineage: String::new(),
+        published: Default::default(),
     }
 }
 

@@ -101,6 +101,7 @@ impl From<Exit> for ExitCode {
 #[command(name = "rowbust", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   rowbust check                      is ./rowbust.yaml right, and what does it say?
+  rowbust check --live               are the servers as it needs them?
   rowbust explain --table shop.products --after '{\"id\": \"1\"}'
   rowbust -c /etc/rowbust.yaml run   follow the binlog until SIGTERM
 
@@ -130,7 +131,7 @@ pub struct Global {
 pub enum Command {
     /// Follow the binlog and remove keys, until SIGTERM or SIGINT
     Run(RunArgs),
-    /// Check the config file and print what was understood
+    /// Check the config file, and with --live the servers
     Check(CheckArgs),
     /// Show which keys a row change removes, and why not others
     Explain(ExplainArgs),
@@ -198,7 +199,7 @@ pub enum RetryCommand {
 }
 
 /// Commands and flags of the contract that come later.
-const LATER: &[&str] = &["audit", "top", "--live", "--role"];
+const LATER: &[&str] = &["audit", "top", "--role"];
 
 /// Parses the arguments.
 ///
@@ -254,12 +255,6 @@ pub fn execute(args: &Args) -> Exit {
     }
 }
 
-/// For a command whose file is here before it does anything.
-fn not_built_yet(command: &str) -> Exit {
-    out::complain(&format!("`{command}` is not built yet"));
-    Exit::Usage
-}
-
 /// Loads the config, or prints its mistakes.
 fn load(global: &Global) -> Result<Config, Exit> {
     config::load(&global.config).map_err(|report| {
@@ -296,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_a_usage_error() {
-        for args in ["check --live", "checkpoint set", "lab run", "nonsense", ""] {
+        for args in ["check --strict", "checkpoint set", "lab run", "nonsense", ""] {
             let args = std::iter::once("rowbust").chain(args.split_whitespace()).map(OsString::from);
             assert_eq!(parse(args).err(), Some(Exit::Usage));
         }

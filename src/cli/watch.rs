@@ -1,6 +1,9 @@
 //! `rowbust watch`, and `rowbust run --dry-run`
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use globset::Glob;
 use serde_json::Value;
@@ -67,7 +70,7 @@ pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
         Ok(Some((saved, _))) => match checkpoint::position(&saved) {
             Ok(position) => {
                 let since = saved.followed_since;
-                Some(Resume { position, identity: saved.source, anchor: saved.anchor, gap: None, since })
+                Some(Resume { anchor: saved.anchor, since, ..Resume::new(position, saved.source) })
             }
             Err(why) => {
                 out::complain(&format!("checkpoint {place}: {why}"));
@@ -82,7 +85,7 @@ pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
     // A copy of what is known of columns: the daemon's own stays as it is.
     let copy = Copy::of(&path);
     if let Some(copy) = &copy {
-        config.checkpoint.path.clone_from(&copy.0);
+        config.checkpoint.path.clone_from(&copy.path);
     }
     follow(global, config, resume, true, Only::default(), |summary| {
         if global.json {
@@ -93,28 +96,44 @@ pub(super) fn dry_run(global: &Global, config: &Config) -> Exit {
     })
 }
 
-/// A history of columns in a file of its own, removed in the end.
-struct Copy(PathBuf);
+/// A history of columns in a folder of its own, removed in the end.
+struct Copy {
+    dir: PathBuf,
+    /// As a checkpoint's path: the history lies beside it.
+    path: PathBuf,
+}
 
 impl Copy {
+    /// `None`: there is none, or it can't be copied, which is said: then columns are known by what the server says now.
     fn of(checkpoint: &Path) -> Option<Self> {
         let with = |path: &Path| {
             let mut name = path.as_os_str().to_owned();
             name.push(".schema");
             PathBuf::from(name)
         };
-        let copy = std::env::temp_dir().join(format!("rowbust-dry-run-{}", std::process::id()));
-        std::fs::copy(with(checkpoint), with(&copy)).ok()?;
-        Some(Self(copy))
+        let history = with(checkpoint);
+        if !history.exists() {
+            return None;
+        }
+        let dir = std::env::temp_dir().join(format!("rowbust-dry-run-{}", std::process::id()));
+        // A folder of this name that somebody else has made is refused, and so no link of theirs is followed.
+        let copied = std::fs::DirBuilder::new().mode(0o700).create(&dir).and_then(|()| {
+            let copy = Self { path: dir.join("checkpoint"), dir };
+            std::fs::copy(&history, with(&copy.path))?;
+            Ok(copy)
+        });
+        copied
+            .inspect_err(|error| {
+                out::complain(&format!("the history of columns isn't used, it can't be copied: {error}"));
+            })
+            .ok()
     }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        let mut name = self.0.as_os_str().to_owned();
-        name.push(".schema");
         // Nothing is left to do if it is gone.
-        let _ = std::fs::remove_file(name);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

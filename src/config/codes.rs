@@ -80,8 +80,6 @@ codes! {
     ReservedProperty = "config::reserved_property";
     /// librdkafka doesn't know the property, or not this value of it.
     BadProperty = "config::bad_property";
-    /// Part of the contract, but not built yet.
-    NotYet = "config::not_yet";
     /// Needs a cargo feature that this binary was built without.
     NotInThisBuild = "config::not_in_this_build";
 }

@@ -1,6 +1,6 @@
 //! `source`, and what it has in common with `redis`: users, passwords, TLS, addresses.
 
-use std::{ops::Range, path::PathBuf};
+use std::{ops::Range, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
@@ -10,7 +10,7 @@ use super::{
     fields,
     node::{Node, Value},
     url::{self, Url},
-    walk::{Choice, Object, Walk, first_line},
+    walk::{Object, Walk, first_line},
 };
 
 impl Walk<'_> {
@@ -21,6 +21,18 @@ impl Walk<'_> {
         let replicas = match object.get("replicas") {
             Some(node) => self.addresses(node, "`replicas`", "[\"db2:3306\"]", Some(3306)),
             None => Some(Vec::new()),
+        };
+        let replica_timeout = match object.get("replica_timeout") {
+            Some(node) if self.shown(&node.span) == "never" => Some(None),
+            Some(node) => {
+                let (least, most) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+                self.duration(node, "`replica_timeout`", least, most).map(Some)
+            }
+            None => Some(None),
+        };
+        let name = match object.get("name") {
+            Some(node) => self.source_name(node),
+            None => Some("main".to_owned()),
         };
         let loopback = url.as_ref().is_some_and(|(host, ..)| url::is_loopback(host));
         let tls = match object.get("tls") {
@@ -44,7 +56,7 @@ impl Walk<'_> {
         let on_statement = self.policy(&object, "on_statement");
         let lossless = match object.get("lossless") {
             Some(node) => {
-                let words = vec![("true", Choice::Built(true)), ("false", Choice::Built(false))];
+                let words = vec![("true", true), ("false", false)];
                 self.choice(node, "lossless", words)
             }
             None => Some(false),
@@ -64,6 +76,8 @@ impl Walk<'_> {
             user,
             password: password?,
             replicas: replicas?,
+            replica_timeout: replica_timeout?,
+            name: name?,
             tls: tls?,
             server_id: server_id?,
             start: start?,
@@ -81,14 +95,24 @@ impl Walk<'_> {
     /// `halt` or `flush`.
     pub(super) fn policy(&mut self, object: &Object<'_>, name: &'static str) -> Option<Policy> {
         let Some(node) = object.get(name) else { return Some(Policy::default()) };
-        let words = vec![("halt", Choice::Built(Policy::Halt)), ("flush", Choice::Built(Policy::Flush))];
+        let words = vec![("halt", Policy::Halt), ("flush", Policy::Flush)];
         self.choice(node, name, words)
     }
 
     /// Without TLS only: the crate has none.
+    fn source_name(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "a name")?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if !text.value.is_empty() && text.value.len() <= 64 && text.value.chars().all(plain) {
+            return Some(text.value);
+        }
+        let help = "use letters, digits, `_`, `-` and `.`, at most 64";
+        self.report(Code::BadName, node.span.clone(), "this can't be the name of a source", help);
+        None
+    }
+
     fn driver(&mut self, node: &Node, tls: Option<&Tls>) -> Option<Driver> {
-        let names =
-            vec![("native", Choice::Built(Driver::Native)), ("mysql_cdc", Choice::Built(Driver::MysqlCdc))];
+        let names = vec![("native", Driver::Native), ("mysql_cdc", Driver::MysqlCdc)];
         let driver = self.choice(node, "driver", names)?;
         if driver == Driver::MysqlCdc && !cfg!(feature = "mysql-cdc") {
             let help =
@@ -220,18 +244,17 @@ impl Walk<'_> {
 
     fn tls_mode(&mut self, node: &Node) -> Option<TlsMode> {
         let modes = vec![
-            ("disabled", Choice::Built(TlsMode::Disabled)),
-            ("required", Choice::Built(TlsMode::Required)),
-            ("verify_ca", Choice::Built(TlsMode::VerifyCa)),
-            ("verify_identity", Choice::Built(TlsMode::VerifyIdentity)),
+            ("disabled", TlsMode::Disabled),
+            ("required", TlsMode::Required),
+            ("verify_ca", TlsMode::VerifyCa),
+            ("verify_identity", TlsMode::VerifyIdentity),
         ];
         self.choice(node, "TLS mode", modes)
     }
 
     fn start(&mut self, node: &Node, at: Range<usize>) -> Option<Start> {
         if !matches!(node.value, Value::Map(_)) {
-            let words =
-                vec![("latest", Choice::Built(Start::Latest)), ("earliest", Choice::Built(Start::Earliest))];
+            let words = vec![("latest", Start::Latest), ("earliest", Start::Earliest)];
             return self.choice(node, "start", words);
         }
         let object = self.object(node, at, &fields::START)?;

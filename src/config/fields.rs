@@ -24,8 +24,6 @@ pub struct Field {
     pub default: Default,
     /// What it means.
     pub about: &'static str,
-    /// Whether it can be used in this version; otherwise it is refused.
-    pub built: bool,
 }
 
 /// What holds when a field isn't there.
@@ -38,11 +36,11 @@ pub enum Default {
 }
 
 const fn required(name: &'static str, takes: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Required, about, built: true }
+    Field { name, takes, default: Default::Required, about }
 }
 
 const fn field(name: &'static str, takes: &'static str, default: &'static str, about: &'static str) -> Field {
-    Field { name, takes, default: Default::Is(default), about, built: true }
+    Field { name, takes, default: Default::Is(default), about }
 }
 
 /// All sections, in the order of the documentation.
@@ -116,6 +114,18 @@ pub(super) static SOURCE: Section = Section {
             "list of `host:port`",
             "none: only the primary",
             "Every further server that cache fills read from: the second removal waits until all of them show the commit.",
+        ),
+        field(
+            "replica_timeout",
+            "duration, or `never`",
+            "`never`",
+            "How long one of `replicas` may hold up second removals, because it lags or can't be reached, before it stops counting. `never`: removals wait for it (and in the end reading does), and it is for the alarm on `rowbust_visibility_held_seconds` to call somebody. With a time, it leaves the published pool first, and guarded readers (which look there) stay right; but fills of plain keys that still read from it may then put old values back for good. It joins again by itself.",
+        ),
+        field(
+            "name",
+            "text",
+            "`main`",
+            "Under this name clients find the pool of read sources and the frontier in Redis: `rowbust:pool:NAME`, `rowbust:frontier:NAME`. Daemons with different sources that share a Redis need different names.",
         ),
         field(
             "tls",
@@ -710,8 +720,7 @@ pub fn fields_markdown() -> String {
                 Default::Required => "**required**",
                 Default::Is(text) => text,
             };
-            let later = if f.built { "" } else { "*Not yet.* " };
-            out.push_str(&format!("| `{}` | {} | {default} | {later}{} |\n", f.name, f.takes, f.about));
+            out.push_str(&format!("| `{}` | {} | {default} | {} |\n", f.name, f.takes, f.about));
         }
         out.push('\n');
     }

@@ -9,7 +9,7 @@ use super::{
     codes::Code,
     diag, fields,
     node::{Node, Value},
-    walk::{Choice, Object, Walk, first_line},
+    walk::{Object, Walk, first_line},
 };
 
 /// What an entry of `keys` may be, and the fields that belong to it alone.
@@ -112,7 +112,7 @@ impl Walk<'_> {
     fn exact(&mut self, object: &Object<'_>) -> Option<KeyOp> {
         let hdel = match object.get("op") {
             Some(node) => {
-                let ops = vec![("unlink", Choice::Built(false)), ("hdel", Choice::Built(true))];
+                let ops = vec![("unlink", false), ("hdel", true)];
                 self.choice(node, "op", ops)
             }
             None => Some(false),
@@ -191,11 +191,7 @@ impl Walk<'_> {
         let mut events = Events { insert: false, update: false, delete: false };
         let mut ok = true;
         for item in self.list(node, "`events`", "[update, delete]")? {
-            let kinds = vec![
-                ("insert", Choice::Built(0)),
-                ("update", Choice::Built(1)),
-                ("delete", Choice::Built(2)),
-            ];
+            let kinds = vec![("insert", 0), ("update", 1), ("delete", 2)];
             match self.choice(item, "kind of change", kinds) {
                 Some(0) => events.insert = true,
                 Some(1) => events.update = true,

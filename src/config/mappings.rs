@@ -9,7 +9,7 @@ use super::{
     codes::Code,
     diag, fields,
     node::{Node, Value},
-    walk::{Choice, Object, Walk, first_line, nearest},
+    walk::{Object, Walk, first_line, nearest},
 };
 
 /// More entries than any table set needs; bounds the work on absurd input.
@@ -56,7 +56,7 @@ impl Walk<'_> {
         };
         let guarded = match object.get("guarded") {
             Some(node) => {
-                let words = vec![("true", Choice::Built(true)), ("false", Choice::Built(false))];
+                let words = vec![("true", true), ("false", false)];
                 self.choice(node, "guarded", words)
             }
             None => Some(false),
@@ -162,11 +162,7 @@ impl Walk<'_> {
         default: DdlPolicy,
     ) -> Option<DdlPolicy> {
         let Some(node) = object.get(name) else { return Some(default) };
-        let words = vec![
-            ("keep", Choice::Built(DdlPolicy::Keep)),
-            ("flush", Choice::Built(DdlPolicy::Flush)),
-            ("halt", Choice::Built(DdlPolicy::Halt)),
-        ];
+        let words = vec![("keep", DdlPolicy::Keep), ("flush", DdlPolicy::Flush), ("halt", DdlPolicy::Halt)];
         self.choice(node, name, words)
     }
 
@@ -235,11 +231,7 @@ impl Walk<'_> {
         });
         let image = match object.get("image") {
             Some(node) => {
-                let images = vec![
-                    ("before", Choice::Built(Image::Before)),
-                    ("after", Choice::Built(Image::After)),
-                    ("any", Choice::Built(Image::Any)),
-                ];
+                let images = vec![("before", Image::Before), ("after", Image::After), ("any", Image::Any)];
                 self.choice(node, "image", images)
             }
             None => Some(Image::Any),
@@ -249,10 +241,7 @@ impl Walk<'_> {
 
     fn second_removal(&mut self, node: &Node, at: Range<usize>) -> Option<SecondRemoval> {
         if !matches!(node.value, Value::Map(_)) {
-            let words = vec![
-                ("when_visible", Choice::Built(SecondRemoval::WhenVisible)),
-                ("never", Choice::Built(SecondRemoval::Never)),
-            ];
+            let words = vec![("when_visible", SecondRemoval::WhenVisible), ("never", SecondRemoval::Never)];
             return self.choice(node, "second_removal", words);
         }
         let object = self.object(node, at, &fields::SECOND_REMOVAL)?;

@@ -45,6 +45,7 @@ use self::{
     node::{Node, Value},
     walk::Walk,
 };
+pub(crate) use self::{url::is_loopback, walk::nearest};
 
 /// Everything that `rowbust.yaml` says, checked.
 #[derive(Debug, Clone)]
@@ -80,6 +81,10 @@ pub struct Source {
     pub password: Password,
     /// Servers that fills read from; empty: only the primary.
     pub replicas: Vec<(String, u16)>,
+    /// How long a replica may hold up removals before it leaves the pool. `None` (default): it never does.
+    pub replica_timeout: Option<Duration>,
+    /// The name under which clients find the pool and the frontier in Redis. Default: `main`.
+    pub name: String,
     /// TLS to the server. Default: verify_identity; `disabled` on a loopback address when nothing is said.
     pub tls: Tls,
     /// The replica's server id. `None`: derived from the fingerprint.
@@ -127,6 +132,16 @@ pub enum Policy {
     Flush,
 }
 
+impl Policy {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Halt => "halt",
+            Self::Flush => "flush",
+        }
+    }
+}
+
 /// `on_ddl:` of a mapping
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnDdl {
@@ -160,6 +175,17 @@ pub enum DdlPolicy {
     Flush,
     /// The daemon stops and names the place.
     Halt,
+}
+
+impl DdlPolicy {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Flush => "flush",
+            Self::Halt => "halt",
+        }
+    }
 }
 
 /// A secret, or the file that holds it.

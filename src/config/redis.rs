@@ -8,7 +8,7 @@ use super::{
     fields,
     node::{Node, Value},
     url::Url,
-    walk::{Choice, Object, Walk, first_line},
+    walk::{Object, Walk, first_line},
 };
 
 /// Without the fields that only one of them has.
@@ -66,9 +66,9 @@ impl Walk<'_> {
                 node,
                 "mode",
                 vec![
-                    ("standalone", Choice::Built(Mode::Standalone)),
-                    ("cluster", Choice::Built(Mode::Cluster)),
-                    ("sentinel", Choice::Built(Mode::Sentinel)),
+                    ("standalone", Mode::Standalone),
+                    ("cluster", Mode::Cluster),
+                    ("sentinel", Mode::Sentinel),
                 ],
             ),
             None => Some(Mode::Standalone),

@@ -36,7 +36,7 @@ fn reference(path: &str) -> Value {
 }
 
 fn section(section: &Section) -> Value {
-    let fields = section.fields.iter().filter(|field| field.built);
+    let fields = section.fields.iter();
     // Of free names.
     if let [field] = section.fields
         && field.name == "NAME"

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Config, DdlPolicy, Driver, Image, KeyOp, KeyRule, Mapping, Password, Policy, Properties, RedisMode,
-    RedisTarget, Retry, RetryPolicy, SecondRemoval, Shared, Start, Tls, TlsMode, show_duration, show_size,
+    Config, Driver, Image, KeyOp, KeyRule, Mapping, Password, Properties, RedisMode, RedisTarget, Retry,
+    RetryPolicy, SecondRemoval, Shared, Start, Tls, TlsMode, show_duration, show_size,
 };
 
 /// What stands where a secret stood.
@@ -169,10 +169,10 @@ impl Config {
         if let Some((schema, table)) = &source.heartbeat {
             fields.add("heartbeat", format!("{schema}.{table}"));
         }
-        fields.add("on_gap", policy(source.policies.on_gap));
+        fields.add("on_gap", source.policies.on_gap.as_str());
         fields.add("lossless", Shown::Bool(source.policies.lossless));
-        fields.add("on_undecodable", policy(source.policies.on_undecodable));
-        fields.add("on_statement", policy(source.policies.on_statement));
+        fields.add("on_undecodable", source.policies.on_undecodable.as_str());
+        fields.add("on_statement", source.policies.on_statement.as_str());
         fields
     }
 
@@ -233,12 +233,12 @@ impl Config {
         let any_key = mapping.keys.iter().any(|rule| rule.key.literal_prefix().is_empty());
         if !(any_key && mapping.on_ddl.flushes()) {
             let mut on_ddl = Fields::default();
-            on_ddl.add("truncate", ddl_policy(mapping.on_ddl.truncate));
-            on_ddl.add("drop", ddl_policy(mapping.on_ddl.drop));
-            on_ddl.add("rename", ddl_policy(mapping.on_ddl.rename));
+            on_ddl.add("truncate", mapping.on_ddl.truncate.as_str());
+            on_ddl.add("drop", mapping.on_ddl.drop.as_str());
+            on_ddl.add("rename", mapping.on_ddl.rename.as_str());
             fields.add("on_ddl", on_ddl);
         }
-        fields.add("on_schema", policy(mapping.on_schema));
+        fields.add("on_schema", mapping.on_schema.as_str());
         fields.add("to", self.target_name(mapping.target));
         fields
     }
@@ -351,21 +351,6 @@ fn shown_rule(rule: &KeyRule) -> Fields {
     let events = [(events.insert, "insert"), (events.update, "update"), (events.delete, "delete")];
     fields.add("events", events.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect::<Shown>());
     fields
-}
-
-fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Halt => "halt",
-        Policy::Flush => "flush",
-    }
-}
-
-fn ddl_policy(policy: DdlPolicy) -> &'static str {
-    match policy {
-        DdlPolicy::Keep => "keep",
-        DdlPolicy::Flush => "flush",
-        DdlPolicy::Halt => "halt",
-    }
 }
 
 fn address((host, port): &(String, u16)) -> String {

@@ -50,11 +50,6 @@ pub(super) struct Text<'n> {
     interpolated: bool,
 }
 
-/// A value of an enumeration.
-pub(super) enum Choice<T> {
-    Built(T),
-}
-
 impl<'a> Walk<'a> {
     pub(super) fn report(
         &mut self,
@@ -87,8 +82,7 @@ impl<'a> Walk<'a> {
         section: &'static Section,
     ) -> Option<Object<'n>> {
         let Value::Map(entries) = &node.value else {
-            let names: Vec<_> =
-                section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
+            let names: Vec<_> = section.fields.iter().map(|f| format!("`{}`", f.name)).collect();
             let what =
                 if section.path.is_empty() { "the file".into() } else { format!("`{}`", section.path) };
             let span = if node.span.is_empty() { at } else { first_line(self.text, &node.span) };
@@ -118,14 +112,6 @@ impl<'a> Walk<'a> {
             if object.fields.contains_key(field.name) {
                 self.duplicate(name, key, object.key_span(field.name));
                 continue;
-            }
-            if !field.built {
-                self.report(
-                    Code::NotYet,
-                    key.span.clone(),
-                    format!("`{name}` is not built yet"),
-                    format!("remove it. Planned: {}", field.about),
-                );
             }
             object.fields.insert(field.name, (key, value));
         }
@@ -193,8 +179,7 @@ impl<'a> Walk<'a> {
             Some(format!("`{name}` is a field of {place}"))
         };
         let list = || {
-            let names: Vec<_> =
-                section.fields.iter().filter(|f| f.built).map(|f| format!("`{}`", f.name)).collect();
+            let names: Vec<_> = section.fields.iter().map(|f| format!("`{}`", f.name)).collect();
             format!("fields here: {}", names.join(", "))
         };
         let help = hint.or_else(near).or_else(elsewhere).unwrap_or_else(list);
@@ -353,20 +338,12 @@ impl<'a> Walk<'a> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T>(
-        &mut self,
-        node: &Node,
-        what: &str,
-        choices: Vec<(&str, Choice<T>)>,
-    ) -> Option<T> {
+    pub(super) fn choice<T>(&mut self, node: &Node, what: &str, choices: Vec<(&str, T)>) -> Option<T> {
         let text = self.text(node, what)?;
         let names: Vec<String> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
         let near = nearest(&text.value, choices.iter().map(|(name, _)| *name)).map(str::to_owned);
-        for (name, choice) in choices {
-            if name == text.value {
-                let Choice::Built(value) = choice;
-                return Some(value);
-            }
+        if let Some((_, value)) = choices.into_iter().find(|(name, _)| *name == text.value) {
+            return Some(value);
         }
         let near = near.map_or(String::new(), |n| format!("did you mean `{n}`? "));
         let boolean = if text.plain && is_boolean_word(&text.value) {
@@ -462,7 +439,7 @@ pub(super) fn first_line(text: &str, span: &Range<usize>) -> Range<usize> {
 }
 
 /// The most similar of `names`, if one is similar at all.
-pub(super) fn nearest<'s>(name: &str, names: impl Iterator<Item = &'s str>) -> Option<&'s str> {
+pub(crate) fn nearest<'s>(name: &str, names: impl Iterator<Item = &'s str>) -> Option<&'s str> {
     // Bounds the work on absurd input.
     let name: String = name.chars().take(64).collect::<String>().to_lowercase();
     names

@@ -187,8 +187,8 @@ impl Scan {
     }
 }
 
-/// A glob for everything that begins with what all prefixes have in common.
-fn common_glob<'a>(mut prefixes: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+/// For `MATCH`: takes whatever begins with what all prefixes have in common.
+pub(crate) fn common_glob<'a>(mut prefixes: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let first = prefixes.next().unwrap_or_default();
     let common = prefixes.fold(first, |common, prefix| {
         let same = common.iter().zip(prefix).take_while(|(a, b)| a == b).count();

@@ -16,14 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::mpsc;
 
 use super::{
+    backoff,
     classify::Failure,
     second::{Due, due, one_is_enough},
     sweep::Sweeper,
-    target::{Master, Target},
+    target::{Master, Rounds, Target},
 };
 use crate::{
     config::Mapping,
@@ -231,12 +231,7 @@ impl Keyspaces {
 
     /// Tries until it works.
     async fn until_done(&self, owing: &Owing<'_>, progress: &mut Instant) {
-        let mut backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(5))
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut pauses = backoff(Duration::from_secs(5));
         loop {
             let done = match owing {
                 Owing::Set(key) => self.set(key, false).await,
@@ -250,29 +245,18 @@ impl Keyspaces {
                 tracing::warn!(target = self.target.name(), %failure, "flush fails, trying again");
             }
             self.stats.held_by(Some(failure.to_string()));
-            tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(5))).await;
+            pauses.wait().await;
             self.target.breaker.closed().await;
         }
     }
 
     /// One iteration over all keys of all servers; two if slots moved.
     async fn scan(&self, scan: &Scan, progress: &mut Instant) -> Result<(), Failure> {
-        let before = self.target.layout().await?;
-        self.round(scan, progress).await?;
-        let after = self.target.layout().await?;
-        if before == after && !after.is_moving() {
-            return Ok(());
-        }
-        tracing::info!(
-            target = self.target.name(),
-            "slots moved during the flush, all masters are scanned again"
-        );
-        self.round(scan, progress).await
-    }
-
-    async fn round(&self, scan: &Scan, progress: &mut Instant) -> Result<(), Failure> {
-        for master in self.target.masters().await? {
-            self.keys_of(master, scan, progress).await?;
+        let mut rounds = Rounds::of(&self.target);
+        while let Some(masters) = rounds.next().await? {
+            for master in masters {
+                self.keys_of(master, scan, progress).await?;
+            }
         }
         Ok(())
     }

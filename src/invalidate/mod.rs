@@ -16,8 +16,9 @@ pub mod target;
 mod wide;
 pub mod worker;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::mpsc;
 
 use self::{flush::Flusher, slices::Slices, sweep::Sweeper, target::Target, worker::Shared};
@@ -32,6 +33,30 @@ use crate::{
 
 /// Workers of each target. They share its connection; two, so that commands are made on both cores.
 const WORKERS: usize = 2;
+
+/// The longest pause between two tries where nothing else is said.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Pauses between tries of what has to work one day: from 50 ms up to `most`, with jitter.
+fn backoff(most: Duration) -> Pauses {
+    let builder =
+        ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_delay(most);
+    Pauses { pauses: builder.with_jitter().without_max_times().build(), most }
+}
+
+/// See [`backoff`].
+#[derive(Debug)]
+struct Pauses {
+    pauses: ExponentialBackoff,
+    most: Duration,
+}
+
+impl Pauses {
+    /// Waits for the next.
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.pauses.next().unwrap_or(self.most)).await;
+    }
+}
 
 /// Something that runs until its queue is closed and everything is settled.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -1,8 +1,8 @@
 //! Which of many prefixes a key begins with.
 //!
-//! Guarantees: exact, byte for byte (see the model in the tests). May depend on `rowbust-protocol`.
+//! Guarantees: exact, byte for byte (see the model in the tests). May depend on `flush`.
 
-use rowbust_protocol::template::escape_glob;
+use crate::flush::common_glob;
 
 /// Prefixes of which none begins with another: what is under a longer one is under the shorter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,16 +47,7 @@ impl Prefixes {
 
     /// For `MATCH`: takes whatever begins with any of those at `places`.
     pub fn glob(&self, places: &[usize]) -> Vec<u8> {
-        let mut all = places.iter().map(|at| self.get(*at));
-        let first = all.next().unwrap_or_default();
-        let common = all.fold(first, |common, prefix| {
-            let same = common.iter().zip(prefix).take_while(|(a, b)| a == b).count();
-            common.get(..same).unwrap_or_default()
-        });
-        let mut glob = Vec::new();
-        escape_glob(common, &mut glob);
-        glob.push(b'*');
-        glob
+        common_glob(places.iter().map(|at| self.get(*at)))
     }
 }
 

@@ -3,11 +3,11 @@
 //! Guarantees: a row's ticket is settled only once its place is durable. What its mappings could make of it is flushed all the same: the
 //! letter is for people. May depend on `pipeline` and `retry`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::mpsc;
 
+use super::{LONGEST_PAUSE, backoff};
 use crate::{
     pipeline::refused::RefusedRow,
     retry::{Op, Origin, Queue, Record},
@@ -18,14 +18,10 @@ pub async fn run(mut rows: mpsc::Receiver<RefusedRow>, queue: Arc<Queue>, source
     while let Some(mut row) = rows.recv().await {
         let ticket = row.ticket.take();
         let (record, reason) = letter(row, &source, epoch);
-        let mut backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(2))
-            .without_max_times()
-            .build();
+        let mut pauses = backoff(LONGEST_PAUSE);
         while let Err(error) = queue.bury(record.clone(), reason.clone()).await {
             tracing::warn!(%error, "retry queue refuses a row's dead letter, holding it");
-            tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(2))).await;
+            pauses.wait().await;
         }
         if let Some(ticket) = ticket {
             ticket.settle();

@@ -37,9 +37,10 @@ const NEVER_VISIBLE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct RetryRemover {
     targets: Vec<Arc<Target>>,
+    /// By target: what counts for visibility differs.
+    watermarks: Vec<Watermark>,
     /// By target.
     wide: Vec<Arc<Wide>>,
-    watermark: Watermark,
     /// The server that is followed: coordinates of another one can't be compared.
     source: String,
     /// As the queue's own: a clock that is set must not end a wait.
@@ -48,11 +49,11 @@ pub struct RetryRemover {
 }
 
 impl RetryRemover {
-    /// `sweepers`: by target. `source`: as in [`crate::retry::Origin::source`].
-    pub fn new(sweepers: &[Arc<Sweeper>], watermark: Watermark, source: String) -> Self {
+    /// `sweepers` and `watermarks`: by target. `source`: as in [`crate::retry::Origin::source`].
+    pub fn new(sweepers: &[Arc<Sweeper>], watermarks: Vec<Watermark>, source: String) -> Self {
         let targets = sweepers.iter().map(|sweeper| Arc::clone(&sweeper.target)).collect();
         let wide = sweepers.iter().map(|sweeper| Wide::new(Arc::clone(sweeper))).collect();
-        Self { targets, wide, watermark, source, clock: Clock::system(), journal: Arc::default() }
+        Self { targets, wide, watermarks, source, clock: Clock::system(), journal: Arc::default() }
     }
 
     /// What is removed is noted there.
@@ -61,8 +62,13 @@ impl RetryRemover {
         Self { journal, ..self }
     }
 
+    fn watermark(&self, target: &Target) -> Option<&Watermark> {
+        let at = self.targets.iter().position(|known| known.name() == target.name())?;
+        self.watermarks.get(at)
+    }
+
     /// Whether a removal that is sent now is the last one owed.
-    fn is_final(&self, record: &Record, now: Instant) -> bool {
+    fn is_final(&self, record: &Record, watermark: &Watermark, now: Instant) -> bool {
         let origin = &record.origin;
         let age = Duration::from_millis(self.clock.now_ms().saturating_sub(record.first_failed_ms));
         let grace = Duration::from_millis(record.fill_grace_ms);
@@ -73,17 +79,18 @@ impl RetryRemover {
         if origin.source != self.source {
             return true;
         }
-        if age >= NEVER_VISIBLE {
-            tracing::warn!(gtid = %origin.gtid, file = %origin.file, position = origin.position,
-                "a removal's commit was not seen visible for an hour: its delay stands for visibility");
-            return true;
-        }
         let at = Coordinates { file: origin.visible_file.as_str().into(), position: origin.visible_position };
         let Some(span) = CommitSpan::parse(&origin.gtid, at) else {
             tracing::warn!(gtid = %origin.gtid, "record with an unreadable gtid: its delay stands for visibility");
             return true;
         };
-        self.watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
+        // What the primary shows, a replica that lags will show too.
+        if age >= NEVER_VISIBLE && !watermark.has(0, &span) {
+            tracing::warn!(gtid = %origin.gtid, file = %origin.file, position = origin.position,
+                "a removal's commit was not seen visible for an hour: its delay stands for visibility");
+            return true;
+        }
+        watermark.visible_since(&span).is_some_and(|since| since + grace <= now)
     }
 
     async fn remove_of_target(
@@ -93,9 +100,11 @@ impl RetryRemover {
         records: &[(usize, &Record)],
     ) -> Vec<(usize, Verdict)> {
         let now = Instant::now();
-        let is_final: Vec<bool> = records.iter().map(|(_, record)| self.is_final(record, now)).collect();
+        let Some(watermark) = self.watermark(target) else { return Vec::new() };
+        let is_final: Vec<bool> =
+            records.iter().map(|(_, record)| self.is_final(record, watermark, now)).collect();
         if is_final.contains(&false) {
-            self.watermark.demand();
+            watermark.demand();
         }
         let mut results: Vec<Option<Result<(), Failure>>> = records.iter().map(|_| None).collect();
         let (wide, exact): (Vec<usize>, Vec<usize>) =

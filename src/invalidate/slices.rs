@@ -11,13 +11,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::mpsc;
 
 use super::{
+    LONGEST_PAUSE, backoff,
     classify::Failure,
     prefixes::Prefixes,
     second::{SecondQueue, one_is_enough},
@@ -54,7 +54,7 @@ impl Slices {
         let mut ready: Vec<Job> = Vec::new();
         let mut second = SecondQueue::new(self.shared.watermark.clone());
         let mut open = true;
-        let mut backoff = backoff();
+        let mut pauses = backoff(LONGEST_PAUSE);
         while open || !ready.is_empty() || !second.is_empty() {
             while let Ok(batch) = requests.try_recv() {
                 self.sweeper.stats.waiting.fetch_add(batch.keys.len(), Relaxed);
@@ -82,9 +82,9 @@ impl Slices {
             }
             ready = self.sweep(std::mem::take(&mut ready), &mut second).await;
             if ready.is_empty() {
-                backoff = self::backoff();
+                pauses = backoff(LONGEST_PAUSE);
             } else {
-                tokio::time::sleep(backoff.next().unwrap_or(MOST)).await;
+                pauses.wait().await;
             }
         }
     }
@@ -194,16 +194,4 @@ impl Slices {
         }
         failures
     }
-}
-
-/// Longest pause before what neither Redis nor the queue takes is tried again.
-const MOST: Duration = Duration::from_secs(2);
-
-fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(MOST)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }

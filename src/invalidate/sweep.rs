@@ -30,7 +30,7 @@ use super::{
     classify::Failure,
     flush::WRONG_TYPE,
     prefixes::Prefixes,
-    target::{Master, Target},
+    target::{Master, Rounds, Target},
 };
 use crate::{
     config::{ALARM_ABOVE, Config, KeyOp},
@@ -178,7 +178,7 @@ impl Sweeper {
         self.prefixes(&wanted, paces, &|_| String::new()).await.pop().unwrap_or(Ok(0))
     }
 
-    /// One iteration over all keys of all servers; two if slots moved, for a key may have been where nobody looked.
+    /// One iteration over all keys of all servers; two if slots moved.
     async fn iterate(
         &self,
         wanted: &Prefixes,
@@ -187,53 +187,47 @@ impl Sweeper {
         found: &mut Found,
         at: &(dyn Fn(usize) -> String + Sync),
     ) -> Result<(), Failure> {
-        let before = self.target.layout().await?;
-        self.pass(wanted, glob, paces, found, at).await?;
-        let after = self.target.layout().await?;
-        if before == after && !after.is_moving() {
-            return Ok(());
+        let mut rounds = Rounds::of(&self.target);
+        while let Some(masters) = rounds.next().await? {
+            self.stats.passes.fetch_add(1, Relaxed);
+            for master in masters {
+                self.keys_of(master, wanted, glob, paces, found, at).await?;
+            }
         }
-        tracing::info!(
-            target = self.target.name(),
-            "slots moved during a sweep, all masters are scanned again"
-        );
-        self.pass(wanted, glob, paces, found, at).await
+        Ok(())
     }
 
-    async fn pass(
+    async fn keys_of(
         &self,
+        mut master: Master,
         wanted: &Prefixes,
         glob: &[u8],
         paces: &Paces,
         found: &mut Found,
         at: &(dyn Fn(usize) -> String + Sync),
     ) -> Result<(), Failure> {
-        self.stats.passes.fetch_add(1, Relaxed);
-        for mut master in self.target.masters().await? {
-            let mut cursor = 0;
-            loop {
-                self.wait(paces, SCAN_COUNT / LOOKS_PER_REMOVAL).await;
-                let mut command = redis::cmd("SCAN");
-                command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT);
-                let (next, keys): Page = master.ask(&command).await?;
-                self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
-                let taken = keys.iter().filter(|key| !key.starts_with(OWN));
-                let taken: Vec<(usize, &[u8])> =
-                    taken.filter_map(|key| Some((wanted.of(key)?, &key[..]))).collect();
-                for slice in taken.chunks(SLICE) {
-                    self.wait(paces, slice.len()).await;
-                    self.unlink(slice.iter().map(|(_, key)| *key)).await?;
-                    for (place, _) in slice {
-                        self.count(wanted, found, *place, at);
-                    }
-                }
-                cursor = next;
-                if cursor == 0 {
-                    break;
+        let mut cursor = 0;
+        loop {
+            self.wait(paces, SCAN_COUNT / LOOKS_PER_REMOVAL).await;
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT);
+            let (next, keys): Page = master.ask(&command).await?;
+            self.stats.scanned.fetch_add(SCAN_COUNT.max(keys.len()) as u64, Relaxed);
+            let taken = keys.iter().filter(|key| !key.starts_with(OWN));
+            let taken: Vec<(usize, &[u8])> =
+                taken.filter_map(|key| Some((wanted.of(key)?, &key[..]))).collect();
+            for slice in taken.chunks(SLICE) {
+                self.wait(paces, slice.len()).await;
+                self.unlink(slice.iter().map(|(_, key)| *key)).await?;
+                for (place, _) in slice {
+                    self.count(wanted, found, *place, at);
                 }
             }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn unlink(&self, keys: impl Iterator<Item = &[u8]> + Clone) -> Result<(), Failure> {

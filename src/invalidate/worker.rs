@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
 
 use super::{
+    LONGEST_PAUSE, backoff,
     classify::Failure,
     second::{SecondQueue, one_is_enough},
     target::Target,
@@ -253,12 +253,7 @@ async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed
     if matches!(failed, Failed::None) {
         return Acked::ByRedis;
     }
-    let mut backoff = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut pauses = backoff(LONGEST_PAUSE);
     let gtid = batch.segment.span.gtid_text();
     loop {
         let (acked, records): (_, Vec<Record>) = match &failed {
@@ -287,7 +282,7 @@ async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed
         };
         shared.metrics.queue_refused(target.name());
         tracing::warn!(%error, keys, target = target.name(), "retry queue refuses removals, holding them");
-        tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(2))).await;
+        pauses.wait().await;
         if !target.breaker.is_open() {
             failed = send(target, shared, std::slice::from_ref(batch)).await.pop().unwrap_or(Failed::None);
         }

@@ -6,8 +6,8 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,9 @@ use crate::pipeline::batch::{Removal, RowPlace};
 const BEHIND: usize = 256;
 /// Removals a second that are passed on as a sample.
 const SAMPLES: u32 = 20;
+
+/// Bytes of a key that are passed on; of a longer one this much.
+const LONGEST: usize = 1024;
 
 /// Something that was said.
 #[derive(Debug, Clone)]
@@ -38,29 +41,38 @@ pub struct Said {
 #[derive(Debug)]
 pub struct Feed {
     sender: broadcast::Sender<Said>,
+    /// The sender's own count is behind a lock.
+    heard_by: Arc<AtomicUsize>,
     sampled: Mutex<(Instant, u32)>,
-    /// Removals that weren't passed on.
-    left_out: AtomicU64,
 }
 
 impl Default for Feed {
     fn default() -> Self {
         Self {
             sender: broadcast::Sender::new(BEHIND),
+            heard_by: Arc::default(),
             sampled: Mutex::new((Instant::now(), 0)),
-            left_out: AtomicU64::new(0),
         }
     }
 }
 
 /// Hears what is said from now on.
 #[derive(Debug)]
-pub struct Listener(broadcast::Receiver<Said>);
+pub struct Listener {
+    receiver: broadcast::Receiver<Said>,
+    heard_by: Arc<AtomicUsize>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.heard_by.fetch_sub(1, Relaxed);
+    }
+}
 
 impl Listener {
     /// The next one; the number of those that it missed, which ends it; `None`: nothing is said any more.
     pub async fn next(&mut self) -> Option<Result<Said, u64>> {
-        match self.0.recv().await {
+        match self.receiver.recv().await {
             Ok(said) => Some(Ok(said)),
             Err(broadcast::error::RecvError::Lagged(missed)) => Some(Err(missed)),
             Err(broadcast::error::RecvError::Closed) => None,
@@ -69,19 +81,15 @@ impl Listener {
 }
 
 impl Feed {
-    /// Listens.
-    pub fn listen(&self) -> Listener {
-        Listener(self.sender.subscribe())
+    /// Listens; `None`: as many as `most` do already.
+    pub fn listen(&self, most: usize) -> Option<Listener> {
+        self.heard_by.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
+        Some(Listener { receiver: self.sender.subscribe(), heard_by: Arc::clone(&self.heard_by) })
     }
 
     /// Whether anybody listens.
     pub fn is_heard(&self) -> bool {
-        self.sender.receiver_count() > 0
-    }
-
-    /// How many listen.
-    pub fn listeners(&self) -> usize {
-        self.sender.receiver_count()
+        self.heard_by.load(Relaxed) > 0
     }
 
     /// Tells all.
@@ -105,13 +113,15 @@ impl Feed {
             if sampled.0.elapsed() >= Duration::from_secs(1) {
                 *sampled = (Instant::now(), 0);
             }
-            sampled.1 += 1;
-            if sampled.1 > SAMPLES {
-                self.left_out.fetch_add(1, Relaxed);
+            if sampled.1 == SAMPLES {
                 return;
             }
+            sampled.1 += 1;
         }
-        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        let text = |bytes: &[u8]| match bytes.get(..LONGEST) {
+            Some(begin) => format!("{}…", begin.escape_ascii()),
+            None => bytes.escape_ascii().to_string(),
+        };
         let data = json!({
             "target": target,
             "op": if removal.field.is_some() { "hdel" } else { "unlink" },
@@ -136,21 +146,22 @@ mod tests {
     async fn who_is_slow_is_told() {
         let feed = Feed::default();
         feed.say("error", json!({}), false);
-        let (mut slow, mut quick) = (feed.listen(), feed.listen());
+        let (mut slow, mut quick) = (feed.listen(2).unwrap(), feed.listen(2).unwrap());
         for n in 0..BEHIND as u64 + 5 {
             feed.say("error", json!({ "n": n }), false);
             assert_eq!(quick.next().await.unwrap().unwrap().data["n"], n);
         }
         assert_eq!(slow.next().await.unwrap().unwrap_err(), 5);
-        assert_eq!(feed.listeners(), 2);
-        drop((slow, quick));
+        assert!(feed.listen(2).is_none());
+        drop(slow);
+        drop((feed.listen(2).unwrap(), quick));
         assert!(!feed.is_heard());
     }
 
     #[tokio::test]
     async fn removals_are_a_sample() {
         let feed = Feed::default();
-        let mut listener = feed.listen();
+        let mut listener = feed.listen(1).unwrap();
         let place = RowPlace { position: 7, row: 1 };
         for n in 0..SAMPLES + 30 {
             let key = format!("k:{n}\n");

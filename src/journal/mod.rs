@@ -163,6 +163,10 @@ impl TargetJournal {
     /// A batch was acknowledged; `first`: for the first time.
     pub fn acknowledged(&self, batch: &Batch, by: By, first: bool, acked: Instant) {
         let (segment, keys) = (&batch.segment, &batch.keys);
+        if keys.is_empty() {
+            // A note without removals would be kept until the ring is full.
+            return;
+        }
         let now = now_micros();
         let count = match by {
             By::First => &self.first,

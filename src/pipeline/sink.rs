@@ -132,6 +132,35 @@ impl RouteSink {
     }
 }
 
+impl RouteSink {
+    /// The keyspaces of these mappings are owed a removal.
+    fn flush_mappings(&mut self, touched: Vec<usize>, cause: &str) -> Result<(), Refusal> {
+        // Before anything is flushed: half of a scope is none.
+        let endless = touched
+            .iter()
+            .filter_map(|at| self.router.mapping(*at))
+            .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
+        if let Some((mapping, rule)) = endless {
+            return Err(Refusal::new(
+                "pipeline.unflushable",
+                format!(
+                    "{cause}: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key",
+                    mapping.table,
+                    rule.key.source(),
+                    rule.line
+                ),
+                "begin the key with a text of its own, such as \"product:{id}\"; or remove its keys by hand",
+            ));
+        }
+        if touched.is_empty() {
+            return Ok(());
+        }
+        self.assembler.widen(touched, cause);
+        self.file_refused();
+        Ok(())
+    }
+}
+
 impl source::Sink for RouteSink {
     type Error = Closed;
 
@@ -238,29 +267,7 @@ impl source::Sink for RouteSink {
     fn widen(&mut self, scope: &source::Scope, cause: &str) -> Result<(), Refusal> {
         self.prepared.widen(scope);
         let touched = self.router.touched(scope);
-        // Before anything is flushed: half of a scope is none.
-        let endless = touched
-            .iter()
-            .filter_map(|at| self.router.mapping(*at))
-            .find_map(|mapping| flush::unflushable(mapping).map(|rule| (mapping, rule)));
-        if let Some((mapping, rule)) = endless {
-            return Err(Refusal::new(
-                "pipeline.unflushable",
-                format!(
-                    "{cause}: the keys of {} can't be flushed, for `{}` (line {}) begins with a column and may be any key",
-                    mapping.table,
-                    rule.key.source(),
-                    rule.line
-                ),
-                "begin the key with a text of its own, such as \"product:{id}\"; or remove its keys by hand",
-            ));
-        }
-        if touched.is_empty() {
-            return Ok(());
-        }
-        self.assembler.widen(touched, cause);
-        self.file_refused();
-        Ok(())
+        self.flush_mappings(touched, cause)
     }
 
     fn commit(&mut self, end: &Coordinates, anchor: Option<Anchor>) {
@@ -307,6 +314,22 @@ impl source::Sink for RouteSink {
         // The second removals wait for what lies before it.
         self.assembler.started(position);
         self.widen(&source::Scope::All, &format!("gap: {cause}"))?;
+        self.assembler.restart(position, identity, true);
+        Ok(())
+    }
+
+    fn forgotten(
+        &mut self,
+        position: &Position,
+        identity: &str,
+        targets: &[usize],
+        cause: &str,
+    ) -> Result<(), Refusal> {
+        self.assembler.started(position);
+        let mut touched = self.router.touched(&source::Scope::All);
+        touched
+            .retain(|at| self.router.mapping(*at).is_some_and(|mapping| targets.contains(&mapping.target)));
+        self.flush_mappings(touched, cause)?;
         self.assembler.restart(position, identity, true);
         Ok(())
     }

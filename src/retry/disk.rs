@@ -363,15 +363,6 @@ impl DiskQueue {
         self.counters.snapshot(self.clock.now_ms())
     }
 
-    /// See [`super::Queue::list`].
-    ///
-    /// # Errors
-    /// See there.
-    pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
-        let all = super::Filter::default().matcher(0).map_err(RetryError::Filter)?;
-        self.find(which, all, limit).await
-    }
-
     /// See [`super::Queue::find`].
     ///
     /// # Errors

@@ -29,6 +29,11 @@ async fn start(folder: &Path) -> Running {
     Running { queue, script, stop, task }
 }
 
+/// What waits.
+async fn all(queue: &DiskQueue) -> Vec<Listed> {
+    queue.find(Which::Pending, Filter::default().matcher(0).unwrap(), usize::MAX).await.unwrap()
+}
+
 impl Running {
     async fn end(self) {
         self.stop.cancel();
@@ -280,7 +285,7 @@ async fn child_fills_the_disk() {
         assert!(std::time::Instant::now() < deadline, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let pending = queue.list(Which::Pending, usize::MAX).await.unwrap();
+    let pending = all(&queue).await;
     let keys: HashSet<Vec<u8>> = pending.into_iter().filter_map(|line| Some(line.record?.key)).collect();
     for batch in 0..acked {
         for n in 0..1000 {
@@ -331,7 +336,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         let rest = lines.filter(|line| line.as_ref().is_ok_and(|line| line.starts_with("acked"))).count();
         child.wait().unwrap();
         let queue = DiskQueue::open(dir.path(), POLICY, Clock::system()).await.unwrap();
-        let keys = queue.list(Which::Pending, 1_000_000).await.unwrap();
+        let keys = all(&queue).await;
         rounds.push(20 + rest);
         for n in 0..(20 + rest) {
             let key = n.to_string().into_bytes();

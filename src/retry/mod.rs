@@ -304,11 +304,7 @@ impl Queue {
     /// # Errors
     /// The queue can't be read.
     pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
-        match self {
-            Self::Disk(queue) => queue.list(which, limit).await,
-            #[cfg(feature = "kafka")]
-            Self::Kafka(queue) => queue.list(which, limit).await,
-        }
+        self.find(which, &Filter::default(), limit).await
     }
 
     /// The first `limit` records or dead letters that `filter` means, oldest first. Changes nothing.
@@ -406,13 +402,13 @@ impl Drop for Running<'_> {
     }
 }
 
-/// [`Counters::pending`] that nobody has counted yet.
+/// [`Counters::letters`] that nobody has counted yet.
 const UNKNOWN: u64 = u64::MAX;
 
 /// What [`Stats`] is read from.
 #[derive(Debug, Default)]
 struct Counters {
-    /// [`UNKNOWN`] before the first count.
+    /// Of the disk queue.
     pending: AtomicU64,
     /// 0: nothing pending.
     oldest_ms: AtomicU64,
@@ -442,7 +438,7 @@ impl Counters {
             at => Some(Duration::from_millis(now_ms.saturating_sub(at))),
         };
         Stats {
-            pending: Some(get(&self.pending)).filter(|pending| *pending != UNKNOWN),
+            pending: Some(get(&self.pending)),
             oldest_age,
             letters: Some(get(&self.letters)).filter(|letters| *letters != UNKNOWN),
             dead: get(&self.dead),

@@ -68,15 +68,15 @@ impl PlanRule {
 }
 
 /// A column that a mapping uses, and where.
-pub(super) struct ColumnUse<'a> {
-    pub(super) name: &'a str,
+pub(crate) struct ColumnUse<'a> {
+    pub(crate) name: &'a str,
     /// What is taken out of its JSON document.
-    pub(super) path: Option<&'a JsonPath>,
+    pub(crate) path: Option<&'a JsonPath>,
     /// `when`, `when_changed`, or the template.
-    pub(super) part: &'a str,
+    pub(crate) part: &'a str,
     /// Its text is needed, not only whether it changed.
-    pub(super) text: bool,
-    line: usize,
+    pub(crate) text: bool,
+    pub(crate) line: usize,
 }
 
 impl ColumnUse<'_> {
@@ -87,7 +87,7 @@ impl ColumnUse<'_> {
 }
 
 /// Every use of a column in a mapping, in the order of the config.
-pub(super) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
+pub(crate) fn column_uses(mapping: &Mapping) -> Vec<ColumnUse<'_>> {
     let line = mapping.line;
     let mut uses = Vec::new();
     for name in mapping.when_changed.iter().flatten() {

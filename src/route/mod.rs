@@ -33,6 +33,7 @@ use crate::{
     source::Scope,
 };
 
+pub(crate) use compile::column_uses;
 pub use error::{RouteError, RouteErrorKind, Undecodable};
 pub use explain::{ExplainError, Explained, ExplainedKey, ExplainedRule, explain};
 pub use plan::{Counts, Plan, RoutedKey, Scratch, Sink, SkipReason, Skipped};

@@ -52,6 +52,8 @@ pub(super) fn config(mappings: Vec<Mapping>) -> Config {
             user: "rowbust".into(),
             password: Password::Empty,
             replicas: Vec::new(),
+            replica_timeout: None,
+            name: "main".into(),
             tls: Tls::new(TlsMode::Disabled),
             server_id: None,
             start: Start::Latest,

@@ -291,6 +291,7 @@ fn classify_wire(address: String, tls: bool, error: WireError) -> ConnectError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

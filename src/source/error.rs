@@ -83,6 +83,9 @@ pub enum SourceError {
         /// It is a gap, whatever the checkpoint looks like.
         gap: bool,
     },
+    /// The binlog no longer reaches back to where it was rewound to.
+    #[error("the binlog no longer reaches back to what redis remembers: {0}")]
+    OutOfReach(String),
     /// An event that can't be followed exactly.
     #[error("{0}")]
     Halt(Box<Halt>),
@@ -117,6 +120,7 @@ impl SourceError {
             Self::Connect(_) => 78,
             Self::Gap { .. }
             | Self::Anew { .. }
+            | Self::OutOfReach(_)
             | Self::Halt(_)
             | Self::Dump(_)
             | Self::Decode { .. }

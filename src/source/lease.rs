@@ -13,12 +13,11 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use mysql_async::{Conn, prelude::Queryable};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{connect::Connector, error::SourceError, start::quote};
+use super::{backoff, connect::Connector, error::SourceError, start::quote};
 use crate::{
     checkpoint::file::identity,
     config::{Config, Shared},
@@ -140,11 +139,11 @@ impl Candidate {
 
     /// Waits for the lease, however long it takes; a server that can't be reached is tried again.
     pub async fn acquire(&self) -> Lease {
-        let mut backoff = backoff();
+        let mut pauses = backoff(MAX_PAUSE);
         loop {
             match self.wait_once().await {
                 Ok(Attempt::Got(conn, id)) => return self.hold(conn, id),
-                Ok(Attempt::Taken) => backoff = self::backoff(),
+                Ok(Attempt::Taken) => pauses = backoff(MAX_PAUSE),
                 Ok(Attempt::Refused(why)) => {
                     tracing::warn!(lock = self.name, why, "the server gives no lease any more");
                     return Lease::unguarded();
@@ -156,7 +155,7 @@ impl Candidate {
                         }
                         *waiting = Waiting { holder: None, error: Some(error.to_string()) };
                     });
-                    tokio::time::sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
+                    tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
                 }
             }
         }
@@ -187,15 +186,6 @@ impl Candidate {
         let task = tokio::spawn(holder.keep(conn, id, stop.clone()));
         Lease { gate: Gate(gate), stop, task: Some(task) }
     }
-}
-
-fn backoff() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_PAUSE)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 /// A connection that the server ends when it hears nothing for [`TTL`].
@@ -399,7 +389,7 @@ impl Holder {
 
     /// The server was restarted, the connection was ended, or the way to it: whoever asks first has it now.
     async fn regain(&self, old: u64, lost: Instant) -> Result<(Conn, u64), LeaseLost> {
-        let mut backoff = backoff();
+        let mut pauses = backoff(MAX_PAUSE);
         loop {
             let asked = async {
                 let mut conn = prepared(&self.connector).await?;
@@ -417,7 +407,7 @@ impl Holder {
                 Ok((_, Answer::Refused(why))) => tracing::warn!(lock = self.name, why, "lease refused"),
                 Err(error) => tracing::debug!(lock = self.name, %error, "lease can't be asked for"),
             }
-            tokio::time::sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
+            tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
         }
     }
 }

@@ -13,6 +13,7 @@
 //! checkpoint); `cdc` (another driver).
 
 mod anchor;
+pub mod behind;
 #[cfg(feature = "mysql-cdc")]
 mod cdc;
 pub mod connect;
@@ -48,6 +49,8 @@ use tracing::{info, warn};
 /// What the driver `mysql_cdc` can't do, in words.
 #[cfg(feature = "mysql-cdc")]
 pub use cdc::limits::LIMITS as CDC_LIMITS;
+#[cfg(feature = "mysql-cdc")]
+pub(crate) use cdc::limits::refuse_settings as cdc_refuses;
 pub use error::{Halt, Refusal, SourceError};
 pub use pause::Pause;
 pub use preflight::Preflight;
@@ -76,12 +79,25 @@ pub struct Resume {
     pub gap: Option<String>,
     /// When following began (Unix seconds): what was lost before concerns nobody.
     pub since: u32,
+    /// This is an earlier place than the checkpoint's. If it can't be had any more, that is [`SourceError::OutOfReach`].
+    pub rewound: bool,
+    /// Redis servers that have forgotten nobody knows how much.
+    pub forgotten: Option<Forgotten>,
+}
+
+/// Redis servers whose keyspaces are to be flushed, because what was removed there may be back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Indices into [`Config::redis`].
+    pub targets: Vec<usize>,
+    /// For the log and the status.
+    pub why: String,
 }
 
 impl Resume {
     /// At a position about whose events nothing is known.
     pub fn new(position: Position, identity: String) -> Self {
-        Self { position, identity, anchor: None, gap: None, since: 0 }
+        Self { position, identity, anchor: None, gap: None, since: 0, rewound: false, forgotten: None }
     }
 }
 
@@ -156,7 +172,7 @@ impl Source {
     /// # Errors
     /// [`SourceError::Connect`], [`SourceError::Refused`], [`SourceError::Lost`].
     pub async fn preflight(&self) -> Result<Preflight, SourceError> {
-        let (mut backoff, mut passing_errors) = (backoff(), 0);
+        let (mut pauses, mut passing_errors) = (backoff(MAX_PAUSE), 0);
         loop {
             let found = in_time(async {
                 let mut conn = self.connector.primary().await?;
@@ -167,7 +183,7 @@ impl Source {
             match found.await {
                 Err(error) if may_pass(&error, self.running, &mut passing_errors) => {
                     self.stats.reconnect();
-                    tokio::time::sleep(backoff.next().unwrap_or(MAX_PAUSE)).await;
+                    tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
                 }
                 found => return found,
             }
@@ -207,7 +223,7 @@ impl Source {
             .pausing(self.pause.clone());
         let since = place.as_ref().map_or_else(now, |place| place.since);
         follower.covers_from(since);
-        let mut backoff = backoff();
+        let mut pauses = backoff(MAX_PAUSE);
         let mut connected_once = false;
         let mut decode_errors = (0, None);
         let mut passing_errors = 0;
@@ -254,6 +270,12 @@ impl Source {
                     if let (Some(change), Some(old)) = (change, &place) {
                         self.change(change, old, &server, &begin.position, &mut follower, sink)?;
                     }
+                    if !connected_once
+                        && let Some((place, forgotten)) =
+                            place.as_ref().and_then(|p| Some((p, p.forgotten.as_ref()?)))
+                    {
+                        self.flush_forgotten(place, forgotten, &server, &mut follower, sink)?;
+                    }
                     let identity = server.identity.clone();
                     connected_once = true;
                     self.stats.connected(true);
@@ -264,11 +286,10 @@ impl Source {
                         let anchor = follower.anchor();
                         let unmoved = place.as_ref().filter(|place| place.position == *position);
                         let anchor = anchor.or_else(|| unmoved.and_then(|place| place.anchor));
-                        place =
-                            Some(Resume { position: position.clone(), identity, anchor, gap: None, since });
+                        place = Some(Resume { anchor, since, ..Resume::new(position.clone(), identity) });
                     }
                     if self.stats.transactions() != before {
-                        backoff = self::backoff();
+                        pauses = backoff(MAX_PAUSE);
                         passing_errors = 0;
                     }
                     match ended {
@@ -288,6 +309,9 @@ impl Source {
                 Err(error) => error,
             };
             match error {
+                SourceError::Gap { what, .. } if place.as_ref().is_some_and(|place| place.rewound) => {
+                    return Err(SourceError::OutOfReach(what));
+                }
                 // A first start has no place behind which anything could be lost.
                 SourceError::Gap { what, .. }
                     if place.is_some() && self.config.source.policies.on_gap == Policy::Flush =>
@@ -322,7 +346,7 @@ impl Source {
                 fatal => return Err(fatal),
             }
             self.stats.reconnect();
-            let pause = backoff.next().unwrap_or(MAX_PAUSE);
+            let pause = pauses.next().unwrap_or(MAX_PAUSE);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -366,6 +390,33 @@ impl Source {
             }
         }
     }
+
+    /// Redis has forgotten what it was told: its keyspaces are flushed, and reading goes on where it stands.
+    fn flush_forgotten<S: Sink>(
+        &self,
+        place: &Resume,
+        forgotten: &Forgotten,
+        server: &Preflight,
+        follower: &mut Follower,
+        sink: &mut S,
+    ) -> Result<(), SourceError> {
+        let position = match follower.position() {
+            // Moved there, or behind a gap: then this comes on top.
+            Some(position) => position.clone(),
+            None => {
+                sink.started(&place.position);
+                follower.adopt(place.position.clone(), false)?;
+                place.position.clone()
+            }
+        };
+        self.stats.widen(policy::Cause::Rollback);
+        tracing::error!(
+            why = forgotten.why, %position,
+            "redis has forgotten removals: removing every key that the mappings of these targets could make"
+        );
+        let cause = format!("rollback: {}", forgotten.why);
+        sink.forgotten(&position, &server.identity, &forgotten.targets, &cause).map_err(SourceError::from)
+    }
 }
 
 /// Everything outside of the stream ends within this: connecting and what is asked before the stream, and each question for
@@ -407,10 +458,11 @@ pub fn now() -> u32 {
 /// The longest pause between two attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-fn backoff() -> impl Iterator<Item = Duration> + Send {
+/// Pauses between tries: from 100 ms up to `most`, with jitter.
+fn backoff(most: Duration) -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_PAUSE)
+        .with_max_delay(most)
         .without_max_times()
         .with_jitter()
         .build()

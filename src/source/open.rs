@@ -59,7 +59,7 @@ impl Source {
             Ok(begin) => (begin, moved.then_some(Change::Moved)),
             // The position is taken before anything is removed: what changes meanwhile is read.
             Err(SourceError::Gap { what, .. })
-                if first && self.config.source.policies.on_gap == Policy::Flush =>
+                if first && !place.rewound && self.config.source.policies.on_gap == Policy::Flush =>
             {
                 (start::latest(&mut conn, &server).await?, Some(Change::Gap(what)))
             }
@@ -139,6 +139,13 @@ impl Source {
             return Ok(begin);
         }
         let mut logs = start::binary_logs(conn).await?;
+        // MariaDB says so only when it is to send the events: too late, the place would be the checkpoint's by then.
+        if place.rewound
+            && server.flavor == rowbust_binlog::Flavor::MariaDb
+            && !logs.iter().any(|(name, _)| **name == *position.at.file)
+        {
+            return Err(SourceError::gap(format!("the file {} is gone", position.at.file)));
+        }
         let verified = loop {
             let error = match self.look(server, place, &logs).await {
                 Err(error @ SourceError::Gap { .. }) => error,

@@ -29,11 +29,13 @@ pub enum Cause {
     Rename,
     /// The binlog behind the checkpoint is gone.
     Gap,
+    /// Redis has forgotten removals.
+    Rollback,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Statement,
         Self::Undecodable,
         Self::Incident,
@@ -44,6 +46,7 @@ impl Cause {
         Self::Drop,
         Self::Rename,
         Self::Gap,
+        Self::Rollback,
     ];
 
     /// For logs and metrics.
@@ -59,6 +62,7 @@ impl Cause {
             Self::Drop => "drop",
             Self::Rename => "rename",
             Self::Gap => "gap",
+            Self::Rollback => "rollback",
         }
     }
 }

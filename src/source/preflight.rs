@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use mysql_async::{Conn, prelude::Queryable};
 use rowbust_binlog::Flavor;
 
-use super::error::{Refusal, SourceError};
+use super::{
+    error::{Refusal, SourceError},
+    start::quote,
+};
 use crate::config;
 
 /// What was found about the server.
@@ -126,7 +129,7 @@ pub async fn preflight(
 }
 
 /// The oldest versions whose binlog is known, to the letter.
-fn check_version(flavor: Flavor, version: &str) -> Result<(), Refusal> {
+pub(crate) fn check_version(flavor: Flavor, version: &str) -> Result<(), Refusal> {
     let (major, minor, _) = version_number(version);
     let (oldest, name) = match flavor {
         Flavor::MySql => ((5, 7), "MySQL 5.7"),
@@ -143,30 +146,50 @@ fn check_version(flavor: Flavor, version: &str) -> Result<(), Refusal> {
 }
 
 fn check_variables(flavor: Flavor, vars: &HashMap<String, String>) -> Result<(), Refusal> {
-    let value = |name: &str| vars.get(name).map_or("", String::as_str);
-    if value("log_bin") != "ON" {
-        return Err(Refusal::new(
-            "source.binlog_off",
-            "the server writes no binlog (log_bin=OFF)",
-            "set `log_bin` in the server's configuration and restart it",
-        ));
+    check_binlog(vars)?;
+    check_format(vars)?;
+    check_gtids(flavor, vars)
+}
+
+fn value<'v>(vars: &'v HashMap<String, String>, name: &str) -> &'v str {
+    vars.get(name).map_or("", String::as_str)
+}
+
+/// `log_bin`
+pub(crate) fn check_binlog(vars: &HashMap<String, String>) -> Result<(), Refusal> {
+    if value(vars, "log_bin") == "ON" {
+        return Ok(());
     }
-    if !matches!(value("binlog_format"), "ROW" | "") {
-        return Err(Refusal::new(
-            "source.binlog_format",
-            format!("binlog_format is {}", value("binlog_format")),
-            "SET GLOBAL binlog_format=ROW, also in the server's configuration; sessions keep theirs until they reconnect",
-        ));
+    Err(Refusal::new(
+        "source.binlog_off",
+        "the server writes no binlog (log_bin=OFF)",
+        "set `log_bin` in the server's configuration and restart it",
+    ))
+}
+
+/// `binlog_format`
+pub(crate) fn check_format(vars: &HashMap<String, String>) -> Result<(), Refusal> {
+    if matches!(value(vars, "binlog_format"), "ROW" | "") {
+        return Ok(());
     }
-    if flavor == Flavor::MySql && value("gtid_mode") != "ON" {
-        return Err(Refusal::new(
-            "source.gtid_off",
-            format!("gtid_mode is {}", value("gtid_mode")),
-            "enable GTIDs: enforce_gtid_consistency=ON, then gtid_mode step by step up to ON (the manual's \
-             \"Enabling GTID Transactions Online\")",
-        ));
+    Err(Refusal::new(
+        "source.binlog_format",
+        format!("binlog_format is {}", value(vars, "binlog_format")),
+        "SET GLOBAL binlog_format=ROW, also in the server's configuration; sessions keep theirs until they reconnect",
+    ))
+}
+
+/// `gtid_mode`; MariaDB always has GTIDs.
+pub(crate) fn check_gtids(flavor: Flavor, vars: &HashMap<String, String>) -> Result<(), Refusal> {
+    if flavor == Flavor::MariaDb || value(vars, "gtid_mode") == "ON" {
+        return Ok(());
     }
-    Ok(())
+    Err(Refusal::new(
+        "source.gtid_off",
+        format!("gtid_mode is {}", value(vars, "gtid_mode")),
+        "enable GTIDs: enforce_gtid_consistency=ON, then gtid_mode step by step up to ON (the manual's \
+         \"Enabling GTID Transactions Online\")",
+    ))
 }
 
 /// The privileges by what they allow. Asked by the statements themselves, so that roles count.
@@ -198,20 +221,24 @@ async fn check_grants(conn: &mut Conn, flavor: Flavor, version: &str) -> Result<
 /// The refusal with the exact GRANT statement for this account.
 pub(crate) async fn grants_refusal(conn: &mut Conn, flavor: Flavor) -> Result<Refusal, SourceError> {
     let account: String = conn.query_first("SELECT CURRENT_USER()").await?.unwrap_or_default();
-    let (user, host) = account.rsplit_once('@').unwrap_or((&account, "%"));
     let privileges = match flavor {
         Flavor::MySql => "REPLICATION SLAVE, REPLICATION CLIENT",
         Flavor::MariaDb => "REPLICATION SLAVE, BINLOG MONITOR",
     };
-    let quote = |s: &str| s.replace('\\', "\\\\").replace('\'', "''");
     Ok(Refusal::new(
         "source.grants",
         format!("the account {account} may not read the binlog"),
-        format!("GRANT {privileges} ON *.* TO '{}'@'{}';", quote(user), quote(host)),
+        format!("GRANT {privileges} ON *.* TO {};", quote_account(&account)),
     ))
 }
 
-async fn denied(conn: &mut Conn, statement: &str) -> Result<bool, SourceError> {
+/// What `CURRENT_USER()` says as it stands in a statement.
+pub(crate) fn quote_account(account: &str) -> String {
+    let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
+    format!("{}@{}", quote(user), quote(host))
+}
+
+pub(crate) async fn denied(conn: &mut Conn, statement: &str) -> Result<bool, SourceError> {
     match conn.query_drop(statement).await {
         Ok(()) => Ok(false),
         Err(mysql_async::Error::Server(e)) if matches!(e.code, 1227 | 1142 | 1044 | 1045) => Ok(true),
@@ -220,12 +247,12 @@ async fn denied(conn: &mut Conn, statement: &str) -> Result<bool, SourceError> {
 }
 
 /// Asks who is registered as a replica: MySQL 8.0.22 renamed it, 8.4 removed the old name.
-fn replicas_statement(version: &str) -> &'static str {
+pub(crate) fn replicas_statement(version: &str) -> &'static str {
     if version_number(version) >= (8, 0, 22) { "SHOW REPLICAS" } else { "SHOW SLAVE HOSTS" }
 }
 
 /// `8.0.40-log` as its three numbers.
-fn version_number(version: &str) -> (u32, u32, u32) {
+pub(crate) fn version_number(version: &str) -> (u32, u32, u32) {
     let mut parts = version.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
@@ -239,7 +266,7 @@ pub(crate) fn latest_statement(flavor: Flavor, version: &str) -> &'static str {
     }
 }
 
-fn server_id(
+pub(crate) fn server_id(
     config: &config::Config,
     own: Option<&String>,
     warnings: &mut Vec<String>,

@@ -147,6 +147,22 @@ pub trait Sink: Send {
     /// It can't be done.
     fn gap(&mut self, position: &Position, identity: &str, cause: &str) -> Result<(), Refusal>;
 
+    /// Redis targets have forgotten removals: every key of theirs is owed one, whose second everything before `position` gates, and that
+    /// begins a new epoch. Comes where `gap` may come, or behind it or `moved`.
+    ///
+    /// # Errors
+    /// It can't be done.
+    fn forgotten(
+        &mut self,
+        position: &Position,
+        identity: &str,
+        targets: &[usize],
+        cause: &str,
+    ) -> Result<(), Refusal> {
+        let _ = targets;
+        self.gap(position, identity, cause)
+    }
+
     /// The transaction was cut off: it comes again in full. Keys that were already handed on may stay (a removal too many).
     fn abandon(&mut self);
 

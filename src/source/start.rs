@@ -220,7 +220,7 @@ fn parse_set(text: &str) -> Result<GtidSet, SourceError> {
     })
 }
 
-pub(super) async fn latest(conn: &mut Conn, server: &Preflight) -> Result<Begin, SourceError> {
+pub(crate) async fn latest(conn: &mut Conn, server: &Preflight) -> Result<Begin, SourceError> {
     let row: Option<mysql_async::Row> =
         conn.query_first(latest_statement(server.flavor, &server.version)).await?;
     let (file, position) = row

@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -104,6 +104,8 @@ struct Server {
     failures: AtomicU64,
     /// Times that the delay stood in for the witness.
     delays: AtomicU64,
+    /// The oldest commits that were asked about and aren't visible here, and since when.
+    held: Mutex<Option<(CommitSpan, Instant)>>,
 }
 
 impl Server {
@@ -121,7 +123,53 @@ impl Server {
             samples: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             delays: AtomicU64::new(0),
+            held: Mutex::new(None),
         }
+    }
+
+    fn hold(&self, span: &CommitSpan) {
+        lock(&self.held).get_or_insert_with(|| (span.clone(), Instant::now()));
+    }
+
+    fn held_for(&self) -> Option<Duration> {
+        let mut held = lock(&self.held);
+        let (span, since) = held.as_ref()?;
+        let is_visible = lock(&self.ring).since(span).is_some();
+        if is_visible {
+            *held = None;
+            return None;
+        }
+        Some(since.elapsed())
+    }
+}
+
+/// Which servers count for the visibility of one Redis target's keys: see `published::pool`.
+#[derive(Debug, Default)]
+pub struct Gate {
+    open: AtomicBool,
+    /// Bit by server: it doesn't count.
+    left: AtomicU64,
+}
+
+impl Gate {
+    /// From now on commits may be visible. Says whether it was closed.
+    pub fn open(&self) -> bool {
+        !self.open.swap(true, Relaxed)
+    }
+
+    /// Whether `server` counts from now on. Those behind the 64th always do.
+    pub fn count(&self, server: usize, counts: bool) {
+        let bit = u32::try_from(server).ok().and_then(|server| 1_u64.checked_shl(server)).unwrap_or(0);
+        if counts {
+            self.left.fetch_and(!bit, Ordering::SeqCst);
+        } else {
+            self.left.fetch_or(bit, Ordering::SeqCst);
+        }
+    }
+
+    fn counts(&self, server: usize) -> bool {
+        let bit = u32::try_from(server).ok().and_then(|server| 1_u64.checked_shl(server)).unwrap_or(0);
+        self.left.load(Ordering::SeqCst) & bit == 0
     }
 }
 
@@ -141,6 +189,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Watermark {
     inner: Arc<Inner>,
+    gate: Option<Arc<Gate>>,
     seen: watch::Receiver<u64>,
 }
 
@@ -165,6 +214,8 @@ pub struct ServerStatus {
     pub delays: u64,
     /// Age of the newest sample; `None` before the first.
     pub age: Option<Duration>,
+    /// How long the oldest commits that wait for it have waited; zero: none does.
+    pub held: Duration,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -200,16 +251,25 @@ impl Watermark {
             received: Mutex::new(Received::default()),
             version,
         };
-        Self { inner: Arc::new(inner), seen }
+        Self { inner: Arc::new(inner), gate: None, seen }
     }
 
     /// Since when the commits are known to be visible at every server; `None`: not known yet. By the monotonic clock, and
     /// never earlier than the truth. Asked again later the answer may be later, because samples are thinned out as they
     /// age: keep the first one where that matters.
     pub fn visible_since(&self, span: &CommitSpan) -> Option<Instant> {
+        if self.gate.as_ref().is_some_and(|gate| !gate.open.load(Relaxed)) {
+            return None;
+        }
         let mut latest = None;
-        for server in &self.inner.servers {
-            let since = match lock(&server.ring).since(span) {
+        let mut everywhere = true;
+        for (at, server) in self.inner.servers.iter().enumerate() {
+            if self.gate.as_ref().is_some_and(|gate| !gate.counts(at)) {
+                continue;
+            }
+            // Not in the scrutinee: the lock would be held while `held` is taken.
+            let since = lock(&server.ring).since(span);
+            let since = match since {
                 Some(since) => since,
                 // A witness by GTID can't speak about transactions without one, nor one by coordinates about a position that was
                 // only given by its GTIDs.
@@ -218,9 +278,17 @@ impl Watermark {
                     server.delays.fetch_add(1, Relaxed);
                     since
                 }
-                None => return None,
+                None => {
+                    // The others are looked at too: each is to be known that holds something up.
+                    server.hold(span);
+                    everywhere = false;
+                    continue;
+                }
             };
             latest = latest.max(Some(since));
+        }
+        if !everywhere {
+            return None;
         }
         if span.by_delay {
             let since = lock(&self.inner.received).delayed(&span.last, DELAY)?;
@@ -240,6 +308,41 @@ impl Watermark {
     /// heartbeat row and the delay speak about what was received.
     pub fn received(&self, last: &Coordinates) {
         lock(&self.inner.received).push(last, Instant::now());
+    }
+
+    /// The same, for a target whose keys are filled from what `gate` lets count.
+    pub fn behind(&self, gate: Arc<Gate>) -> Self {
+        Self { gate: Some(gate), ..self.clone() }
+    }
+
+    /// `host:port` of every server, the primary first, as in the config.
+    pub fn addresses(&self) -> Vec<String> {
+        self.inner.servers.iter().map(|server| server.address.clone()).collect()
+    }
+
+    /// How many servers there are; at least one.
+    pub fn servers(&self) -> usize {
+        self.inner.servers.len()
+    }
+
+    /// How long a server has held something up; `None`: it doesn't.
+    pub fn held_for(&self, server: usize) -> Option<Duration> {
+        self.inner.servers.get(server)?.held_for()
+    }
+
+    /// Whether a server is known to show all of these.
+    pub fn has(&self, server: usize, span: &CommitSpan) -> bool {
+        self.inner.servers.get(server).is_some_and(|server| lock(&server.ring).since(span).is_some())
+    }
+
+    /// The newest place that was received.
+    pub fn newest_received(&self) -> Option<Coordinates> {
+        lock(&self.inner.received).newest()
+    }
+
+    /// Wakes who waits for visibility: what it depends on has changed.
+    pub fn touch(&self) {
+        self.inner.version.send_modify(|version| *version = version.wrapping_add(1));
     }
 
     /// Something waits: sample soon. Holds for the next sample.
@@ -271,13 +374,18 @@ impl Watermark {
         self.inner
             .servers
             .iter()
-            .map(|s| ServerStatus {
-                address: s.address.clone(),
-                witness: self.witness_of(s),
-                samples: s.samples.load(Relaxed),
-                failures: s.failures.load(Relaxed),
-                delays: s.delays.load(Relaxed),
-                age: lock(&s.ring).newest().map(|at| at.elapsed()),
+            .map(|s| {
+                let held = s.held_for().unwrap_or_default();
+                let newest = lock(&s.ring).newest();
+                ServerStatus {
+                    address: s.address.clone(),
+                    witness: self.witness_of(s),
+                    samples: s.samples.load(Relaxed),
+                    failures: s.failures.load(Relaxed),
+                    delays: s.delays.load(Relaxed),
+                    age: newest.map(|at| at.elapsed()),
+                    held,
+                }
             })
             .collect()
     }

@@ -52,7 +52,10 @@ fn steps(quick: bool) -> Vec<Step> {
         Step::cargo(&[("RUSTDOCFLAGS", "-D warnings")], document),
     ];
     if !quick {
-        let required = &[("ROWBUST_REQUIRE", "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka")];
+        let required = &[(
+            "ROWBUST_REQUIRE",
+            "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,chromium,prometheus,compose",
+        )];
         steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
         steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
         steps.push(Step::cargo(&[], "xtask demo --small"));
@@ -97,7 +100,7 @@ fn prepare(quick: bool) -> Result<()> {
         apt_install(&["libssl-dev", "pkg-config"])?;
     }
     if !quick {
-        install::ensure(&Need::SERVERS)?;
+        install::ensure(&[&Need::SERVERS[..], &[Need::Chromium, Need::Prometheus, Need::Compose]].concat())?;
     }
     Ok(())
 }

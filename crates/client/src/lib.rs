@@ -1,7 +1,41 @@
-//! What an application links to read and write its cache. **Nothing is here yet.**
+//! What an application links to read and write its cache.
 //!
-//! Planned: one interface (`get_or_load`, `get_many`, `write`, `invalidate`) and behind it the strategies of the field, each a type of
-//! its own with the race that it leaves, from plain cache-aside to guarded keys, which can't keep a stale value. Until then
-//! an application fills and reads its keys as it likes, and the daemon removes them: see `docs/guarantees.md` for what that gives.
+//! - [`Client`]: `get_or_load`, `get_many`, `write`, `invalidate`, over typed values.
+//! - [`strategy`]: every known order of steps, each a type of its own, with the race that it leaves. [`Guarded`](strategy::Guarded),
+//!   the default, leaves none where the daemon runs.
+//! - [`Settings`]: what protects the database beside any of them: shared loads, *absent* kept too, jittered TTLs, a rebuild lock, early
+//!   refresh, a limit and a breaker.
+//! - [`ReadSource`]: tells a loader where to read, and when it may begin.
+//! - [`Redis`]: one server, a cluster, or a master by way of sentinels.
+//! - [`Hooks`]: hold a strategy up between its steps, for tests.
 //!
-//! May depend on `rowbust-protocol`; never on Kafka, a MySQL driver or openssl.
+//! Guarantees: no panic on any reply; bytes that are no such value are never handed out; intervals are measured by the monotonic clock,
+//! or by Redis' own. May depend on `rowbust-protocol`; never on Kafka, a MySQL driver (but for the adapters behind features) or openssl.
+
+mod change;
+mod client;
+mod codec;
+mod commands;
+mod context;
+mod error;
+mod hooks;
+mod link;
+mod lock;
+mod protect;
+mod settings;
+mod source;
+mod stats;
+pub mod strategy;
+
+pub use change::{Change, Written};
+pub use client::{Builder, Client, Loaded, Origin};
+#[doc(hidden)]
+pub use context::Context;
+pub use error::{BoxError, Error};
+pub use hooks::{Hooks, Step};
+pub use link::{ConnectOptions, Login, Redis};
+pub use settings::{
+    Breaker, CallOptions, EarlyRefresh, Foreign, LoadLimit, OnCacheError, OnOverload, RebuildLock, Settings,
+};
+pub use source::ReadSource;
+pub use stats::Stats;

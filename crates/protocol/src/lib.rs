@@ -1,5 +1,8 @@
-//! What rowbust and its clients must agree upon: key templates today, the lease format and the Redis scripts later.
+//! What rowbust and its clients must agree upon: key templates ([`template`]), the lease format ([`lease`]) and the Redis scripts
+//! ([`scripts`]). `docs/wire-format.md` has test vectors for other languages.
 //!
 //! Guarantees: no I/O, no panic on any input. May depend on nothing of ours.
 
+pub mod lease;
+pub mod scripts;
 pub mod template;

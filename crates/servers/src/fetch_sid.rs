@@ -1,4 +1,4 @@
-//! MySQL 9, MariaDB 11.8, Redis 8 and Valkey from Debian's unstable suite, unpacked into the cache.
+//! MySQL 9, MariaDB 11.8, Redis 8, Valkey, Prometheus and Docker Compose from Debian's unstable suite, unpacked into the cache.
 //!
 //! They are built against a newer libc than a stable system has. So the server, its libraries and *their* libc are
 //! unpacked into a folder of their own, and small wrappers run the programs under that libc's loader. The host is not touched: apt gets a private configuration, private lists and an empty
@@ -85,6 +85,30 @@ pub(crate) const VALKEY: Recipe = Recipe {
     programs: &["usr/bin/valkey-server", "usr/bin/valkey-cli"],
     marker: "v=",
     fits: |version| at_least(version, 8, 0),
+};
+
+/// Prometheus 3 and promtool, which comes in a package of its own.
+pub(crate) const PROMETHEUS: Recipe = Recipe {
+    name: "prometheus",
+    title: "Prometheus 3",
+    megabytes: 45,
+    instead: "please install Prometheus 3, so that prometheus and promtool are in PATH",
+    packages: &["prometheus", "promtool"],
+    programs: &["usr/bin/prometheus", "usr/bin/promtool"],
+    marker: "version",
+    fits: |version| at_least(version, 3, 0),
+};
+
+/// Docker Compose 2: `config` needs no engine.
+pub(crate) const COMPOSE: Recipe = Recipe {
+    name: "compose",
+    title: "Docker Compose 2",
+    megabytes: 20,
+    instead: "please install Docker Compose 2, so that docker-compose is in PATH",
+    packages: &["docker-compose"],
+    programs: &["usr/libexec/docker/cli-plugins/docker-compose"],
+    marker: "version",
+    fits: |version| at_least(version, 2, 20),
 };
 
 /// The folder of the newest version in the cache.

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -18,6 +19,7 @@ use crate::fetch_sid;
 use crate::kafka::KafkaPrograms;
 use crate::mariadb::MariaDbPrograms;
 use crate::mysql::MySqlPrograms;
+use crate::prometheus::PrometheusPrograms;
 use crate::redis::RedisPrograms;
 
 /// Something that can be installed.
@@ -39,12 +41,24 @@ pub enum Need {
     Kafka,
     /// sysbench, a load generator.
     Sysbench,
+    /// Chromium, for the admin page.
+    Chromium,
+    /// Prometheus 3 or newer, with promtool.
+    Prometheus,
+    /// Docker Compose 2.20 or newer, for what needs no engine.
+    Compose,
+    /// Helm 3.12 or newer.
+    Helm,
 }
 
 impl Need {
     /// The servers.
     pub const SERVERS: [Self; 7] =
         [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Redis8, Self::Valkey, Self::Kafka];
+
+    /// What isn't a server of the daemon's.
+    pub const TOOLS: [Self; 5] =
+        [Self::Sysbench, Self::Chromium, Self::Prometheus, Self::Compose, Self::Helm];
 
     /// Those that speak Redis' protocol.
     pub const CACHES: [Self; 3] = [Self::Redis, Self::Redis8, Self::Valkey];
@@ -61,6 +75,10 @@ impl Need {
             Self::Valkey => "valkey",
             Self::Kafka => "kafka",
             Self::Sysbench => "sysbench",
+            Self::Chromium => "chromium",
+            Self::Prometheus => "prometheus",
+            Self::Compose => "compose",
+            Self::Helm => "helm",
         }
     }
 
@@ -68,10 +86,17 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::MariaDb => &["mariadb-server-core", "mariadb-client-core", "mariadb-client"],
-            Self::MariaDb118 | Self::MySql | Self::Redis8 | Self::Valkey => &[],
+            Self::MariaDb118
+            | Self::MySql
+            | Self::Redis8
+            | Self::Valkey
+            | Self::Prometheus
+            | Self::Compose
+            | Self::Helm => &[],
             Self::Redis => &["redis-tools"],
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
+            Self::Chromium => &["chromium", "fonts-dejavu-core"],
         }
     }
 
@@ -79,13 +104,20 @@ impl Need {
     fn lacks_packages(self) -> bool {
         match self {
             Self::MariaDb => MariaDbPrograms::find().is_none(),
-            Self::MariaDb118 | Self::MySql | Self::Redis8 | Self::Valkey => false,
+            Self::MariaDb118
+            | Self::MySql
+            | Self::Redis8
+            | Self::Valkey
+            | Self::Prometheus
+            | Self::Compose
+            | Self::Helm => false,
             Self::Redis => RedisPrograms::find().is_none(),
             Self::Kafka => {
                 find_program("java").is_none()
                     || (KafkaPrograms::find().is_none() && find_program("mvn").is_none())
             }
             Self::Sysbench => find_program("sysbench").is_none(),
+            Self::Chromium => find_chromium().is_none(),
         }
     }
 }
@@ -100,10 +132,9 @@ impl FromStr for Need {
     type Err = anyhow::Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        Self::SERVERS.into_iter().chain([Self::Sysbench]).find(|n| n.name() == s).ok_or_else(|| {
-            anyhow!(
-                "unknown server {s:?}: mariadb, mariadb118, mysql, redis, redis8, valkey, kafka or sysbench"
-            )
+        Self::SERVERS.into_iter().chain(Self::TOOLS).find(|n| n.name() == s).ok_or_else(|| {
+            let names: Vec<&str> = Self::SERVERS.iter().chain(&Self::TOOLS).map(|n| n.name()).collect();
+            anyhow!("unknown server {s:?}; known: {}", names.join(", "))
         })
     }
 }
@@ -127,6 +158,14 @@ pub struct Installed {
     pub kafka: Option<KafkaPrograms>,
     /// The program `sysbench`.
     pub sysbench: Option<PathBuf>,
+    /// Chromium, or Chrome.
+    pub chromium: Option<PathBuf>,
+    /// Prometheus' programs.
+    pub prometheus: Option<PrometheusPrograms>,
+    /// The program `docker-compose`.
+    pub compose: Option<PathBuf>,
+    /// The program `helm`.
+    pub helm: Option<PathBuf>,
 }
 
 impl Installed {
@@ -143,6 +182,10 @@ impl Installed {
             valkey: wanted(Need::Valkey).then(RedisPrograms::find_valkey).flatten(),
             kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
             sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
+            chromium: wanted(Need::Chromium).then(find_chromium).flatten(),
+            prometheus: wanted(Need::Prometheus).then(PrometheusPrograms::find).flatten(),
+            compose: wanted(Need::Compose).then(find_compose).flatten(),
+            helm: wanted(Need::Helm).then(crate::helm::find).flatten(),
         }
     }
 
@@ -158,12 +201,16 @@ impl Installed {
             Need::Valkey => self.valkey.is_some(),
             Need::Kafka => self.kafka.is_some(),
             Need::Sysbench => self.sysbench.is_some(),
+            Need::Chromium => self.chromium.is_some(),
+            Need::Prometheus => self.prometheus.is_some(),
+            Need::Compose => self.compose.is_some(),
+            Need::Helm => self.helm.is_some(),
         }
     }
 }
 
 /// Finds all of `needs`, installing what is missing: Debian packages as root or with `sudo -n`; MySQL, MariaDB 11.8,
-/// Redis 8, Valkey and Kafka into the cache. Says on stderr what it does.
+/// Redis 8, Valkey, Kafka, Prometheus and Docker Compose into the cache. Says on stderr what it does.
 ///
 /// # Errors
 /// When something can't be installed; the text says what to install by hand.
@@ -194,6 +241,15 @@ pub fn ensure(needs: &[Need]) -> Result<Installed> {
     if needs.contains(&Need::Kafka) && KafkaPrograms::find().is_none() {
         crate::kafka::fetch()?;
     }
+    if needs.contains(&Need::Prometheus) && PrometheusPrograms::find().is_none() {
+        fetch_sid::fetch(&fetch_sid::PROMETHEUS)?;
+    }
+    if needs.contains(&Need::Compose) && find_compose().is_none() {
+        fetch_sid::fetch(&fetch_sid::COMPOSE)?;
+    }
+    if needs.contains(&Need::Helm) && crate::helm::find().is_none() {
+        crate::helm::build()?;
+    }
     let found = Installed::find(needs);
     match needs.iter().find(|n| !found.has(**n)) {
         Some(missing) => Err(missing.missing()),
@@ -216,6 +272,10 @@ impl Need {
             Self::Valkey => "`valkey-server --version` must say 8 or newer",
             Self::Kafka => "`java -version` must say 17 or newer",
             Self::Sysbench => "sysbench must be in PATH",
+            Self::Chromium => "chromium or google-chrome must be in PATH, and not be a snap",
+            Self::Prometheus => "`prometheus --version` must say 3.x, and promtool be in PATH",
+            Self::Compose => "`docker-compose --version` must say 2.20 or newer",
+            Self::Helm => "`helm version` must say 3.12 or newer",
         }
     }
 }
@@ -272,6 +332,31 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
         .find(|p| p.is_file())
+}
+
+/// Ubuntu's package holds a script that asks for a snap; where that is all, Chrome may be there.
+fn find_chromium() -> Option<PathBuf> {
+    let is_snap = |program: &Path| {
+        let mut begin = Vec::new();
+        let read = std::fs::File::open(program).and_then(|file| file.take(4096).read_to_end(&mut begin));
+        program.starts_with("/snap")
+            || read.is_ok() && String::from_utf8_lossy(&begin).contains("snap install")
+    };
+    let names = ["chromium", "google-chrome", "google-chrome-stable", "chromium-browser"];
+    names.into_iter().filter_map(find_program).find(|program| !is_snap(program))
+}
+
+/// Docker Compose 2 in `PATH`, else the one unpacked in the cache.
+fn find_compose() -> Option<PathBuf> {
+    let in_path = || {
+        let program = find_program("docker-compose")?;
+        let version = version_after(&output_of(&program, "--version")?, "version")?;
+        at_least(&version, 2, 20).then_some(program)
+    };
+    in_path().or_else(|| {
+        let unpacked = fetch_sid::newest(&fetch_sid::COMPOSE)?.join("bin/docker-compose");
+        unpacked.is_file().then_some(unpacked)
+    })
 }
 
 /// Runs a command to its end with its output kept; an error holds the command and what it printed.
@@ -335,7 +420,7 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for need in Need::SERVERS {
+        for need in Need::SERVERS.into_iter().chain(Need::TOOLS) {
             assert_eq!(need.name().parse::<Need>().unwrap(), need);
         }
         assert!("oracle".parse::<Need>().is_err());

@@ -154,7 +154,7 @@ impl Place {
     }
 }
 
-/// One server. Shared by [`crate::MariaDb`], [`crate::MySql`], [`crate::Redis`] and [`crate::Kafka`], which
+/// One server. Shared by [`crate::MariaDb`], [`crate::MySql`], [`crate::Redis`], [`crate::Kafka`] and [`crate::Prometheus`], which
 /// dereference to it. All methods take `&self`, so that an instance can be shared between threads.
 #[derive(Debug)]
 pub struct Instance<K> {

@@ -1,7 +1,7 @@
-//! Private MariaDB, MySQL, Redis, Valkey and Kafka servers on free ports, for `cargo xtask`, the tests and the lab.
+//! Private MariaDB, MySQL, Redis, Valkey, Kafka and Prometheus servers on free ports, for `cargo xtask`, the tests and the lab.
 //!
 //! - [`install`]: finds the programs, installs what is missing.
-//! - [`MariaDb`], [`MySql`], [`Redis`], [`Kafka`]: one server each, in its own folder; started when the constructor
+//! - [`MariaDb`], [`MySql`], [`Redis`], [`Kafka`], [`Prometheus`]: one server each, in its own folder; started when the constructor
 //!   returns, stopped when dropped. All are an [`instance::Instance`]: port, URL, stop, `kill -9`, freeze, restart.
 //! - [`RedisCluster`], [`Sentinels`]: several of them together.
 //! - [`require`]: how a test asks for a server and skips without it.
@@ -12,6 +12,7 @@
 
 pub mod cache;
 mod fetch_sid;
+mod helm;
 pub mod install;
 pub mod instance;
 pub mod kafka;
@@ -19,6 +20,7 @@ pub mod mariadb;
 pub mod mysql;
 pub mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod redis;
 pub mod redis_cluster;
 mod require;
@@ -30,6 +32,7 @@ pub use instance::{Record, StartOptions};
 pub use kafka::{Kafka, Resource, Right, Security};
 pub use mariadb::MariaDb;
 pub use mysql::MySql;
+pub use prometheus::Prometheus;
 pub use redis::{Redis, RedisTls};
 pub use redis_cluster::RedisCluster;
 pub use require::require;

@@ -174,6 +174,8 @@ pub fn config(port: u16) -> Config {
             user: "root".into(),
             password: Password::Empty,
             replicas: Vec::new(),
+            replica_timeout: None,
+            name: "main".into(),
             tls: Tls::new(TlsMode::Disabled),
             server_id: Some(7001),
             start: Start::Latest,

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::{
     super::{
+        LONGEST_PAUSE, backoff,
         breaker::Breaker,
         classify::{self, Class, Failure},
     },
@@ -205,7 +206,11 @@ impl Cluster {
     }
 
     /// The link to this address; made and connected if there is none.
-    async fn link_at(&self, connector: &Connector, address: &(String, u16)) -> Result<Arc<Link>, Failure> {
+    pub(super) async fn link_at(
+        &self,
+        connector: &Connector,
+        address: &(String, u16),
+    ) -> Result<Arc<Link>, Failure> {
         let link = {
             let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
             match map.find(address).and_then(|at| map.links.get(at)) {
@@ -380,9 +385,9 @@ impl Cluster {
                 () = self.stale.notified() => {}
                 () = tokio::time::sleep(WATCH) => if self.is_well() { continue },
             }
-            let mut backoff = super::backoff();
+            let mut pauses = backoff(LONGEST_PAUSE);
             while !self.mend(connector).await {
-                tokio::time::sleep(backoff.next().unwrap_or(super::MOST)).await;
+                pauses.wait().await;
             }
         }
     }

@@ -11,6 +11,7 @@ use super::{
     super::classify::{self, Failure},
     Kind, Target,
     link::Link,
+    slots,
 };
 
 /// One Redis server that takes writes: the only one (standalone, sentinel), or one master of a cluster.
@@ -29,12 +30,64 @@ pub struct Master {
 pub(crate) struct Layout {
     /// Each master's own line of `CLUSTER NODES`: its id and slots. Empty where there is no cluster.
     masters: BTreeSet<String>,
+    /// Where slots are on their way to.
+    goals: BTreeSet<(String, u16)>,
 }
 
 impl Layout {
     /// Whether slots are on their way: `[93-<-node]`, `[93->-node]`.
     pub(crate) fn is_moving(&self) -> bool {
         self.masters.iter().any(|line| line.contains('['))
+    }
+}
+
+/// Iterations over all keys of all servers: one, and another if slots moved meanwhile, for a key may have been where nobody looked. A key
+/// that moves once is met in one of the two: where it came from in the first, or where it went to in the second.
+#[derive(Debug)]
+pub(crate) struct Rounds<'a> {
+    target: &'a Target,
+    before: Option<Layout>,
+    done: usize,
+}
+
+impl<'a> Rounds<'a> {
+    pub(crate) fn of(target: &'a Target) -> Self {
+        Self { target, before: None, done: 0 }
+    }
+
+    /// The servers to look at now, one after the other; `None`: all is seen.
+    ///
+    /// # Errors
+    /// As [`Target::masters`]: what was seen counts for nothing, begin anew.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Master>>, Failure> {
+        let Kind::Cluster(cluster) = &self.target.kind else {
+            self.done += 1;
+            return if self.done == 1 { self.target.masters().await.map(Some) } else { Ok(None) };
+        };
+        if self.done == 2 {
+            return Ok(None);
+        }
+        let layout = self.target.layout().await?;
+        if self.before.as_ref().is_some_and(|before| *before == layout && !layout.is_moving()) {
+            return Ok(None);
+        }
+        if self.done == 1 {
+            tracing::info!(
+                target = self.target.name(),
+                "slots moved meanwhile, all masters are scanned again"
+            );
+        }
+        let mut masters = self.target.masters().await?;
+        // A server that is to get its first slot serves none, and has keys of it already.
+        for goal in &layout.goals {
+            let link = cluster.link_at(&self.target.connector, goal).await?;
+            if !masters.iter().any(|master| Arc::ptr_eq(&master.link, &link)) {
+                masters.push(Master::new(&link)?);
+            }
+        }
+        self.done += 1;
+        self.before = Some(layout);
+        Ok(Some(masters))
     }
 }
 
@@ -144,23 +197,23 @@ impl Target {
     /// # Errors
     /// As [`Target::masters`].
     pub(crate) async fn layout(&self) -> Result<Layout, Failure> {
-        if matches!(self.kind, Kind::Single(_)) {
-            return Ok(Layout::default());
-        }
-        let mut layout = Layout::default();
+        let (mut layout, mut served) = (Layout::default(), 0);
         let mut command = redis::cmd("CLUSTER");
         command.arg("NODES");
         for master in &mut self.masters().await? {
             let nodes: String = master.ask(&command).await?;
-            // id, address, flags, master, ping, pong, epoch, link state, slots…
-            let own = nodes.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| {
-                words.get(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself"))
-            });
-            let Some((id, slots)) = own.as_ref().and_then(|words| Some((words.first()?, words.get(8..)?)))
-            else {
-                return Err(Failure::target("PROTOCOL", "CLUSTER NODES names nobody as itself"));
-            };
-            layout.masters.insert(format!("{id} {}", slots.join(" ")));
+            let own = slots::own(&nodes, &master.link.address().0)
+                .map_err(|why| Failure::target("PROTOCOL", why))?;
+            layout.masters.insert(format!("{} {}", own.id, own.slots.join(" ")));
+            layout.goals.extend(own.goals);
+            served += own.served;
+        }
+        // Between two owners, or who was asked for the masters doesn't know the new one yet.
+        if served < usize::from(slots::SLOTS) {
+            return Err(Failure::target(
+                "CLUSTERDOWN",
+                format!("the masters say that they serve {served} of {} slots", slots::SLOTS),
+            ));
         }
         Ok(layout)
     }

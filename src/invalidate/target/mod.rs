@@ -15,16 +15,17 @@ mod sentinel;
 mod single;
 mod slots;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
 pub use connect::ConnectError;
 pub use masters::Master;
+pub(crate) use masters::Rounds;
 
 use super::{
+    LONGEST_PAUSE, backoff,
     breaker::Breaker,
     classify::{self, Class, Failure},
 };
@@ -35,9 +36,6 @@ use crate::{
 use cluster::Cluster;
 use connect::Connector;
 use single::Single;
-
-/// Longest pause between two probes.
-const MOST: Duration = Duration::from_secs(2);
 
 /// One Redis target.
 #[derive(Debug)]
@@ -92,6 +90,14 @@ impl Target {
         match &self.kind {
             Kind::Single(single) => single.connect(&self.connector).await,
             Kind::Cluster(cluster) => cluster.connect(&self.connector).await,
+        }
+    }
+
+    /// Each sentinel with the master that it names; none where there are no sentinels.
+    pub(crate) async fn sentinels(&self) -> Vec<(String, Result<String, ConnectError>)> {
+        match &self.kind {
+            Kind::Single(single) => single.ask_sentinels(&self.connector).await,
+            Kind::Cluster(_) => Vec::new(),
         }
     }
 
@@ -186,9 +192,9 @@ impl Target {
     async fn heal_single(&self, single: &Single) {
         loop {
             single.disturbed(&self.connector).await;
-            let mut backoff = backoff();
+            let mut pauses = backoff(LONGEST_PAUSE);
             loop {
-                tokio::time::sleep(backoff.next().unwrap_or(MOST)).await;
+                pauses.wait().await;
                 match single.connect(&self.connector).await {
                     Ok(()) => match single.link.writable().await {
                         Ok(()) => break,
@@ -212,16 +218,6 @@ impl Target {
             );
         }
     }
-}
-
-/// Between two probes.
-fn backoff() -> backon::ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(MOST)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 fn command(removal: Removal<'_>) -> Cmd {

@@ -37,6 +37,16 @@ impl Sentinels {
         Self { master: master.to_owned(), nodes: nodes.iter().map(node).collect() }
     }
 
+    /// The master's address as each of them has it.
+    pub(super) async fn each(&self, connector: &Connector) -> Vec<(String, Result<String, ConnectError>)> {
+        let asked = self.nodes.iter().map(async |node| {
+            let said = node.ask(connector, &self.master).await;
+            let (host, port) = &node.address;
+            (format!("{host}:{port}"), said.map(|(_, (host, port))| format!("{host}:{port}")))
+        });
+        futures_util::future::join_all(asked).await
+    }
+
     /// The master's address.
     pub(super) async fn resolve(&self, connector: &Connector) -> Result<(String, u16), ConnectError> {
         let asked = self.nodes.iter().map(|node| node.ask(connector, &self.master));

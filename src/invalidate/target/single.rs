@@ -41,6 +41,17 @@ impl Single {
         Self { link: Arc::new(Link::new(connector, address, breaker)), sentinels }
     }
 
+    /// What each sentinel says.
+    pub(super) async fn ask_sentinels(
+        &self,
+        connector: &Connector,
+    ) -> Vec<(String, Result<String, ConnectError>)> {
+        match &self.sentinels {
+            Some(sentinels) => sentinels.each(connector).await,
+            None => Vec::new(),
+        }
+    }
+
     /// Connects anew, to whoever is the master now.
     pub(super) async fn connect(&self, connector: &Connector) -> Result<(), ConnectError> {
         let Some(sentinels) = &self.sentinels else { return self.link.connect(connector).await };

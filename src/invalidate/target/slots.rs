@@ -95,6 +95,53 @@ fn range(entry: &Value, asked: &str) -> Option<Range> {
     })
 }
 
+/// What a node says of itself in `CLUSTER NODES`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Own<'a> {
+    pub(super) id: &'a str,
+    /// As they stand there, those on their way too.
+    pub(super) slots: Vec<&'a str>,
+    /// How many it serves.
+    pub(super) served: usize,
+    /// Where slots are on their way to.
+    pub(super) goals: Vec<(String, u16)>,
+}
+
+/// Reads `CLUSTER NODES` (<https://redis.io/docs/latest/commands/cluster-nodes/>): id, address, flags, master, ping, pong, epoch, link
+/// state, slots… `asked`: the host of the one that answered.
+pub(super) fn own<'a>(nodes: &'a str, asked: &str) -> Result<Own<'a>, String> {
+    let lines: Vec<Vec<&str>> = nodes.lines().map(|line| line.split(' ').collect()).collect();
+    let is_own =
+        |words: &&Vec<&str>| words.get(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself"));
+    let own = lines.iter().find(is_own).and_then(|words| Some((*words.first()?, words.get(8..)?)));
+    let (id, slots) = own.ok_or("CLUSTER NODES names nobody as itself")?;
+    let (mut served, mut goals) = (0, Vec::new());
+    for word in slots {
+        if let Some(moving) = word.strip_prefix('[') {
+            let Some((_, goal)) = moving.trim_end_matches(']').split_once("->-") else { continue };
+            let line = lines.iter().find(|words| words.first() == Some(&goal));
+            let goal = line.and_then(|words| node_address(words.get(1)?, asked));
+            goals.push(goal.ok_or_else(|| format!("{word} in CLUSTER NODES names nobody"))?);
+        } else {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            let range = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+            let range = range.filter(|(first, last)| first <= last && *last < SLOTS);
+            let (first, last) = range.ok_or_else(|| format!("{word} in CLUSTER NODES is no slot"))?;
+            served += usize::from(last - first) + 1;
+        }
+    }
+    Ok(Own { id, slots: slots.to_vec(), served, goals })
+}
+
+/// `10.0.0.1:6379@16379,redis1`: the host name if there is one.
+fn node_address(text: &str, asked: &str) -> Option<(String, u16)> {
+    let (address, more) = text.split_once('@').unwrap_or((text, ""));
+    let (ip, port) = address.rsplit_once(':')?;
+    let name = more.split(',').nth(1).filter(|name| !name.is_empty() && !name.contains('='));
+    let host = name.or(Some(ip).filter(|ip| !ip.is_empty())).unwrap_or(asked);
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
 /// Where `MOVED` and `ASK` point: `3999 127.0.0.1:6381`, with an empty host for the one that answered.
 pub(super) fn redirect(message: &str, asked: &str) -> Option<(u16, (String, u16))> {
     let mut words = message.split_ascii_whitespace();
@@ -138,6 +185,22 @@ mod tests {
         let found = tags(|slot| slot == 12182, 2);
         assert!(!found.is_empty());
         assert!(found.iter().all(|tag| slot(format!("rowbust:{{{tag}}}").as_bytes()) == 12182));
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself() {
+        let nodes = "aa 127.0.0.1:7001@17001,h1 myself,master - 0 0 1 connected 0-92 94 [93->-cc] [5-<-bb]\n\
+                     bb 127.0.0.1:7002@17002,,tls-port=1,shard-id=x master - 0 0 2 connected 95-16383\n\
+                     cc :7003@17003,h3 master - 0 0 0 connected\n";
+        let found = own(nodes, "me").unwrap();
+        assert_eq!((found.id, found.served), ("aa", 94));
+        assert_eq!(found.goals, [("h3".to_owned(), 7003)]);
+        assert_eq!(found.slots, ["0-92", "94", "[93->-cc]", "[5-<-bb]"]);
+        assert!(own(&nodes.replace("myself,", ""), "me").is_err());
+        assert!(own(&nodes.replace("->-cc", "->-dd"), "me").is_err());
+        assert!(own(&nodes.replace("0-92", "0-16384"), "me").is_err());
+        assert_eq!(node_address("127.0.0.1:7002@17002", "me"), Some(("127.0.0.1".to_owned(), 7002)));
+        assert_eq!(node_address(":7002@17002,", "me"), Some(("me".to_owned(), 7002)));
     }
 
     #[test]

@@ -93,6 +93,22 @@ async fn errors_that_pass_are_retried_and_a_broker_that_is_gone_is_said() {
     assert!(matches!(error, EnqueueError::Refused(_)), "{error}");
 }
 
+/// A mark in Redis says that nothing is owed: what was acknowledged a moment ago must be counted, whatever the count of the topics knew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_pending_at_once() {
+    let mock = cluster();
+    let queue = queue(&mock, Duration::from_secs(5)).await;
+    assert_eq!(queue.stats().pending, None, "not counted yet");
+    // Counted before the record was there; the answer comes behind it.
+    let counted = Count { filed: queue.inner.filed.load(Ordering::Acquire), ranges: BTreeMap::new() };
+    queue.enqueue(vec![record("a")]).await.unwrap();
+    *queue.inner.count.lock().unwrap() = Some(counted);
+    assert_eq!(queue.stats().pending, Some(1));
+    let run = start(&queue);
+    until("nothing is owed", || queue.stats().acked == 1 && queue.stats().pending == Some(0)).await;
+    run.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consumed_when_due_and_forwarded_through_errors() {
     let mock = cluster();

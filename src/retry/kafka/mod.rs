@@ -130,7 +130,7 @@ impl KafkaQueue {
             settings,
             policy,
             clock,
-            counters: Counters { pending: UNKNOWN.into(), letters: UNKNOWN.into(), ..Counters::default() },
+            counters: Counters { letters: UNKNOWN.into(), ..Counters::default() },
             producer: Mutex::new(producer),
             context,
             ack_wait: ACK_WAIT,
@@ -160,9 +160,6 @@ impl KafkaQueue {
         sent.await?;
         crate::kill_point!("after_queue_ack");
         Counters::add(&self.inner.counters.produced, count);
-        if self.inner.counters.pending.load(Ordering::Relaxed) != UNKNOWN {
-            Counters::add(&self.inner.counters.pending, count);
-        }
         Ok(())
     }
 
@@ -184,16 +181,8 @@ impl KafkaQueue {
 
     /// See [`super::Queue::stats`].
     pub fn stats(&self) -> Stats {
-        self.inner.counters.snapshot(self.inner.clock.now_ms())
-    }
-
-    /// See [`super::Queue::list`].
-    ///
-    /// # Errors
-    /// See there.
-    pub async fn list(&self, which: Which, limit: usize) -> Result<Vec<Listed>, RetryError> {
-        let all = super::Filter::default().matcher(0).map_err(RetryError::Filter)?;
-        self.find(which, all, limit).await
+        let counters = self.inner.counters.snapshot(self.inner.clock.now_ms());
+        Stats { pending: self.inner.pending(), ..counters }
     }
 
     /// See [`super::Queue::find`].
@@ -297,11 +286,7 @@ impl Inner {
             match counted.await {
                 Ok((kept, ranges, letters)) => {
                     readers = Some(kept);
-                    let counters = &self.counters;
-                    counters.letters.store(sum(letters.values()), Ordering::Relaxed);
-                    // What was filed while it was counted may be counted twice, until the next time.
-                    let since = self.filed.load(Ordering::Acquire).saturating_sub(filed);
-                    counters.pending.store(sum(ranges.values()).saturating_add(since), Ordering::Relaxed);
+                    self.counters.letters.store(sum(letters.values()), Ordering::Relaxed);
                     *self.count.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some(Count { filed, ranges });
                 }
@@ -309,6 +294,15 @@ impl Inner {
             }
             tokio::time::sleep(COUNT_INTERVAL).await;
         }
+    }
+
+    /// What the topics owed when they were counted, and what was filed since. Never less than is owed: what was acknowledged before
+    /// this is asked is in one of the two. What was filed while they were counted may be in both, until the next time.
+    fn pending(&self) -> Option<u64> {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = count.as_ref()?;
+        let since = self.filed.load(Ordering::Acquire).saturating_sub(count.filed);
+        Some(sum(count.ranges.values()).saturating_add(since))
     }
 
     /// What is read and not done, what isn't read yet, and what was filed since the topics were counted.

@@ -27,7 +27,7 @@ pub const LIMITS: &[&str] = &[
 ///
 /// # Errors
 /// [`SourceError::Refused`] naming the setting; that the server doesn't answer.
-pub(in crate::source) async fn refuse_settings(conn: &mut Conn) -> Result<(), SourceError> {
+pub(crate) async fn refuse_settings(conn: &mut Conn) -> Result<(), SourceError> {
     // Name, what its value holds where rows are skipped, and what to do.
     let wrong = [
         ("binlog_transaction_compression", "ON", "SET GLOBAL binlog_transaction_compression=OFF"),

@@ -12,6 +12,8 @@ pub(super) fn connector() -> crate::source::connect::Connector {
         user: "root".into(),
         password: crate::config::Password::Empty,
         replicas: Vec::new(),
+        replica_timeout: None,
+        name: "main".into(),
         tls: crate::config::Tls::new(crate::config::TlsMode::Disabled),
         server_id: None,
         start: crate::config::Start::Latest,

@@ -36,6 +36,15 @@ impl Wire {
         }
         self.command(&command(flavor, server_id, request)?).await
     }
+
+    /// Registers as a replica and asks for nothing: needs the privilege that the stream needs, by a role too.
+    pub(crate) async fn register(&mut self, server_id: u32) -> Result<(), WireError> {
+        let mut register = Vec::new();
+        ComRegisterSlave::new(server_id).serialize(&mut register);
+        self.command(&register).await?;
+        self.read().await?;
+        Ok(())
+    }
 }
 
 /// The commands before the dump, each answered by OK or an error.

@@ -1,27 +1,46 @@
-//! `rowbust check`: what was understood of the config.
+//! `rowbust check`: what was understood of the config; with `--live`, whether the servers are as it needs them.
+
+mod live;
 
 use serde_json::{Value, json};
 
-use super::{Exit, Global, load, out};
+use super::{Exit, Global, block_on, load, out};
 use crate::config::{
-    Config, DdlPolicy, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, Policy, RedisMode,
-    RedisTarget, Retry, SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
+    Config, Driver, Events, Image, KeyOp, KeyRule, Mapping, Password, RedisMode, RedisTarget, Retry,
+    SecondRemoval, Start, Tls, TlsMode, show_duration, show_size,
 };
 
 /// Arguments of `rowbust check`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Reads the config file only: no server is asked. Exits with 0 or 78.
+#[command(
+    after_help = "Without --live the config file is read only: no server is asked. With it every server is asked, nothing is
+changed, and each line that isn't ok says what to do; docs/check.md explains them.
+
+Exit codes: 0 fine (warnings too), 69 a server can't be reached, 78 a mistake in the config or a setting of a server.
 
 Examples:
   rowbust check
-  rowbust -c shop.yaml check --json")]
-pub struct CheckArgs {}
+  rowbust -c shop.yaml check --json
+  rowbust check --live
+  rowbust check --live --strict --json"
+)]
+pub struct CheckArgs {
+    /// Ask the servers: settings, grants, tables, read sources, Redis, the retry queue, this machine
+    #[arg(long)]
+    pub live: bool,
+    /// Warnings of --live count as mistakes
+    #[arg(long, requires = "live")]
+    pub strict: bool,
+}
 
-pub(super) fn execute(global: &Global, _args: &CheckArgs) -> Exit {
+pub(super) fn execute(global: &Global, args: &CheckArgs) -> Exit {
     let config = match load(global) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    if args.live {
+        return live::execute(global, args, &config);
+    }
     let file = global.config.display().to_string();
     if global.json {
         out::json(&to_json(&file, &config));
@@ -51,9 +70,9 @@ fn text(config: &Config) -> String {
         "policies",
         format!(
             "on_gap {}, on_undecodable {}, on_statement {}",
-            policy(policies.on_gap),
-            policy(policies.on_undecodable),
-            policy(policies.on_statement)
+            policies.on_gap.as_str(),
+            policies.on_undecodable.as_str(),
+            policies.on_statement.as_str()
         ),
     ));
     if source.driver == Driver::MysqlCdc {
@@ -110,8 +129,8 @@ fn text(config: &Config) -> String {
         }
         let ddl = mapping.on_ddl;
         let words = [("truncate", ddl.truncate), ("drop", ddl.drop), ("rename", ddl.rename)];
-        let words = words.map(|(name, policy)| format!("{name} {}", ddl_policy(policy))).join(", ");
-        add("on ddl", format!("{words}; on_schema {}", policy(mapping.on_schema)));
+        let words = words.map(|(name, policy)| format!("{name} {}", policy.as_str())).join(", ");
+        add("on ddl", format!("{words}; on_schema {}", mapping.on_schema.as_str()));
         for note in mapping.keys.iter().flat_map(notes) {
             add("note", note);
         }
@@ -143,9 +162,9 @@ fn to_json(file: &str, config: &Config) -> Value {
             "url": source_url(config), "password": password(&source.password), "tls": tls(&source.tls),
             "start": start(&source.start), "server_id": source.server_id,
             "replicas": source.replicas.iter().map(address).collect::<Vec<_>>(),
-            "on_gap": policy(source.policies.on_gap),
-            "on_undecodable": policy(source.policies.on_undecodable),
-            "on_statement": policy(source.policies.on_statement),
+            "on_gap": source.policies.on_gap.as_str(),
+            "on_undecodable": source.policies.on_undecodable.as_str(),
+            "on_statement": source.policies.on_statement.as_str(),
             "driver": driver(source.driver), "driver_limits": if source.driver == Driver::MysqlCdc { driver_limits() } else { &[] },
             "heartbeat": source.heartbeat.as_ref().map(|(s, t)| format!("{s}.{t}")),
         },
@@ -196,11 +215,11 @@ fn mapping_json(config: &Config, mapping: &Mapping) -> Value {
         "keys": keys, "second_removal": second_removal(mapping), "guarded": mapping.guarded,
         "keys_per_second": mapping.keys_per_second,
         "on_ddl": {
-            "truncate": ddl_policy(mapping.on_ddl.truncate),
-            "drop": ddl_policy(mapping.on_ddl.drop),
-            "rename": ddl_policy(mapping.on_ddl.rename),
+            "truncate": mapping.on_ddl.truncate.as_str(),
+            "drop": mapping.on_ddl.drop.as_str(),
+            "rename": mapping.on_ddl.rename.as_str(),
         },
-        "on_schema": policy(mapping.on_schema),
+        "on_schema": mapping.on_schema.as_str(),
     })
 }
 
@@ -376,21 +395,6 @@ fn notes(rule: &KeyRule) -> Vec<String> {
         }
     }
     notes
-}
-
-fn policy(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Halt => "halt",
-        Policy::Flush => "flush",
-    }
-}
-
-fn ddl_policy(policy: DdlPolicy) -> &'static str {
-    match policy {
-        DdlPolicy::Keep => "keep",
-        DdlPolicy::Flush => "flush",
-        DdlPolicy::Halt => "halt",
-    }
 }
 
 fn events(events: Events) -> Vec<&'static str> {

@@ -1,0 +1,95 @@
+//! What a write makes wrong in the cache.
+
+use serde::Serialize;
+
+use crate::{Error, codec, commands::Cached};
+
+/// The keys that a write makes wrong, and what their values become where the strategy wants to know.
+///
+/// ```
+/// use rowbust_client::Change;
+/// # fn example() -> Result<(), rowbust_client::Error> {
+/// // Enough for strategies that remove:
+/// let change = Change::of("product:7").also("product:sku:A-1");
+/// // `write-db-then-cache`, `write-cache-then-db` and `write-through` put the new value there:
+/// let change = Change::of("product:7").value(&"a new name")?.also("product:sku:A-1").absent();
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Change {
+    first: Entry,
+    others: Vec<Entry>,
+}
+
+/// A key, and what it becomes.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) becomes: Option<Cached>,
+}
+
+impl Change {
+    /// This key.
+    #[must_use]
+    pub fn of(key: impl Into<String>) -> Self {
+        Self { first: Entry { key: key.into(), becomes: None }, others: Vec::new() }
+    }
+
+    /// This key too.
+    #[must_use]
+    pub fn also(mut self, key: impl Into<String>) -> Self {
+        self.others.push(Entry { key: key.into(), becomes: None });
+        self
+    }
+
+    /// The key named last becomes this: what its loader would return after the write.
+    ///
+    /// # Errors
+    /// When it can't be encoded.
+    pub fn value<T: Serialize + ?Sized>(mut self, value: &T) -> Result<Self, Error> {
+        let entry = self.last();
+        entry.becomes = Some(Cached::Value(codec::encode(&entry.key, value)?));
+        Ok(self)
+    }
+
+    /// The key named last becomes absent: the row is deleted.
+    #[must_use]
+    pub fn absent(mut self) -> Self {
+        self.last().becomes = Some(Cached::Null);
+        self
+    }
+
+    fn last(&mut self) -> &mut Entry {
+        self.others.last_mut().unwrap_or(&mut self.first)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(|entry| entry.key.as_str())
+    }
+}
+
+/// What came of a write.
+#[derive(Debug)]
+#[must_use = "the cache may not have taken the change: look at `cache`, or call `into_result`"]
+pub struct Written<R> {
+    /// What the update returned: the database has the change.
+    pub value: R,
+    /// Whether the cache was made to follow. An error means that old values may stay until their TTL ends, or until the daemon removes
+    /// them.
+    pub cache: Result<(), Error>,
+}
+
+impl<R> Written<R> {
+    /// The value, if the cache was made to follow too.
+    ///
+    /// # Errors
+    /// [`Written::cache`]'s. The database has the change all the same.
+    pub fn into_result(self) -> Result<R, Error> {
+        self.cache.map(|()| self.value)
+    }
+}

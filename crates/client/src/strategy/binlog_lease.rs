@@ -1,0 +1,73 @@
+//! Leases, and one removal when the event is read.
+
+use futures_util::future::BoxFuture;
+
+use super::{Acquired, Sealed, Strategy, guarded::Leases};
+use crate::{Error, context::Context, source::ReadSource};
+
+/// `binlog-lease`: fills need a lease, and the daemon removes once, when the event arrives (`second_removal: never`). For comparison: it shows
+/// that leases alone aren't enough.
+///
+/// # Steps
+/// - Read: as [`Guarded`](super::Guarded).
+/// - Write: update the database. The daemon: `UNLINK`.
+///
+/// # Cost
+/// As [`Guarded`](super::Guarded).
+///
+/// # The race that is left
+/// The visibility window, as for `binlog`: a lease taken after the removal is as good as any, and the row isn't visible yet.
+///
+/// | reader | daemon | cache | row as readers see it |
+/// |---|---|---|---|
+/// | | | 1 | 1; the commit of 2 is in the binlog |
+/// | | UNLINK | – | 1 |
+/// | GET: nothing, LEASE: granted, load: 1 | | lease | 1 |
+/// | FILL 1: accepted | | **1** | 2 |
+///
+/// # When it is enough
+/// Never: `guarded` costs readers the same.
+///
+/// ```no_run
+/// # async fn example(redis: rowbust_client::Redis) -> Result<(), rowbust_client::Error> {
+/// use rowbust_client::{Client, strategy::BinlogLease};
+/// let client = Client::builder(redis).strategy(BinlogLease::new()).build()?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct BinlogLease {
+    leases: Leases,
+}
+
+impl BinlogLease {
+    /// Leases as those of [`Guarded::new`](super::Guarded::new).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Sealed for BinlogLease {}
+
+impl Strategy for BinlogLease {
+    fn name(&self) -> &'static str {
+        "binlog-lease"
+    }
+
+    fn takes_turns(&self) -> bool {
+        true
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        cx: &'a Context,
+        key: &'a str,
+        wait: bool,
+    ) -> BoxFuture<'a, Result<Acquired, Error>> {
+        Box::pin(self.leases.acquire(cx, key, wait))
+    }
+
+    fn source<'a>(&'a self, cx: &'a Context) -> BoxFuture<'a, Result<ReadSource, Error>> {
+        Box::pin(self.leases.source(cx))
+    }
+}

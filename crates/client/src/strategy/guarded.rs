@@ -1,0 +1,182 @@
+//! Both removals by the daemon, and a lease for every fill.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+
+use super::{Acquired, Found, Right, Sealed, Strategy, Ticket};
+use crate::{
+    Error, Step,
+    commands::{LeaseReply, token},
+    context::{Context, jittered_pause},
+    source::ReadSource,
+};
+
+/// `guarded`, the default: a fill needs a lease, and the daemon's removals revoke leases. **Nothing can put an old value back.**
+///
+/// # Steps
+/// - Read: `GET`. On a miss: `LEASE`; then the pool of read sources; then the load, in a fresh snapshot on one of its members; then
+///   `FILL`, which Redis refuses unless the key still holds this very lease. While another reader has the lease: wait a little, with
+///   jitter, and ask again; then load without filling.
+/// - Write: update the database. The daemon removes the keys that its mappings name, when the event arrives and once more when the
+///   commit is visible at every member of the pool (`second_removal: when_visible`, `guarded: true`).
+///
+/// # Cost
+/// A hit is 1 round trip and no script: a bare `GET`. A miss is 4 (`GET`, `LEASE`, pool, `FILL`) and the load; with
+/// [`Guarded::primary_only`] 3. A write none but the update.
+///
+/// # Why no race is left
+/// | reader | daemon | cache | database |
+/// |---|---|---|---|
+/// | GET: nothing, LEASE: granted | | lease | 1 |
+/// | load: 1 | | lease | 1 |
+/// | | | lease | 2 committed |
+/// | | second removal: UNLINK | – | 2 |
+/// | FILL 1: **refused** | | – | 2 |
+///
+/// A lease taken before the second removal is revoked by it; a lease taken after it reads a source that has the commit. No clock, TTL or
+/// version is part of the argument, and eviction, duplicates and reordering do no harm. It assumes that every fill of the key goes
+/// through a lease, that Redis isn't rolled back (the daemon sees that and repeats the removals), that loads read in a snapshot begun
+/// after [`ReadSource`] was handed out, at READ COMMITTED or above, from the member it names, and that a mapping covers the key.
+///
+/// Between commit and removal, which is milliseconds, readers may see the old value. Who must read its own write at once calls
+/// [`Client::invalidate`](crate::Client::invalidate) after it: that removes the key at once, and can do no harm.
+///
+/// # When it is enough
+/// Always, where the daemon runs.
+///
+/// ```no_run
+/// # async fn example(redis: rowbust_client::Redis) -> Result<(), rowbust_client::Error> {
+/// use std::time::Duration;
+/// use rowbust_client::{Client, strategy::Guarded};
+/// let client = Client::builder(redis).strategy(Guarded::new().hold(Duration::from_secs(10))).build()?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Guarded {
+    leases: Leases,
+}
+
+/// How leases are asked for; shared with `binlog-lease`.
+#[derive(Debug, Clone)]
+pub(crate) struct Leases {
+    pub(crate) hold: Duration,
+    pub(crate) busy_wait: Duration,
+    /// `None`: read from the primary.
+    pub(crate) pool: Option<String>,
+}
+
+/// The pool's key for a target of this name.
+fn pool_key(target: &str) -> String {
+    format!("rowbust:pool:{target}")
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(5),
+            busy_wait: Duration::from_millis(100),
+            pool: Some(pool_key("main")),
+        }
+    }
+}
+
+impl Default for Guarded {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guarded {
+    /// Leases of 5 s, 100 ms of waiting for another's fill, the pool of the target `main`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { leases: Leases::default() }
+    }
+
+    /// How long a lease keeps others from loading. A load that takes longer may find its fill refused, no more: the time is no part of
+    /// what keeps old values out. Default: 5 s.
+    #[must_use]
+    pub fn hold(mut self, hold: Duration) -> Self {
+        self.leases.hold = hold;
+        self
+    }
+
+    /// How long to wait for another's fill before loading without filling. Default: 100 ms.
+    #[must_use]
+    pub fn busy_wait(mut self, wait: Duration) -> Self {
+        self.leases.busy_wait = wait;
+        self
+    }
+
+    /// The name of the target in the daemon's configuration (`redis:`), whose pool of read sources counts. Default: `main`.
+    #[must_use]
+    pub fn target(mut self, name: &str) -> Self {
+        self.leases.pool = Some(pool_key(name));
+        self
+    }
+
+    /// Loads read from the primary only, which is always a member: saves the look at the pool.
+    #[must_use]
+    pub fn primary_only(mut self) -> Self {
+        self.leases.pool = None;
+        self
+    }
+}
+
+impl Leases {
+    pub(crate) async fn acquire(&self, cx: &Context, key: &str, wait: bool) -> Result<Acquired, Error> {
+        let token = token();
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            cx.before(Step::Lease, key).await;
+            let left = match cx.redis.lease(key, token, self.hold).await? {
+                LeaseReply::Granted => return Ok(Acquired::Turn(Ticket(Right::Lease(token)))),
+                LeaseReply::Hit(Some(cached)) => return Ok(Acquired::Hit(Found(cached))),
+                // An entry of a later version: its own clients know what to do with it.
+                LeaseReply::Hit(None) => return Ok(Acquired::Busy),
+                LeaseReply::Busy(left) => left,
+            };
+            let remaining = self.busy_wait.saturating_sub(begun.elapsed());
+            if !wait || remaining.is_zero() {
+                return Ok(Acquired::Busy);
+            }
+            let longest = left.min(remaining).max(Duration::from_millis(1));
+            tokio::time::sleep(jittered_pause(pause).min(longest)).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) async fn source(&self, cx: &Context) -> Result<ReadSource, Error> {
+        match &self.pool {
+            Some(key) => cx.pool(key).await,
+            None => Ok(ReadSource::primary()),
+        }
+    }
+}
+
+impl Sealed for Guarded {}
+
+impl Strategy for Guarded {
+    fn name(&self) -> &'static str {
+        "guarded"
+    }
+
+    fn takes_turns(&self) -> bool {
+        true
+    }
+
+    fn acquire<'a>(
+        &'a self,
+        cx: &'a Context,
+        key: &'a str,
+        wait: bool,
+    ) -> BoxFuture<'a, Result<Acquired, Error>> {
+        Box::pin(self.leases.acquire(cx, key, wait))
+    }
+
+    fn source<'a>(&'a self, cx: &'a Context) -> BoxFuture<'a, Result<ReadSource, Error>> {
+        Box::pin(self.leases.source(cx))
+    }
+}

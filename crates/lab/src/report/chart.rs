@@ -1,0 +1,224 @@
+//! A line chart as SVG.
+//!
+//! Guarantees: every text of the caller's is escaped; a series is told by colour and by dashes; a value that is no number draws
+//! nothing. May depend on [`super::scale`].
+
+use std::fmt::Write as _;
+
+use super::scale::Scale;
+
+const WIDTH: f64 = 860.0;
+const HEIGHT: f64 = 380.0;
+const LEFT: f64 = 78.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 14.0;
+const BOTTOM: f64 = 52.0;
+
+/// How many colours there are. With two kinds of line twice as many series are told apart.
+const COLOURS: usize = 7;
+
+/// A line, or a point if it has one value only.
+#[derive(Debug, Clone)]
+pub(super) struct Series {
+    pub(super) name: String,
+    /// The same in every chart.
+    pub(super) number: usize,
+    pub(super) values: Vec<(f64, f64)>,
+}
+
+/// What is on the axes' lines.
+#[derive(Debug, Clone)]
+pub(super) struct Axis {
+    pub(super) label: &'static str,
+    pub(super) scale: Scale,
+    /// How a tick is written.
+    pub(super) text: fn(f64) -> String,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Chart {
+    /// Of its file, and of its place in the page.
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    pub(super) x: Axis,
+    pub(super) y: Axis,
+    pub(super) series: Vec<Series>,
+    /// From, to, what.
+    pub(super) shades: Vec<(f64, f64, String)>,
+    /// Each value is a step that lasts until the next one.
+    pub(super) steps: bool,
+}
+
+/// For HTML and XML, as text or in quotes. What XML can't hold becomes a replacement character.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\t' | '\n' | '\r' => out.push(' '),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// CSS classes of a series.
+pub(super) fn classes(name: &str, number: usize) -> String {
+    let ours = if name == super::OURS { " ours" } else { "" };
+    let dashed = if number / COLOURS % 2 == 1 { " dashed" } else { "" };
+    format!("series n{number} c{}{dashed}{ours}", number % COLOURS)
+}
+
+impl Chart {
+    /// Alone in a file it brings its colours along.
+    pub(super) fn svg(&self, alone: bool) -> String {
+        let mut out = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{0}-title\"><title id=\"{0}-title\">{1}</title>",
+            self.id,
+            escape(&self.description())
+        );
+        if alone {
+            let _ = write!(
+                out,
+                "<style>{}</style><rect class=\"paper\" width=\"100%\" height=\"100%\"/>",
+                super::CHART_CSS
+            );
+        }
+        self.shades(&mut out);
+        self.axes(&mut out);
+        for series in &self.series {
+            self.line(series, &mut out);
+        }
+        if alone {
+            self.legend(&mut out);
+        }
+        out.push_str("</svg>");
+        out
+    }
+
+    fn description(&self) -> String {
+        let names: Vec<_> = self.series.iter().map(|s| s.name.as_str()).collect();
+        format!("{}: {} by {}, for {}", self.title, self.y.label, self.x.label, names.join(", "))
+    }
+
+    fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
+        (LEFT + self.x.scale.place(x) * width, HEIGHT - BOTTOM - self.y.scale.place(y) * height)
+    }
+
+    fn shades(&self, out: &mut String) {
+        for (from, to, what) in &self.shades {
+            let (left, right) = (self.place((*from, 0.0)).0, self.place((*to, 0.0)).0);
+            let _ = write!(
+                out,
+                "<g class=\"shade\"><title>{0}</title><rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{1:.1}\" height=\"{2}\"/><text x=\"{3:.1}\" y=\"{4}\">{0}</text></g>",
+                escape(what),
+                (right - left).max(1.0),
+                HEIGHT - TOP - BOTTOM,
+                left + 4.0,
+                TOP + 12.0,
+            );
+        }
+    }
+
+    fn axes(&self, out: &mut String) {
+        let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
+        out.push_str("<g class=\"axes\">");
+        for tick in self.y.scale.ticks() {
+            let y = self.place((0.0, tick)).1;
+            let _ = write!(
+                out,
+                "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/><text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                LEFT - 7.0,
+                y + 4.0,
+                escape(&(self.y.text)(tick)),
+            );
+        }
+        for tick in self.x.scale.ticks() {
+            let x = self.place((tick, 0.0)).0;
+            let _ = write!(
+                out,
+                "<line x1=\"{x:.1}\" y1=\"{bottom}\" x2=\"{x:.1}\" y2=\"{:.1}\"/><text class=\"x\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>",
+                bottom + 5.0,
+                bottom + 19.0,
+                escape(&(self.x.text)(tick)),
+            );
+        }
+        let (middle, centre) = (TOP + (bottom - TOP) / 2.0, LEFT + (right - LEFT) / 2.0);
+        let _ = write!(
+            out,
+            "<text class=\"x label\" x=\"{centre:.1}\" y=\"{:.1}\">{}</text><text class=\"x label\" transform=\"translate(15 {middle:.1}) rotate(-90)\">{}</text></g>",
+            HEIGHT - 10.0,
+            escape(self.x.label),
+            escape(self.y.label),
+        );
+    }
+
+    fn line(&self, series: &Series, out: &mut String) {
+        let values = series.values.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
+        let mut places: Vec<_> = values.map(|value| self.place(*value)).collect();
+        if self.steps {
+            places = stepped(&places);
+        }
+        let _ = write!(
+            out,
+            "<g class=\"{}\"><title>{}</title>",
+            classes(&series.name, series.number),
+            escape(&series.name)
+        );
+        match places.as_slice() {
+            [] => {}
+            [(x, y)] => {
+                let _ = write!(
+                    out,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5.5\"/><text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                    x + 9.0,
+                    y + 4.0,
+                    escape(&series.name)
+                );
+            }
+            places => {
+                out.push_str("<polyline points=\"");
+                for (x, y) in places {
+                    let _ = write!(out, "{x:.1},{y:.1} ");
+                }
+                out.push_str("\"/>");
+            }
+        }
+        out.push_str("</g>");
+    }
+
+    /// In the upper right; a page has one of its own.
+    fn legend(&self, out: &mut String) {
+        for (row, series) in (0_u16..).zip(self.series.iter().filter(|s| s.values.len() != 1)) {
+            let y = TOP + 28.0 + f64::from(row) * 16.0;
+            let x = WIDTH - RIGHT - 190.0;
+            let _ = write!(
+                out,
+                "<g class=\"{}\"><polyline points=\"{x},{y} {},{y}\"/><text x=\"{}\" y=\"{}\">{}</text></g>",
+                classes(&series.name, series.number),
+                x + 26.0,
+                x + 33.0,
+                y + 4.0,
+                escape(&series.name),
+            );
+        }
+    }
+}
+
+/// Each place is held until the next one.
+fn stepped(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut out: Vec<(f64, f64)> = Vec::with_capacity(places.len() * 2);
+    for (x, y) in places {
+        if let Some((_, before)) = out.last().copied() {
+            out.push((*x, before));
+        }
+        out.push((*x, *y));
+    }
+    out
+}

@@ -1,0 +1,155 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::{
+    checker::{Bucket, Nines, Quantiles, Report},
+    summary::{Environment, FORMAT, Fault},
+};
+
+const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&\u{0}";
+
+fn summary() -> Summary {
+    let run = |strategy: &str, stale: u64| Run {
+        strategy: strategy.into(),
+        workload: "read-mostly".into(),
+        length: 10_000_000_000,
+        faults: vec![Fault { name: "redis stopped".into(), from: 3_000_000_000, to: 5_000_000_000 }],
+        stale_keys: vec![(0, 0), (1_000_000_000, stale), (9_000_000_000, stale / 2)],
+        report: Report {
+            reads: 1000,
+            hits: 900,
+            writes: 100,
+            stale_reads: stale,
+            staleness: Quantiles {
+                count: stale,
+                p50: 1_000_000,
+                p99: 20_000_000,
+                p999: 30_000_000,
+                max: 30_000_000,
+            },
+            staleness_shares: if stale > 0 { vec![(1_000_000, 0.5), (30_000_000, 1.0)] } else { Vec::new() },
+            read_latency: Quantiles {
+                count: 1000,
+                p50: 50_000,
+                p99: 900_000,
+                p999: 2_000_000,
+                max: 4_000_000,
+            },
+            nines: vec![Nines { after: 1_000_000_000, inconsistent: 0, nines: None, at_most: Some(0.03) }],
+            bucket: 100_000_000,
+            timeline: [(3, Bucket { reads: 10, stale: stale.min(10), writes: 1 })].into(),
+            ..Report::default()
+        },
+        void: None,
+    };
+    Summary {
+        format: FORMAT,
+        environment: Environment {
+            seed: 42,
+            database: "MariaDB 10.11".into(),
+            redis: "Redis 7.0".into(),
+            cores: 2,
+            command: HOSTILE.into(),
+        },
+        runs: vec![
+            run("cache-aside", 70),
+            run("guarded", 0),
+            Run { void: Some(HOSTILE.into()), ..run(HOSTILE, 3) },
+        ],
+    }
+}
+
+fn page(summary: &Summary) -> String {
+    render(summary).remove(0).content
+}
+
+#[test]
+fn what_it_shows() {
+    let files = render(&summary());
+    let names: Vec<_> = files.iter().map(|f| f.name.as_str()).collect();
+    let expected = [
+        "report.html",
+        "read-mostly-stale-keys.svg",
+        "read-mostly-stale-reads.svg",
+        "read-mostly-staleness.svg",
+        "read-mostly-throughput.svg",
+        "read-mostly-read-latency.svg",
+    ];
+    assert_eq!(names, expected);
+    let page = &files[0].content;
+    for text in
+        ["<td>7 %</td>", "> 1.52", "<td>20 ms</td>", "<td>110</td>", "redis stopped", "class=\"good\">0</td>"]
+    {
+        assert!(page.contains(text) || page.contains(&text.replace('>', "&gt;")), "{text}\n{page}");
+    }
+}
+
+#[test]
+fn names_are_text() {
+    for file in render(&summary()) {
+        assert!(!file.content.contains("<img") && !file.content.contains('\u{0}'), "{}", file.name);
+    }
+    assert!(page(&summary()).contains("&lt;img src=x onerror=alert(1)&gt;&quot;&#39;&amp;\u{fffd}"));
+}
+
+#[test]
+fn it_asks_nobody() {
+    for file in render(&summary()) {
+        let rest = file.content.replace("http://www.w3.org/2000/svg", "");
+        for text in ["http:", "https:", "//", "@import", "url("] {
+            let found = rest.find(text).filter(|_| text != "//" || !rest.contains("// Boxes"));
+            assert!(found.is_none(), "{}: {text}", file.name);
+        }
+    }
+}
+
+#[test]
+fn elements_are_closed() {
+    for file in render(&summary()) {
+        let mut open = Vec::new();
+        let body = file.content.replace("<!doctype html>", "");
+        let body = [(SCRIPT, ""), (PAGE_CSS, ""), (CHART_CSS, "")]
+            .iter()
+            .fold(body, |b, (from, to)| b.replace(from, to));
+        for tag in body.split('<').skip(1).map(|t| t.split('>').next().unwrap()) {
+            let name = tag.trim_start_matches('/').split_whitespace().next().unwrap().trim_end_matches('/');
+            if tag.starts_with('/') {
+                assert_eq!(open.pop(), Some(name), "{}", file.name);
+            } else if !tag.ends_with('/') && !["meta", "input"].contains(&name) {
+                open.push(name);
+            }
+        }
+        assert!(open.is_empty(), "{}: {open:?}", file.name);
+    }
+}
+
+#[test]
+fn a_void_run_is_said_and_not_drawn() {
+    let files = render(&summary());
+    assert!(files[0].content.contains(": void: "));
+    assert!(!files[1].content.contains("onerror"));
+}
+
+#[test]
+fn a_summary_survives_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("summary.json");
+    std::fs::write(&path, serde_json::to_string(&summary()).unwrap()).unwrap();
+    assert_eq!(Summary::load(&path).unwrap(), summary());
+    std::fs::write(&path, "{\"format\": 99}").unwrap();
+    assert!(Summary::load(&path).unwrap_err().to_string().contains("format 99"));
+    std::fs::write(&path, "{").unwrap();
+    assert!(Summary::load(&path).unwrap_err().to_string().contains("not a summary"));
+    assert!(Summary::load(&folder.path().join("none")).is_err());
+}
+
+#[test]
+fn nothing_is_no_error() {
+    let mut empty = summary();
+    empty.runs.clear();
+    assert_eq!(render(&empty).len(), 1);
+    let mut zero = summary();
+    zero.runs =
+        vec![Run { length: 0, stale_keys: Vec::new(), report: Report::default(), ..zero.runs[0].clone() }];
+    assert!(page(&zero).contains("cache-aside"));
+}

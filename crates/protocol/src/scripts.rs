@@ -1,0 +1,117 @@
+//! The scripts of `scripts.lua`, by name.
+//!
+//! Guarantees: no I/O; the hashes are those that Redis computes (a test runs `SCRIPT LOAD`).
+
+/// The whole file, for other languages' clients.
+pub const FILE: &str = include_str!("scripts.lua");
+
+/// One script: run it by [`Script::sha1`] with `EVALSHA`, and with its [`Script::text`] by `EVAL` when Redis answers `NOSCRIPT`.
+///
+/// ```
+/// use rowbust_protocol::scripts::Script;
+/// assert!(Script::Fill.text().contains("GETRANGE"));
+/// assert_eq!(Script::Fill.sha1().len(), 40);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Script {
+    /// Asks for the right to fill a key: hit, busy or granted.
+    Lease,
+    /// Fills a key whose lease is the caller's.
+    Fill,
+    /// Removes what the caller put there, if it still stands: a lease, a rebuild lock.
+    Release,
+    /// Takes a read or write lock, and tells its fence.
+    Lock,
+    /// Holds a lock for longer.
+    Renew,
+    /// Gives a lock back.
+    Unlock,
+    /// Fills a key unless a writer has held the lock since.
+    FillFenced,
+    /// Notes deletes that are due later.
+    Owe,
+    /// Takes deletes that are due.
+    Take,
+    /// Strikes out a delete that was done.
+    Settle,
+}
+
+impl Script {
+    /// All of them, in the file's order.
+    pub const ALL: [Self; 10] = [
+        Self::Lease,
+        Self::Fill,
+        Self::Release,
+        Self::Lock,
+        Self::Renew,
+        Self::Unlock,
+        Self::FillFenced,
+        Self::Owe,
+        Self::Take,
+        Self::Settle,
+    ];
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// SHA-1 of its text, as Redis names it.
+    #[must_use]
+    pub const fn sha1(self) -> &'static str {
+        self.parts().1
+    }
+
+    const fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Lease => ("lease", "14a5ce1b36fe62e0b46f4b184e99855f0d1e93d3"),
+            Self::Fill => ("fill", "5a6ccfac7880b0b5e8120c8ef03370cb9ee21bf7"),
+            Self::Release => ("release", "7292be3546df6ccd66c794b385bd4ae8a8391812"),
+            Self::Lock => ("lock", "de71b21ca0636206d247598c2bc1ca4e2a97f5fb"),
+            Self::Renew => ("renew", "ea4ea385d57af727f431e4fa329b2a3010409d22"),
+            Self::Unlock => ("unlock", "e43c8e71179abd41267b3e68dcc11e7d5e9faef5"),
+            Self::FillFenced => ("fill_fenced", "1a8e9b9a56610959135b1a4ee02253ab32a1476e"),
+            Self::Owe => ("owe", "47f4f22ba85f9419d78cd54e1a839452aca6ce1e"),
+            Self::Take => ("take", "209480103acf2ed42d0b53918949fad51f9dbeb8"),
+            Self::Settle => ("settle", "8fff651caaecd70b2abe1751f5465404a0eb99fc"),
+        }
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        // Every name is in the file (a test), so the empty text is never seen.
+        sections().find(|(name, _)| *name == self.name()).map_or("", |(_, text)| text)
+    }
+}
+
+/// Names and texts.
+fn sections() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILE.split("\n--@ ").skip(1).filter_map(|part| {
+        let (name, text) = part.split_once('\n')?;
+        Some((name, text.trim_end_matches('\n')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use sha1::{Digest as _, Sha1};
+
+    use super::*;
+
+    #[test]
+    fn the_file_has_these_scripts_and_no_others() {
+        let names: Vec<&str> = sections().map(|(name, _)| name).collect();
+        assert_eq!(names, Script::ALL.map(Script::name));
+    }
+
+    #[test]
+    fn the_hashes_are_those_of_the_texts() {
+        for script in Script::ALL {
+            let hash: String = Sha1::digest(script.text()).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(script.sha1(), hash, "{}", script.name());
+        }
+    }
+}

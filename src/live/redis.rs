@@ -1,0 +1,709 @@
+//! One Redis target: what its user may do, and whether its settings suit the mappings.
+//!
+//! Guarantees: a right is tried by the command itself, on keys that a mapping could make but nobody has (a random number stands for each
+//! column), or by a command that shows without changing; a key that is the same for every row is never touched. May depend on
+//! `invalidate::target`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use redis::{Cmd, Value};
+use rowbust_protocol::template::{SlotValue, Template};
+
+use super::{
+    Waiting,
+    report::{Finding, Group},
+    source::unix_now,
+    within,
+};
+use crate::{
+    config::{Config, KeyOp, Mapping, RedisMode, RedisTarget, Shared, is_loopback},
+    invalidate::{
+        classify::Failure,
+        target::{ConnectError, Master, Target},
+    },
+};
+
+/// The oldest with all commands that are used; ACLs are younger.
+const OLDEST: (u32, u32) = (4, 0);
+/// The oldest that is tested.
+const TESTED: (u32, u32) = (7, 0);
+
+/// With the seconds by which its clock is ahead of this machine's.
+pub(super) async fn look(config: &Config, at: usize, waiting: &Waiting) -> (Group, Option<f64>) {
+    let Some(target) = config.redis.get(at) else { return (Group::new("redis", ""), None) };
+    let group = Group::new("redis", format!("redis {}: {}", target.name, shown(target)));
+    let mut clock = None;
+    let group = within(waiting, group, "redis.answer", async |group: &mut Group| {
+        clock = questions(config, at, target, group).await;
+    })
+    .await;
+    (group, clock)
+}
+
+fn shown(target: &RedisTarget) -> String {
+    let nodes: Vec<String> = target.addresses().iter().map(|(host, port)| format!("{host}:{port}")).collect();
+    let nodes = nodes.join(", ");
+    match &target.mode {
+        RedisMode::Standalone { .. } => nodes,
+        RedisMode::Cluster { .. } => format!("cluster of {nodes}"),
+        RedisMode::Sentinel { master, .. } => format!("{master} by sentinels {nodes}"),
+    }
+}
+
+fn user(target: &RedisTarget) -> &str {
+    target.username.as_deref().unwrap_or("default")
+}
+
+async fn questions(config: &Config, at: usize, target: &RedisTarget, group: &mut Group) -> Option<f64> {
+    let connection = Target::new(target.clone());
+    if let Err(error) = connection.connect().await {
+        no_connection(target, group, &error);
+        sentinels(&connection, group).await;
+        return None;
+    }
+    let encrypted = if target.tls.is_some() { "encrypted" } else { "plain text" };
+    let text = format!("logged in as {}, {encrypted}", user(target));
+    if target.tls.is_none() && !target.addresses().iter().all(|(host, _)| is_loopback(host)) {
+        group.warning(
+            "redis.connect",
+            format!("{text}: password and keys cross the network readable"),
+            "write `rediss://`, or `tls:` with a mode, see docs/redis.md",
+        );
+    } else {
+        group.ok("redis.connect", text);
+    }
+    sentinels(&connection, group).await;
+    let mut masters = match connection.masters().await {
+        Ok(masters) => masters,
+        Err(failure) => {
+            group.unreachable(
+                "redis.cluster",
+                format!("not every master can be reached: {failure}"),
+                "its keys would wait in the queue: bring it back, or let the cluster promote a replica",
+            );
+            return None;
+        }
+    };
+    if let RedisMode::Cluster { .. } = target.mode {
+        cluster(&connection, &mut masters, target, group).await;
+    }
+    commands(config, at, target, &mut masters, group).await;
+    information(config, at, target, &mut masters, group).await;
+    match masters.first_mut() {
+        Some(master) => clock(master).await,
+        None => None,
+    }
+}
+
+fn no_connection(target: &RedisTarget, group: &mut Group, error: &ConnectError) {
+    let code = "redis.connect";
+    let ConnectError::Redis { failure, .. } = error else {
+        group.error(code, error.to_string(), "name a file in the config that rowbust's user may read");
+        return;
+    };
+    let said = failure.message.to_lowercase();
+    match failure.code.as_str() {
+        "NOAUTH" | "WRONGPASS" | "NOPERM" | "ERR" => group.error(
+            code,
+            error.to_string(),
+            format!(
+                "look at `username` and `password` of `redis.{}`; the user needs +ping, see docs/security.md",
+                target.name
+            ),
+        ),
+        "READONLY" => group.error(code, error.to_string(), "wait for the sentinels to agree, then try again"),
+        _ if said.contains("certificate") || said.contains("tls") => group.error(
+            code,
+            error.to_string(),
+            format!("look at `redis.{}.tls`: its mode and `ca_file`; does this port speak TLS?", target.name),
+        ),
+        _ => group.unreachable(
+            code,
+            error.to_string(),
+            "does the server run, is the address right, does a firewall stand between?",
+        ),
+    }
+}
+
+async fn sentinels(connection: &Target, group: &mut Group) {
+    let said = connection.sentinels().await;
+    if said.is_empty() {
+        return;
+    }
+    let code = "redis.sentinels";
+    let masters: BTreeSet<&String> = said.iter().filter_map(|(_, said)| said.as_ref().ok()).collect();
+    for (address, error) in said.iter().filter_map(|(at, said)| Some((at, said.as_ref().err()?))) {
+        let text = format!("{address}: {error}");
+        match error {
+            ConnectError::Redis { failure, .. }
+                if matches!(failure.code.as_str(), "NOPERM" | "NOAUTH" | "WRONGPASS" | "ERR") =>
+            {
+                group.error(
+                    code,
+                    text,
+                    "look at the master's name and at `sentinel:`; the user there needs +ping +sentinel|master",
+                );
+            }
+            // The others know as well.
+            _ if !masters.is_empty() => {
+                group.warning(code, text, "bring it back: a failover needs a majority of them")
+            }
+            _ => group.unreachable(code, text, "does it run, is the address right?"),
+        }
+    }
+    match masters.len() {
+        0 => {}
+        1 => group.ok(
+            code,
+            format!(
+                "{} of {} name {}",
+                said.iter().filter(|(_, s)| s.is_ok()).count(),
+                said.len(),
+                masters.iter().next().map_or("", |m| m)
+            ),
+        ),
+        _ => group.warning(
+            code,
+            format!(
+                "they name different masters: {}",
+                masters.into_iter().cloned().collect::<Vec<_>>().join(", ")
+            ),
+            "a failover is under way, or one of them is cut off; the newest configuration counts",
+        ),
+    }
+}
+
+async fn cluster(connection: &Target, masters: &mut [Master], target: &RedisTarget, group: &mut Group) {
+    let code = "redis.cluster";
+    let count = masters.len();
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("SLOTS");
+    if let Some(master) = masters.first_mut() {
+        match master.peek::<Value>(&slots).await {
+            Ok(Value::Array(ranges)) => {
+                let number = |value: Option<&Value>| match value {
+                    Some(Value::Int(n)) => *n,
+                    _ => 0,
+                };
+                let served: i64 = ranges
+                    .iter()
+                    .map(|range| match range {
+                        Value::Array(parts) => number(parts.get(1)) - number(parts.first()) + 1,
+                        _ => 0,
+                    })
+                    .sum();
+                if served == 16384 {
+                    group.ok(code, format!("{count} masters serve all slots"));
+                } else {
+                    group.error(
+                        code,
+                        format!("{served} of 16384 slots are served: keys of the others wait in the queue"),
+                        "give them a master: `redis-cli --cluster fix`",
+                    );
+                }
+            }
+            other => {
+                let why =
+                    other.err().map_or("an answer of another form".into(), |failure| failure.to_string());
+                group.error(
+                    code,
+                    format!("CLUSTER SLOTS: {why}"),
+                    format!("ACL SETUSER {} +cluster|slots", user(target)),
+                );
+            }
+        }
+    }
+    if let Ok(layout) = connection.layout().await
+        && layout.is_moving()
+    {
+        group.warning(
+            code,
+            "slots are on their way from one master to another",
+            "nothing to do for keys; flushes wait until it is done",
+        );
+    }
+}
+
+/// A right, and how it is tried.
+struct Trial {
+    /// As ACLs name it.
+    right: &'static str,
+    command: Cmd,
+}
+
+/// How a trial ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Allowed,
+    Denied,
+    /// The command is allowed, the key isn't.
+    DeniedKey,
+    /// The server has no such command.
+    Unknown,
+    Failed(Failure),
+}
+
+async fn attempt(master: &mut Master, command: &Cmd) -> Answer {
+    judge(master.peek::<Value>(command).await)
+}
+
+fn judge(result: Result<Value, Failure>) -> Answer {
+    let Err(failure) = result else { return Answer::Allowed };
+    let said = failure.message.to_lowercase();
+    match failure.code.as_str() {
+        "NOPERM" if said.contains("access a key") || said.contains("access one of the keys") => {
+            Answer::DeniedKey
+        }
+        "NOPERM" => Answer::Denied,
+        // A wrong type is none: such a key can't be there. The key's slot is another master's.
+        "WRONGTYPE" | "CROSSSLOT" => Answer::Allowed,
+        _ if failure.is_redirect() => Answer::Allowed,
+        "ERR" if said.contains("unknown command") || said.contains("unknown subcommand") => Answer::Unknown,
+        _ => Answer::Failed(failure),
+    }
+}
+
+/// A key that the template could make, with this in place of each column.
+fn sample(template: &Template, value: &str) -> Option<Vec<u8>> {
+    if template.is_constant() {
+        return None;
+    }
+    let (mut key, mut scratch) = (Vec::new(), Vec::new());
+    template
+        .render(&mut key, &mut scratch, |_, out| {
+            out.extend_from_slice(value.as_bytes());
+            Ok::<_, std::convert::Infallible>(SlotValue::Text)
+        })
+        .ok()?;
+    Some(key)
+}
+
+/// Nobody has a key of this name.
+fn nobodys() -> String {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    format!("rowbust-check-{random:016x}")
+}
+
+fn keyed(name: &str, key: &[u8], more: &[&str]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(key);
+    for arg in more {
+        command.arg(*arg);
+    }
+    command
+}
+
+/// The commands that this target is sent, by its mappings and options: as docs/security.md lists them.
+fn trials(target: &RedisTarget, mappings: &[&Mapping], value: &str, shared: Option<&str>) -> Vec<Trial> {
+    let rules = || mappings.iter().flat_map(|mapping| &mapping.keys);
+    let hdel = rules().any(|rule| matches!(rule.op, KeyOp::Hdel { .. }));
+    let sets = rules().any(|rule| matches!(rule.op, KeyOp::MembersOf { .. }));
+    let key = rules().find_map(|rule| sample(&rule.key, value)).unwrap_or_else(|| value.as_bytes().to_vec());
+    let mut trials = Vec::new();
+    let mut add = |right, command| trials.push(Trial { right, command });
+    add("unlink", keyed("UNLINK", &key, &[]));
+    let mut scan = redis::cmd("SCAN");
+    scan.arg(0).arg("MATCH").arg(value).arg("COUNT").arg(1);
+    add("scan", scan);
+    add("dbsize", redis::cmd("DBSIZE"));
+    if hdel {
+        add("hdel", keyed("HDEL", &key, &[value]));
+        add("hscan", keyed("HSCAN", &key, &["0", "COUNT", "1"]));
+    }
+    if sets {
+        add("sscan", keyed("SSCAN", &key, &["0", "COUNT", "1"]));
+        add("srem", keyed("SREM", &key, &[value]));
+    }
+    if target.durability.is_some() {
+        // As the daemon writes its own behind each batch.
+        let key = format!("rowbust:wait:{value}");
+        add("set", keyed("SET", key.as_bytes(), &["1", "EX", "1"]));
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(0).arg(1);
+        add("wait", wait);
+    }
+    match target.mode {
+        RedisMode::Standalone { .. } => {}
+        RedisMode::Sentinel { .. } => add("role", redis::cmd("ROLE")),
+        RedisMode::Cluster { .. } => {
+            let of = |what: &str| {
+                let mut command = redis::cmd("CLUSTER");
+                command.arg(what);
+                command
+            };
+            add("cluster|slots", of("SLOTS"));
+            add("cluster|nodes", of("NODES"));
+            add("asking", redis::cmd("ASKING"));
+        }
+    }
+    if let Some(name) = shared {
+        let key = Shared::redis_key(name);
+        let mut eval = redis::cmd("EVAL");
+        eval.arg("return 1").arg(1).arg(&key);
+        add("eval", eval);
+        add("hget", keyed("HGET", key.as_bytes(), &["fence"]));
+        // It never has a time to live.
+        add("persist", keyed("PERSIST", key.as_bytes(), &[]));
+    }
+    // Last: what is left open ends with the connection.
+    if sets {
+        add("multi", redis::cmd("MULTI"));
+        if matches!(target.mode, RedisMode::Cluster { .. }) {
+            // Both or none.
+            add("sadd", keyed("SADD", &key, &[value]));
+            add("srem", keyed("SREM", &key, &[value]));
+        }
+        add("exec", redis::cmd("EXEC"));
+    }
+    trials
+}
+
+async fn commands(
+    config: &Config,
+    at: usize,
+    target: &RedisTarget,
+    masters: &mut [Master],
+    group: &mut Group,
+) {
+    let mappings: Vec<&Mapping> = config.mappings.iter().filter(|mapping| mapping.target == at).collect();
+    let value = nobodys();
+    let shared = match &config.checkpoint.shared {
+        Some(Shared::Redis { target, name }) if *target == at => Some(name.as_str()),
+        _ => None,
+    };
+    let (mut denied, mut unknown, mut allowed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut keys: Vec<(String, String)> = Vec::new();
+    let mut failures: Vec<(String, Finding)> = Vec::new();
+    for master in masters.iter_mut() {
+        // Before a MULTI is tried, in which everything else would only be queued.
+        let mut unheard = None;
+        for (line, key, pattern) in patterns(&mappings, &value) {
+            match attempt(master, &keyed("UNLINK", &key, &[])).await {
+                Answer::DeniedKey if !keys.iter().any(|(_, known)| *known == pattern) => {
+                    keys.push((line, pattern));
+                }
+                Answer::Failed(failure) => unheard = Some(failure),
+                _ => {}
+            }
+        }
+        let mut open = false;
+        for trial in trials(target, &mappings, &value, shared) {
+            if !open && matches!(trial.right, "exec" | "sadd") {
+                continue;
+            }
+            match attempt(master, &trial.command).await {
+                Answer::Allowed => {
+                    open |= trial.right == "multi";
+                    allowed.insert(trial.right);
+                }
+                Answer::DeniedKey if trial.right == "set" => {
+                    keys.push(("`durability`".into(), "rowbust:wait*".into()));
+                }
+                Answer::DeniedKey if matches!(trial.right, "eval" | "hget" | "persist") => {
+                    let pattern = "rowbust:checkpoint:*".to_owned();
+                    if !keys.iter().any(|(_, known)| *known == pattern) {
+                        keys.push(("`checkpoint`".into(), pattern));
+                    }
+                }
+                // Said above, by mapping.
+                Answer::DeniedKey => _ = allowed.insert(trial.right),
+                Answer::Denied => _ = denied.insert(trial.right),
+                Answer::Unknown => _ = unknown.insert(trial.right),
+                // What a refused command within MULTI leaves.
+                Answer::Failed(failure) if trial.right == "exec" && failure.code == "EXECABORT" => {
+                    allowed.insert("exec");
+                }
+                Answer::Failed(failure) => unheard = Some(failure),
+            }
+        }
+        if let Some(failure) = unheard {
+            failures.push((master.address().to_owned(), refused(failure)));
+        }
+    }
+    // One master of several that says no is enough.
+    allowed.retain(|right| !denied.contains(right) && !unknown.contains(right));
+    let name = user(target);
+    let save = "then ACL SAVE, or the same in the ACL file; on a cluster on every node";
+    let mut implied: Vec<&str> = Vec::new();
+    // What can only be tried once these are allowed.
+    if denied.contains("multi") {
+        implied.push("+exec");
+        implied.extend(matches!(target.mode, RedisMode::Cluster { .. }).then_some("+sadd"));
+    }
+    if denied.contains("set") {
+        implied.push("~rowbust:wait*");
+    }
+    let list = |rights: &BTreeSet<&str>| rights.iter().copied().collect::<Vec<_>>().join(", ");
+    if !failures.is_empty() {
+        group.merge("redis.role", failures);
+    }
+    if !unknown.is_empty() {
+        group.error(
+            "redis.commands",
+            format!("the server does not know {}", list(&unknown)),
+            "use a newer server, or give renamed commands their names back (rename-command); see docs/redis.md",
+        );
+    }
+    if !denied.is_empty() {
+        let plus = denied.iter().map(|right| format!("+{right}"));
+        let plus: Vec<String> = plus.chain(implied.iter().map(|more| (*more).to_owned())).collect();
+        group.error(
+            "redis.commands",
+            format!("the user {name} may not run {}", list(&denied)),
+            format!("ACL SETUSER {name} {}\n{save}", plus.join(" ")),
+        );
+    }
+    if denied.is_empty() && unknown.is_empty() {
+        group.ok("redis.commands", format!("{name} may run {}", list(&allowed)));
+    }
+    if keys.is_empty() {
+        group.ok("redis.keys", "keys of all mappings may be removed");
+    } else {
+        let plus: Vec<String> = keys.iter().map(|(_, pattern)| format!("~{pattern}")).collect();
+        let of: Vec<String> = keys.iter().map(|(of, pattern)| format!("{pattern} ({of})")).collect();
+        group.error(
+            "redis.keys",
+            format!("the user {name} may not access keys like {}", of.join(", ")),
+            format!("ACL SETUSER {name} {}\n{save}", plus.join(" ")),
+        );
+    }
+    let constant: Vec<String> = mappings
+        .iter()
+        .flat_map(|mapping| &mapping.keys)
+        .filter(|rule| rule.key.is_constant())
+        .map(|rule| rule.key.source().to_owned())
+        .collect();
+    if !constant.is_empty() {
+        group.not_tested(
+            "redis.keys",
+            format!("{}: trying it would remove it", constant.join(", ")),
+            format!("make sure that {name} may access it"),
+        );
+    }
+}
+
+/// Where it stands in the config, a key, and what an ACL would say: for each mapping.
+fn patterns(mappings: &[&Mapping], value: &str) -> Vec<(String, Vec<u8>, String)> {
+    let mut found = Vec::new();
+    for rule in mappings.iter().flat_map(|mapping| &mapping.keys) {
+        let line = format!("line {}", rule.line);
+        let Some(key) = sample(&rule.key, value) else { continue };
+        let glob = match rule.op {
+            KeyOp::Prefix { .. } => rule.key.prefix_glob(),
+            _ => rule.key.glob(),
+        };
+        found.push((line.clone(), key, String::from_utf8_lossy(&glob).into_owned()));
+        if let KeyOp::MembersOf { members_prefix } = &rule.op {
+            for prefix in members_prefix {
+                let key = format!("{prefix}{value}").into_bytes();
+                found.push((line.clone(), key, format!("{prefix}*")));
+            }
+        }
+    }
+    found
+}
+
+/// Why a removal that nothing forbids doesn't work.
+fn refused(failure: Failure) -> Finding {
+    let text = failure.to_string();
+    match failure.code.as_str() {
+        "READONLY" => Finding::Error(
+            "it is a replica: it takes no removals".into(),
+            "name its master, or use `mode: sentinel`".into(),
+        ),
+        "MISCONF" => Finding::Error(text, "its disk is full or broken: see its log".into()),
+        "NOREPLICAS" => Finding::Error(text, "bring replicas back, or lower min-replicas-to-write".into()),
+        "OOM" => Finding::Error(text, "it is out of memory, and removals are refused".into()),
+        "IO" | "TIMEOUT" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" => {
+            Finding::Unreachable(text, "wait until it serves again".into())
+        }
+        _ => Finding::Error(text, "see the server's log".into()),
+    }
+}
+
+/// What `INFO` tells of each master.
+async fn information(
+    config: &Config,
+    at: usize,
+    target: &RedisTarget,
+    masters: &mut [Master],
+    group: &mut Group,
+) {
+    let mut all: Vec<(String, HashMap<String, String>)> = Vec::new();
+    for master in masters.iter_mut() {
+        match master.peek::<String>(&redis::cmd("INFO")).await {
+            Ok(text) => {
+                let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
+                let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                all.push((master.address().to_owned(), fields));
+            }
+            Err(failure) => {
+                group.not_tested(
+                    "redis.version",
+                    format!("version, eviction, persistence, replicas: {failure}"),
+                    format!("to have it tested: ACL SETUSER {} +info", user(target)),
+                );
+                return;
+            }
+        }
+    }
+    let mut each = |code, judge: &dyn Fn(&HashMap<String, String>) -> Option<Finding>| {
+        let found = all.iter().filter_map(|(at, info)| Some((at.clone(), judge(info)?)));
+        group.merge(code, found.collect());
+    };
+    let sets = config.mappings.iter().any(|mapping| {
+        mapping.target == at && mapping.keys.iter().any(|rule| matches!(rule.op, KeyOp::MembersOf { .. }))
+    });
+    let kept = matches!(&config.checkpoint.shared, Some(Shared::Redis { target, .. }) if *target == at);
+    each("redis.version", &|info| Some(version(info)));
+    each("redis.eviction", &|info| Some(eviction(info, sets, kept)));
+    each("redis.persistence", &|info| Some(persistence(info)));
+    each("redis.replicas", &|info| Some(replicas(info, target)));
+}
+
+fn field<'i>(info: &'i HashMap<String, String>, name: &str) -> &'i str {
+    info.get(name).map_or("", String::as_str)
+}
+
+fn version(info: &HashMap<String, String>) -> Finding {
+    let valkey = field(info, "valkey_version");
+    if !valkey.is_empty() {
+        return Finding::Ok(format!("Valkey {valkey}"));
+    }
+    let version = field(info, "redis_version");
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let number = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if number < OLDEST {
+        return Finding::Error(
+            format!("Redis {version}"),
+            "it has no UNLINK: 4.0 is the oldest that can work, 7.0 the oldest that is tested".into(),
+        );
+    }
+    if number < TESTED {
+        let help = "Redis 7.0, 8 and Valkey 8 and newer are tested";
+        return Finding::Warning(format!("Redis {version}"), help.into());
+    }
+    Finding::Ok(format!("Redis {version}"))
+}
+
+fn eviction(info: &HashMap<String, String>, sets: bool, kept: bool) -> Finding {
+    let policy = field(info, "maxmemory_policy");
+    let limit = field(info, "maxmemory_human");
+    if field(info, "maxmemory") == "0" {
+        return Finding::Ok(format!("{policy}, without a limit of memory"));
+    }
+    if policy.starts_with("allkeys") && (sets || kept) {
+        let what = if sets {
+            "a set of `members_of` that is evicted takes the names of its members with it: they stay stale"
+        } else {
+            "the checkpoint can be evicted"
+        };
+        return Finding::Error(
+            format!("{policy} at {limit}: {what}"),
+            "CONFIG SET maxmemory-policy volatile-lru (and in redis.conf), with no TTL on the sets; or noeviction".into(),
+        );
+    }
+    Finding::Ok(format!("{policy} at {limit}"))
+}
+
+fn persistence(info: &HashMap<String, String>) -> Finding {
+    if field(info, "rdb_last_bgsave_status") == "err" || field(info, "aof_last_write_status") == "err" {
+        return Finding::Warning(
+            "the last write to its disk failed: it may refuse removals (MISCONF)".into(),
+            "see its log; is the disk full?".into(),
+        );
+    }
+    if field(info, "aof_enabled") == "1" {
+        return Finding::Ok("AOF".into());
+    }
+    Finding::Ok("no AOF: after a restart it holds what its last snapshot held, or nothing".into())
+}
+
+fn replicas(info: &HashMap<String, String>, target: &RedisTarget) -> Finding {
+    if field(info, "role") == "slave" {
+        return Finding::Error(
+            "it is a replica: it takes no removals".into(),
+            "name its master, or use `mode: sentinel`".into(),
+        );
+    }
+    let connected: u64 = field(info, "connected_slaves").parse().unwrap_or(0);
+    let Some(durability) = target.durability else {
+        return Finding::Ok(format!("{connected}; `durability` is off, so none is waited for"));
+    };
+    let wanted = durability.replicas;
+    if connected < wanted {
+        return Finding::Error(
+            format!("{connected}, and `durability` waits for {wanted}: every removal would end in the queue"),
+            "connect more replicas, or lower `wait_replicas`".into(),
+        );
+    }
+    if connected == wanted {
+        return Finding::Warning(
+            format!(
+                "{connected}, as many as `durability` waits for: one that is away turns all removals into queued ones"
+            ),
+            "have one replica more".into(),
+        );
+    }
+    Finding::Ok(format!("{connected}, of which `durability` waits for {wanted}"))
+}
+
+async fn clock(master: &mut Master) -> Option<f64> {
+    let before = unix_now();
+    let (seconds, micros): (String, String) = master.peek(&redis::cmd("TIME")).await.ok()?;
+    let after = unix_now();
+    let theirs = seconds.parse::<f64>().ok()? + micros.parse::<f64>().ok()? / 1e6;
+    Some(theirs - (before + after) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(fields: &[(&str, &str)]) -> HashMap<String, String> {
+        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn versions() {
+        let of = |version| super::version(&info(&[("redis_version", version)]));
+        assert!(matches!(of("3.2.12"), Finding::Error(..)));
+        assert!(matches!(of("6.2.1"), Finding::Warning(..)));
+        assert!(matches!(of("7.0.15"), Finding::Ok(_)));
+        assert!(matches!(of("10.0.0"), Finding::Ok(_)));
+        let valkey = info(&[("redis_version", "7.2.4"), ("valkey_version", "9.1.2")]);
+        assert_eq!(super::version(&valkey), Finding::Ok("Valkey 9.1.2".into()));
+    }
+
+    #[test]
+    fn sets_must_not_be_evicted() {
+        let of = |policy, memory, sets| {
+            eviction(&info(&[("maxmemory_policy", policy), ("maxmemory", memory)]), sets, false)
+        };
+        assert!(matches!(of("allkeys-lru", "100", true), Finding::Error(..)));
+        assert!(matches!(of("allkeys-lru", "0", true), Finding::Ok(_)));
+        assert!(matches!(of("allkeys-lru", "100", false), Finding::Ok(_)));
+        assert!(matches!(of("volatile-lru", "100", true), Finding::Ok(_)));
+    }
+
+    #[test]
+    fn answers() {
+        let failed = |code: &str, message: &str| Err(Failure::target(code, message));
+        assert_eq!(judge(Ok(Value::Int(0))), Answer::Allowed);
+        assert_eq!(judge(failed("MOVED", "1 h:1")), Answer::Allowed);
+        assert_eq!(
+            judge(failed("NOPERM", "User app has no permissions to run the 'unlink' command")),
+            Answer::Denied
+        );
+        assert_eq!(judge(failed("NOPERM", "No permissions to access a key")), Answer::DeniedKey);
+        assert_eq!(judge(failed("ERR", "unknown command 'UNLINK'")), Answer::Unknown);
+        assert!(matches!(judge(failed("READONLY", "x")), Answer::Failed(_)));
+    }
+
+    #[test]
+    fn a_constant_key_is_not_tried() {
+        let template = |text: &str| Template::parse(text).ok();
+        assert_eq!(template("home").and_then(|t| sample(&t, "x")), None);
+        assert_eq!(template("a:{b}").and_then(|t| sample(&t, "x")), Some(b"a:x".to_vec()));
+    }
+}
