@@ -439,6 +439,7 @@ async fn server_id(
                 if host.is_empty() { "no address given".to_owned() } else { format!("{host}:{port}") };
             Some((row.get_opt::<u32, _>(0)?.ok()?, place))
         })
+        .filter(|(id, _)| *id != TRIED_ID)
         .collect();
     let listed = |replicas: &[(u32, String)]| match replicas {
         [] => "no replica is connected".to_owned(),
@@ -455,11 +456,20 @@ async fn server_id(
         group.ok(code, format!("{id} is that of the daemon that runs; {}", listed(&replicas)));
     } else {
         let free = free_id(id, server.id, &replicas);
-        group.error(
-            code,
-            format!("{id} is taken, and no daemon of this deployment runs: both would end each other's stream; {}", listed(&replicas)),
-            format!("write `source.server_id: {free}`, which is free (a daemon that was just killed is listed for a while: try again then)"),
+        let text = format!("{id} is taken, and no daemon of this deployment runs; {}", listed(&replicas));
+        let help = format!(
+            "write `source.server_id: {free}`, which is free: two with one id end each other's stream"
         );
+        // A connection that was just closed is listed until the server writes to it again.
+        if has_run(config) {
+            group.warning(
+                code,
+                text,
+                format!("look again in a minute: it may be the one that was stopped; else {help}"),
+            );
+        } else {
+            group.error(code, text, help);
+        }
     }
     Ok(())
 }
@@ -469,15 +479,18 @@ fn free_id(taken: u32, own: u32, replicas: &[(u32, String)]) -> u32 {
     (taken.saturating_add(1)..=u32::MAX).find(is_free).unwrap_or(1)
 }
 
+/// Whether a daemon has had the checkpoint's file on this machine.
+fn has_run(config: &Config) -> bool {
+    let mut id = config.checkpoint.path.clone().into_os_string();
+    id.push(".id");
+    config.checkpoint.shared.is_none() && std::path::Path::new(&id).exists()
+}
+
 /// The connection of the daemon that holds the lease of this deployment.
 async fn running(config: &Config, conn: &mut Conn) -> Result<Option<u64>, SourceError> {
-    if config.checkpoint.shared.is_none() {
-        // The name is in a file that the first daemon makes, and asking for it would make it.
-        let mut id = config.checkpoint.path.clone().into_os_string();
-        id.push(".id");
-        if !std::path::Path::new(&id).exists() {
-            return Ok(None);
-        }
+    // Asking for the name of a file that no daemon has made yet would make it.
+    if config.checkpoint.shared.is_none() && !has_run(config) {
+        return Ok(None);
     }
     let name = start::quote(&lease::name(config));
     let holder: Option<Option<u64>> = conn.query_first(format!("SELECT IS_USED_LOCK({name})")).await?;
