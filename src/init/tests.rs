@@ -69,7 +69,29 @@ fn a_shop() {
     let mut log = table("shop", "request_log", &["at", "path"], 0);
     log.rows = 40_000_000;
     let tables = [table("shop", "categories", &["id", "name"], 1), products, tokens, log];
-    insta::assert_snapshot!(rendered(&tables).text);
+    let made = rendered(&tables);
+    for line in [
+        "# yaml-language-server: $schema=rowbust.schema.json",
+        "  password: ${ROWBUST_TEST_NOT_SET}",
+        "  server_id: 7  # free",
+        "  # shop.products, about 1200 rows",
+        "  - table: \"shop.products\"",
+        "    # when_changed: [\"sku\", \"name\", \"category_id\"]  # without updated_at: if the cached value does not hold it",
+        "      - \"products:{id}\"",
+        "      # - \"products:sku:{sku}\"  # unique key sku",
+        "      # - \"categories:{category_id}\"  # foreign key: if the cached value of shop.categories holds rows of this table",
+        "      - \"tokens:{hash|hex}\"  # no primary key: by a unique key",
+        "  #   columns: at, path",
+    ] {
+        assert!(made.text.lines().any(|found| found == line), "no {line:?} in\n{}", made.text);
+    }
+    assert_eq!(made.mapped, ["shop.categories", "shop.products", "shop.tokens"]);
+    assert_eq!(made.left_out, ["shop.request_log"]);
+    assert!(
+        made.text.contains(
+            "request_log, about 40000000 rows: left out, it has no primary key and looks like a log"
+        )
+    );
 }
 
 #[test]
