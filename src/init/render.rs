@@ -129,7 +129,7 @@ fn mapping(table: &Table, prefix: &dyn Fn(&str, &str) -> String) -> Result<Strin
     } else {
         return Err("it has no primary key: which rows are cached under which key isn't known".into());
     };
-    let main = key(&own, table, columns).ok_or("the columns of its key can't be written in a template")?;
+    let main = key(&own, table, columns).ok_or("its name and key can't be written in a template")?;
     let (name, wide) = yaml::table(&table.schema, &table.name);
     let mut out = format!(
         "  - table: {}{}\n",

@@ -174,7 +174,12 @@ fn odd_names() {
         }];
         let made = rendered(&[odd_table, table("shop", "plain", &["id"], 1)]);
         assert_eq!(made.mapped.len() + made.left_out.len(), 2, "{name:?}");
-        assert!(made.left_out.is_empty(), "{name:?}: {}", made.text);
+        // Templates hold no control characters.
+        let unwritable = name.chars().any(char::is_control);
+        assert_eq!(made.left_out.is_empty(), !unwritable, "{name:?}: {}", made.text);
+        if unwritable {
+            continue;
+        }
         let config = parsed(&made.text, FILE.as_ref()).unwrap();
         assert!(
             config.mappings[0].schema_glob.is_match(name) && config.mappings[0].table_glob.is_match(name)
