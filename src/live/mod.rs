@@ -6,8 +6,11 @@
 
 mod cascades;
 mod checkpoint;
+mod identity;
 mod machine;
+mod place;
 mod redis;
+mod redis_info;
 mod replicas;
 mod report;
 mod retry;
@@ -82,7 +85,7 @@ pub async fn run(config: &Config, waiting: &Waiting) -> Report {
         let (tables, replicas, ()) = tokio::join!(
             tables::look(config, server.as_ref(), waiting),
             replicas::look(config, server.as_ref(), waiting),
-            source::place(config, server.as_ref(), &saved, &mut source, waiting),
+            place::look(config, server.as_ref(), &saved, &mut source, waiting),
         );
         (source, tables, replicas, server, saved)
     };

@@ -317,8 +317,9 @@ async fn behind_its_logical_expiry_one_reader_rebuilds_and_the_others_get_the_ol
 #[tokio::test]
 async fn the_second_delete_survives_the_process_that_owes_it() {
     let Some(cache) = Cache::start(Need::Redis) else { return };
-    let delay = Duration::from_millis(20);
-    let strategy = || DelayedDoubleDelete::new(delay).update_within(Duration::from_millis(200));
+    fn strategy() -> DelayedDoubleDelete {
+        DelayedDoubleDelete::new(Duration::from_millis(20)).update_within(Duration::from_millis(200))
+    }
     let (db, url) = (Db::with(KEY, 1), cache.server.url());
     for step in [Step::Update, Step::Delete] {
         let stops = Arc::new(Stops::default());
