@@ -199,17 +199,19 @@ impl Reader {
         for server in ["127.0.0.1", "db1"] {
             terminal.map(format!("{server}:3306"), format!("127.0.0.1:{}", mysql.port()));
         }
+        terminal.map("@db1 ", format!("@127.0.0.1:{} ", mysql.port()));
         for server in ["127.0.0.1", "cache"] {
             terminal.map(format!("{server}:6379"), format!("127.0.0.1:{}", redis.port()));
         }
         terminal.map("127.0.0.1:8321", format!("127.0.0.1:{admin}"));
         terminal.map("/run/secrets/mysql", terminal.dir().join("password").display().to_string());
         fs::write(terminal.dir().join("password"), "choose-one\n")?;
-        // What asks on a terminal wants `--yes` where there is none.
+        // What asks on a terminal wants `--yes` where there is none; a first config stands beside the page's own.
         terminal.program(
             "rowbust",
             &format!(
-                "case \"$*\" in *--dry-run*) ;; 'checkpoint set'*) set -- \"$@\" --yes ;; esac\nexec {} \"$@\"",
+                "case \"$*\" in *--dry-run* | *' -o '*) ;; 'checkpoint set'*) set -- \"$@\" --yes ;; \
+                 'init '*) set -- \"$@\" -o first.yaml ;; esac\nexec {} \"$@\"",
                 binary()?.display()
             ),
         )?;
@@ -364,7 +366,10 @@ async fn prepare(reader: &mut Reader) -> Result<()> {
     reader.sql(ACCOUNT)?;
     reader.write_config(CONFIG)?;
     match name.as_str() {
-        "README.md" => fs::write(reader.terminal.dir().join("rowbust.tests.yaml"), CASES)?,
+        "README.md" => {
+            fs::write(reader.terminal.dir().join("rowbust.tests.yaml"), CASES)?;
+            block_in_place(|| reader.terminal.succeeds("export MYSQL_PASSWORD=choose-one"))?;
+        }
         // Its places in the binlog are made up: these are there.
         "docs/high-availability.md" => {
             let ask = |statement: &str| {
