@@ -77,7 +77,7 @@ pub enum Origin {
     Database,
     /// Another caller's loader, whose read began after this call.
     Shared,
-    /// What this process saw last: it may be stale ([`OnOverload::ServeStale`]).
+    /// What this process saw last: it may be stale ([`OnOverload::ServeStale`](crate::OnOverload::ServeStale)).
     Stale,
 }
 
@@ -112,7 +112,7 @@ impl Client {
     /// The loader is told where to read and when it may begin: see [`ReadSource`]. It runs at most once, and not at all on a hit.
     ///
     /// # Errors
-    /// The loader's, as [`Error::Load`]; and those that [`Settings`] lets through.
+    /// The loader's, as [`Error::Load`]; and those that [`Settings`](crate::Settings) lets through.
     ///
     /// ```no_run
     /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
