@@ -206,8 +206,8 @@ fn unknown<'a>(what: &str, name: &str, all: impl Iterator<Item = &'a str>) -> St
     let near = names.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
     let near = near
         .filter(|near| strsim::jaro(near, name) > 0.8)
-        .map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    format!("there is no {what} `{name}`{near} There are: {}", names.join(", "))
+        .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+    format!("there is no {what} `{name}`{near}. There are: {}", names.join(", "))
 }
 
 /// Explores, with progress on stderr: a line that changes on a terminal, else one each ten seconds.

@@ -11,10 +11,17 @@ fn case(strategy: &str, setup: &str) -> Case {
     model::cases(strategy).into_iter().find(|case| case.setup.name == setup).unwrap()
 }
 
-/// `rollback-pool` has millions of states: it is part of `rowbust lab model`, and here with one write.
+/// The largest set-ups have millions of states: `rowbust lab model` explores them whole, here they are smaller.
 fn reduced(mut case: Case) -> Case {
-    if case.setup.name == "rollback-pool" {
-        case.setup.writes = 1;
+    match case.setup.name {
+        "rollback-pool" | "rollback-queue" => case.setup.writes = 1,
+        "rollback-crash" | "keys" | "pool" => case.setup.readers = 1,
+        "everything" => {
+            case.setup.readers = 1;
+            case.setup.set(Condition::Backlog, false);
+            case.setup.set(Condition::Duplicates, false);
+        }
+        _ => {}
     }
     case
 }
@@ -109,15 +116,16 @@ fn a_bound_that_cuts_is_no_proof() {
 }
 
 #[test]
-fn a_strategy_that_caches_nothing_would_not_pass() {
-    // Values that expire at once in every state: nothing written is ever cached for good, and that shows.
+fn what_caches_nothing_does_not_pass() {
+    // No reader but one that is killed by nobody, and no fill within two steps: nothing gets cached, so nothing is proved.
     let mut case = case("guarded", "base");
-    case.setup.readers = 1;
+    let outcome = model::check(&case, Limits { depth: 2, ..Limits::default() }, &mut |_| {}).unwrap();
+    assert!(!outcome.fills && !outcome.holds());
     assert!(check(&case).fills);
-    let mut never = case.clone();
-    // Without any write there is nothing that a write made.
-    never.setup.writes = 0;
-    assert!(model::check(&never, Limits::default(), &mut |_| {}).is_err());
+    // Every strategy that holds does cache.
+    case.setup.writes = 0;
+    let error = model::check(&case, Limits::default(), &mut |_| {}).unwrap_err();
+    assert_eq!(error.to_string(), "writes must be 1 to 4, not 0");
 }
 
 #[test]

@@ -90,7 +90,8 @@ pub(crate) fn timer(setup: &Setup, state: &mut State, write: u8, say: &mut Say) 
     let commits = state.commits_with(write).unwrap_or(0);
     let late =
         |reader: &super::state::Reader| reader.loaded && reader.key == key && reader.snapshot < commits;
-    if setup.has(Condition::Grace) && state.readers.iter().any(late) {
+    let writing = state.writers.iter().any(|writer| writer.write == write);
+    if setup.has(Condition::Grace) && (writing || state.readers.iter().any(late)) {
         return false;
     }
     state.timers &= !(1 << write);

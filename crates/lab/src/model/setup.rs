@@ -51,6 +51,7 @@ conditions! {
     PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",
     Grace = "grace": "assumption: the removal that waits for a grace (second removal, delayed delete) comes after all fills that read before",
     Ttl = "ttl": "values expire",
+    OwedInRedis = "owed-in-redis": "the second delete is written down in Redis with the first, not in the writer's memory after the commit",
 }
 
 /// What the model must say of a set-up.
@@ -171,10 +172,14 @@ impl Setup {
 
     /// One line: the numbers and conditions.
     pub fn summary(&self) -> String {
-        let mut text = format!(
-            "{} readers, {} writers, {} writes, {} keys",
-            self.readers, self.writers, self.writes, self.keys
-        );
+        let count = |n: u8, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let numbers = [
+            count(self.readers, "reader"),
+            count(self.writers, "writer"),
+            count(self.writes, "write"),
+            count(self.keys, "key"),
+        ];
+        let mut text = numbers.join(", ");
         for condition in self.conditions() {
             text.push_str(", ");
             text.push_str(condition.name());

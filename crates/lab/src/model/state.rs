@@ -349,3 +349,104 @@ impl Hash for State {
 pub(crate) fn reader_owner(reader: u8) -> u8 {
     8 + reader
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::DefaultHasher;
+
+    use super::*;
+    use crate::model::setup::Expect;
+
+    fn code(state: &State) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        state.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn state() -> State {
+        State::new(&Setup::new("t", "", Expect::Holds).readers(3).writers(2))
+    }
+
+    /// Readers 1 and 2 in different places, and everything that names one of them.
+    fn named(a: u8, b: u8) -> State {
+        let mut state = state();
+        state.readers[usize::from(a)] = Reader { step: 2, key: 0, snapshot: 1, loaded: true, pool: 0 };
+        state.readers[usize::from(b)] = Reader { step: 1, key: 1, snapshot: 0, loaded: false, pool: 3 };
+        state.redis.cells = [Cell::Lease(a), Cell::Lease(b)];
+        let saved = Redis { cells: [Cell::Lease(b), Cell::value(1)], ..Redis::default() };
+        state.saved = Some(Saved { redis: saved, record_written: true });
+        state.locks[0].read = 1 << a;
+        state.locks[1].write = reader_owner(b);
+        state.writers[usize::from(a % 2)] = Writer { step: 1, key: 0, write: 1 };
+        state.row_locks[0] = a % 2 + 1;
+        state
+    }
+
+    #[test]
+    fn names_make_no_difference() {
+        assert_eq!(code(&named(0, 1)), code(&named(1, 0)));
+        assert_eq!(code(&named(0, 1)), code(&named(2, 1)));
+    }
+
+    #[test]
+    fn everything_else_does() {
+        let base = named(0, 1);
+        type Change = fn(&mut State);
+        let changes: &[Change] = &[
+            |s| s.order[0] = 1,
+            |s| s.commits = 1,
+            |s| s.visible[0] = 1,
+            |s| s.visible[1] = 1,
+            |s| s.begun = 2,
+            |s| s.keys = 2,
+            |s| s.wanted = 3,
+            |s| s.timers = 2,
+            |s| s.row_locks[0] = 0,
+            |s| s.row_locks[0] = 2,
+            |s| s.redis.cells[0] = Cell::Absent,
+            |s| s.redis.cells[0] = Cell::Lease(1),
+            |s| s.redis.cells[0] = Cell::Lease(NOBODY),
+            |s| s.redis.cells[0] = Cell::value(0),
+            |s| s.redis.cells[0] = Cell::Value { write: 0, expired: true },
+            |s| s.redis.pool = 3,
+            |s| s.redis.published = 1,
+            |s| s.redis.acked = 1,
+            |s| s.redis.mismatch = true,
+            |s| s.saved = None,
+            |s| s.saved = s.saved.map(|saved| Saved { record_written: false, ..saved }),
+            |s| s.saved = s.saved.map(|saved| Saved { redis: s.redis, ..saved }),
+            |s| s.locks[0].read = 2,
+            |s| s.locks[0].read = 0x81,
+            |s| s.locks[1].write = 0,
+            |s| s.locks[1].write = NOBODY,
+            |s| s.locks[1].write = 1,
+            |s| s.follower.stage[0] = Stage::Removed,
+            |s| s.follower.stage[0] = Stage::Gated,
+            |s| s.follower.stage[1] = Stage::Removed,
+            |s| s.follower.queue[0] = Owed::Waiting,
+            |s| s.follower.sources = 3,
+            |s| s.follower.pool = 3,
+            |s| s.follower.sampled = 1,
+            |s| s.follower.republish = true,
+            |s| s.follower.published = 1,
+            |s| s.readers[0].step = 1,
+            |s| s.readers[0].key = 1,
+            |s| s.readers[0].snapshot = 0,
+            |s| s.readers[0].loaded = false,
+            |s| s.readers[0].pool = 1,
+            |s| s.readers[2].step = 1,
+            |s| s.writers[0].step = 2,
+            |s| s.writers[0].key = 1,
+            |s| s.writers[0].write = 2,
+        ];
+        let mut codes = vec![code(&base)];
+        for (number, change) in changes.iter().enumerate() {
+            let mut state = base;
+            change(&mut state);
+            assert_ne!(state, base, "change {number} changes nothing");
+            let code = code(&state);
+            assert!(!codes.contains(&code), "change {number} is like another");
+            codes.push(code);
+        }
+    }
+}

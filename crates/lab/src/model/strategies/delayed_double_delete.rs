@@ -33,6 +33,21 @@ impl Strategy for DelayedDoubleDelete {
             )
             .with(&[Condition::Grace, Condition::WriterCrash]),
             Setup::new(
+                "slow-commit",
+                "the second delete is owed in Redis from the start; the commit is slower than the delay, no reader is",
+                Expect::Stale(6),
+            )
+            .with(&[Condition::OwedInRedis, Condition::PromptReaders]),
+            Setup::new(
+                "owed",
+                "the second delete is owed in Redis from the start, and the delay is longer than any read and any commit; writers may die",
+                Expect::Holds,
+            )
+            .readers(2)
+            .writers(2)
+            .writes(2)
+            .with(&[Condition::Grace, Condition::OwedInRedis, Condition::WriterCrash, Condition::Eviction]),
+            Setup::new(
                 "grace",
                 "control: the delay is longer than any read, one server, nobody dies",
                 Expect::Holds,
@@ -51,10 +66,18 @@ impl Strategy for DelayedDoubleDelete {
     fn write(&self, setup: &Setup, state: &mut State, writer: u8, choice: u8, say: &mut Say) -> bool {
         let me = state.writers[usize::from(writer)];
         match me.step {
-            0 => begin(setup, state, writer, choice) && delete(state, writer, 1, say),
+            0 => {
+                let begun = begin(setup, state, writer, choice) && delete(state, writer, 1, say);
+                if begun && setup.has(Condition::OwedInRedis) {
+                    state.timers |= 1 << state.begun;
+                    say.it(|| "DEL, and owes a second".into());
+                }
+                begun
+            }
             _ if choice != 0 => false,
+            1 if setup.has(Condition::OwedInRedis) => commit(setup, state, writer, 0, say),
             1 => commit(setup, state, writer, 2, say),
-            // Written down where it outlives the process, at the latest now.
+            // In the memory of the process until now.
             _ if committed(state, writer) => {
                 state.timers |= 1 << me.write;
                 advance(state, writer, 0);

@@ -47,6 +47,11 @@ impl Strategy for Guarded {
             with("join", "and the replica joins the pool", &[FollowerCrash, ReplicaJoins]),
             with("rollback", "and Redis falls back to earlier states", &[RedisRollback]),
             with(
+                "rollback-queue",
+                "Redis falls back, and removals may fail: what the queue owes holds F",
+                &[RedisRollback, RedisErrors],
+            ),
+            with(
                 "rollback-crash",
                 "Redis falls back, and the follower may be killed",
                 &[RedisRollback, FollowerCrash],
@@ -56,6 +61,12 @@ impl Strategy for Guarded {
                 "Redis falls back, and the replica leaves and joins",
                 &[RedisRollback, ReplicaLeaves, ReplicaJoins],
             ),
+            with(
+                "everything",
+                "all of these at once, for one write",
+                &[FollowerCrash, RedisErrors, RedisRollback, ReplicaLeaves, ReplicaJoins],
+            )
+            .writes(1),
             with("keys", "two keys: settled changes behind unsettled ones", &[FollowerCrash]).keys(2),
             with("readers", "three readers", &[FollowerCrash]).readers(3),
             with("writes", "three writes", &[FollowerCrash]).writes(3),
