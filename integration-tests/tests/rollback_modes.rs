@@ -164,8 +164,9 @@ async fn a_replica_behind_sentinels() -> Result<()> {
     for id in 0..ROWS {
         master.cli(&["SET", &format!("app:{id}"), "old"])?;
     }
-    let others = group.servers.iter().enumerate().filter(|(at, _)| *at != first);
-    for (_, replica) in others {
+    let others: Vec<&Redis> =
+        group.servers.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, server)| server).collect();
+    for replica in others.iter().copied() {
         until("the replica has it all", WITHIN, async || {
             let found = cached(&[replica])?.len();
             Ok(Seen::check(found == ROWS as usize, || found.to_string()))
@@ -173,11 +174,12 @@ async fn a_replica_behind_sentinels() -> Result<()> {
         .await?;
     }
     // Who comes back isn't let in: the replica stays as it is.
-    master.cli(&["ACL", "SETUSER", "default", "-psync"])?;
+    master.cli(&["ACL", "SETUSER", "default", "-psync", "-sync"])?;
     master.cli(&["CLIENT", "KILL", "TYPE", "replica"])?;
     change(&stage).await?;
     marked(&stage, &daemon).await?;
     healed(&[master], &daemon)?;
+    ensure!(cached(&others[..1])?.len() == ROWS as usize, "void: the replica has it all");
     let before = counts(&daemon).await?;
     master.kill9()?;
     let promoted = &group.servers[group.promoted(first)?];

@@ -3,12 +3,13 @@
 //! Guarantees: an `Ok` of a removal means that the server that has the key has acknowledged it, and with `durability` that its replicas have. A
 //! failed connection is made anew only by the probe, with backoff. May depend on `config` and `pipeline::batch`.
 //!
-//! - `link`: one server. `single`: standalone, or the master by `sentinel`. `cluster`: many, by `slots`.
+//! - `link`: one server. `single`: standalone, or the master by `sentinel`. `cluster`: many, by `slots`; `lots`: what goes to one of them.
 //! - `connect`: login and TLS. `masters`: the servers one by one, for iterations. `members`: a set's members.
 
 mod cluster;
 mod connect;
 mod link;
+mod lots;
 mod masters;
 mod members;
 mod sentinel;
