@@ -213,3 +213,32 @@ fn every_link_leads_somewhere() {
         }
     }
 }
+
+/// What the Debian package is made of is there, and its scripts are scripts.
+#[test]
+fn the_debian_package_names_what_exists() {
+    let manifest = read("Cargo.toml");
+    let (_, package) = manifest.split_once("[package.metadata.deb]").unwrap();
+    let (_, assets) = package.split_once("assets = [").unwrap();
+    let mut named = 0;
+    for line in assets.lines().skip(1).take_while(|line| !line.starts_with(']')) {
+        let path = line.split('"').nth(1).unwrap();
+        named += 1;
+        if path.starts_with("target/") {
+            continue; // made by deploy/dist.sh
+        }
+        let there = match path.split_once("/*.") {
+            Some((folder, extension)) => fs::read_dir(root().join(folder))
+                .unwrap()
+                .any(|entry| entry.unwrap().path().extension().is_some_and(|e| e == extension)),
+            None => root().join(path).is_file(),
+        };
+        assert!(there, "{path} doesn't exist");
+    }
+    assert!(named > 10, "{named}");
+    let scripts = ["deploy/debian/postinst", "deploy/debian/prerm", "deploy/debian/postrm", "deploy/dist.sh"];
+    for script in scripts.into_iter().chain(["deploy/compose/load.sh", "deploy/compose/mysql/10-shop.sh"]) {
+        let status = std::process::Command::new("bash").arg("-n").arg(root().join(script)).status().unwrap();
+        assert!(status.success(), "{script}");
+    }
+}

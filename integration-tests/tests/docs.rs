@@ -39,7 +39,10 @@ const NOT_TYPED: [(&str, &str); 7] = [
 const TYPED: [&str; 8] = ["rowbust", "redis-cli", "redis-server", "mysql", "curl", "export", "kill", "cat"];
 
 /// What runs until it is stopped.
-const LASTING: [&str; 3] = ["rowbust run", "rowbust watch", "rowbust run --dry-run"];
+fn lasts(command: &str) -> bool {
+    ["rowbust run", "rowbust watch"].iter().any(|begin| command.starts_with(begin))
+        || command.contains(" --watch")
+}
 
 /// A command and what the page shows of its output.
 #[derive(Debug, Default)]
@@ -256,7 +259,7 @@ impl Reader {
 
     /// Starts what lasts; a daemon is waited for.
     async fn start(&mut self, command: &str) -> Result<()> {
-        let path = self.terminal.dir().join("lasting.log");
+        let path = self.terminal.dir().join(format!("lasting-{}.log", self.lasting.len()));
         let log = fs::File::create(&path)?;
         let child = self
             .terminal
@@ -287,7 +290,7 @@ impl Reader {
         );
         self.typed += 1;
         let bare = text.split('#').next().unwrap_or_default().trim();
-        if LASTING.contains(&bare) {
+        if lasts(bare) {
             return self.start(bare).await;
         }
         let begun = Instant::now();
@@ -319,6 +322,14 @@ impl Reader {
                     }
                 }
             }
+        }
+        for child in &mut self.lasting {
+            let ended = child.try_wait()?;
+            ensure!(
+                ended.is_none_or(|status| status.success()),
+                "{}: what should last ended: {ended:?}",
+                self.name
+            );
         }
         Ok(())
     }

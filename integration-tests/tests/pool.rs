@@ -92,12 +92,12 @@ async fn stale_after_load(
     stage.stale().await
 }
 
-/// Old values that a reader takes from a replica which lags by two seconds, ten times the grace of fills, are removed: after the replica
+/// Old values that a reader takes from a replica which lags by four seconds, twenty times the grace of fills, are removed: after the replica
 /// has the commit. A daemon that doesn't know of the replica leaves some for good, which shows that they were put back.
 async fn fills_from_a_replica_that_lags(flavor: Flavor) -> Result<()> {
     let Some((mut stage, replica)) = stage(flavor, "lags").await? else { return Ok(()) };
     let seed = seed("fills_from_a_replica_that_lags");
-    replica.delay(2).await?;
+    replica.delay(4).await?;
     let mut daemon = stage.start().await?;
     let stale = stale_after_load(&stage, &replica, &daemon, seed).await?;
     ensure!(!stale.is_empty(), "void: nothing stale without the gate");

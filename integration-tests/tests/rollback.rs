@@ -190,6 +190,43 @@ async fn everything_was_deleted() -> Result<()> {
     Ok(())
 }
 
+/// A daemon that dies in the middle of that flush has left no mark: the next one flushes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_it_flushes() -> Result<()> {
+    let Some((mut stage, mut daemon)) = stage(Flavor::MariaDb, "halfway", false).await? else {
+        return Ok(());
+    };
+    ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
+    stage.settings.limits = Some("{ memory: 48MiB, flush_keys_per_second: 100 }".into());
+    let mut daemon = stage.start().await?;
+    let key = mark_key(&stage)?;
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    let mut all = redis::pipe();
+    all.atomic().cmd("FLUSHALL").ignore().set("product:4", "stale").ignore();
+    for n in 0..20_000 {
+        all.set(format!("control:{n}"), 1).ignore();
+    }
+    all.exec_async(&mut redis).await?;
+    // For longer than it takes to write a mark.
+    until("the flush runs", WITHIN, async || {
+        let running = match daemon.status().await {
+            Ok(status) => status["flush"][0]["running"].clone(),
+            Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
+        };
+        Ok(Seen::check(running["seconds"].as_f64() > Some(3.0), || running.to_string()))
+    })
+    .await
+    .map_err(|error| daemon.explain(&error))?;
+    ensure!(!redis.exists::<_, bool>(&key).await?, "a mark, and the flush isn't done");
+    ensure!(daemon.kill9()?);
+    stage.settings.limits = None;
+    let daemon = stage.start().await?;
+    healed(&stage, &daemon, true).await?;
+    ensure!(counts(&daemon).await? == (0.0, 1.0), "{}", daemon.log_tail());
+    ensure!(redis.exists::<_, bool>("control:1").await?, "I7: control:1 is gone");
+    Ok(())
+}
+
 /// A cache that saves nothing begins empty: nothing old can be in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_without_data() -> Result<()> {

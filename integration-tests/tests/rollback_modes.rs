@@ -43,11 +43,17 @@ async fn start(stage: &mut Stage, redis: String) -> Result<Daemon> {
 
 /// Returns when all is done and the marks say so. The daemon may begin anew meanwhile.
 async fn marked(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    let quiet = until("quiet", WITHIN, async || {
+        Ok(match stage.quiet(daemon).await {
+            Ok(()) => Seen::Done(()),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    });
+    quiet.await.map_err(|error| daemon.explain(&error))?;
     let waited = until("the marks", WITHIN, async || {
-        let quiet = stage.quiet(daemon).await;
-        let status = match (quiet, daemon.status().await) {
-            (Ok(()), Ok(status)) => status,
-            (Err(error), _) | (_, Err(error)) => return Ok(Seen::NotYet(format!("{error:#}"))),
+        let status = match daemon.status().await {
+            Ok(status) => status,
+            Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
         };
         let target = &status["marks"]["targets"][0];
         Ok(Seen::check(target["lag_seconds"] == 0.0 && target["error"].is_null(), || target.to_string()))

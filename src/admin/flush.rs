@@ -363,6 +363,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_over_stays_over() {
+        let job = || {
+            Arc::new(Job {
+                number: 1,
+                asked: Asked::default(),
+                tables: Vec::new(),
+                began: Instant::now(),
+                stats: Vec::new(),
+                state: Mutex::new(State::First),
+                task: Mutex::new(None),
+            })
+        };
+        // The pass ends while it is cancelled.
+        let cancelled = job();
+        assert!(cancelled.set(State::Waiting) && cancelled.set(State::Cancelled(Instant::now())));
+        assert!(!cancelled.set(State::Second) && !cancelled.set(State::Done(Instant::now())));
+        assert!(matches!(cancelled.state(), State::Cancelled(_)));
+        // A task that fails leaves nothing that the next flush would wait for; one that is done is done.
+        let (failed, done) = (job(), job());
+        done.set(State::Done(Instant::now()));
+        for job in [&failed, &done] {
+            drop(Ended(Arc::clone(job)));
+        }
+        assert!(matches!(failed.state(), State::Cancelled(_)) && matches!(done.state(), State::Done(_)));
+    }
+
+    #[test]
     fn what_is_asked_for_is_found_or_refused() {
         let text = r#"
 source: { url: "mysql://u@h" }

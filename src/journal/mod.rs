@@ -1,6 +1,6 @@
 //! The newest removals, in memory: for `rowbust why`, for `/events`, and for the counts of the state.
 //!
-//! Guarantees: memory is bounded ([`CAPACITY`] removals per target, 24 bytes each, and what their batches share); recording allocates
+//! Guarantees: memory is bounded ([`CAPACITY`] removals per target, 24 bytes each, and as much for each batch); recording allocates
 //! nothing once it is full and waits for nobody but a reader of the journal. It holds hashes of keys, no keys, so nothing in it can be
 //! listed: one has to know the key to ask for it. It begins empty at each start of the process. May depend on `pipeline`'s batches.
 //!
@@ -180,7 +180,7 @@ impl TargetJournal {
         {
             let mut ring = lock(&self.ring);
             ring.note(Note {
-                file: Arc::clone(&segment.file),
+                file: &segment.file,
                 gtid: None,
                 at_micros: now,
                 commit_micros: segment.commit_micros,
@@ -210,8 +210,8 @@ impl TargetJournal {
         let origin = &record.origin;
         let mut ring = lock(&self.ring);
         ring.note(Note {
-            file: origin.file.as_str().into(),
-            gtid: Some(origin.gtid.as_str().into()),
+            file: &origin.file,
+            gtid: Some(&origin.gtid),
             at_micros: now_micros(),
             commit_micros: u64::from(origin.commit_time) * 1_000_000,
             waited: std::time::Duration::ZERO,

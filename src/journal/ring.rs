@@ -35,15 +35,25 @@ pub struct Removed {
 }
 
 /// What the removals of one batch share.
-#[derive(Debug)]
-pub(super) struct Note {
-    pub(super) file: Arc<str>,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Note<'a> {
+    pub(super) file: &'a str,
     /// Where the row's own isn't asked for by its place.
-    pub(super) gtid: Option<Box<str>>,
+    pub(super) gtid: Option<&'a str>,
     pub(super) at_micros: u64,
     pub(super) commit_micros: u64,
     pub(super) waited: Duration,
     pub(super) by: By,
+}
+
+/// The same, as it is kept: small, for with batches of one key there are as many as removals.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    at_micros: u64,
+    commit_micros: u64,
+    /// At most about 71 minutes.
+    waited_micros: u32,
+    by: By,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,15 +72,36 @@ pub(super) struct Ring {
     entries: Vec<Entry>,
     /// The oldest, once it is full.
     next: usize,
-    notes: VecDeque<Note>,
+    notes: VecDeque<Kept>,
     /// Number of the first note that is kept.
     first_note: u32,
+    /// Names of files, each from this note on.
+    files: VecDeque<(u32, Arc<str>)>,
+    /// Of the notes that have one.
+    gtids: VecDeque<(u32, Box<str>)>,
+}
+
+/// Whether note `number` is `than`, or came after it. Numbers wrap; far fewer are kept than there are.
+fn is_since(number: u32, than: u32) -> bool {
+    number.wrapping_sub(than) < 1 << 31
 }
 
 impl Ring {
     /// What the next removals share.
-    pub(super) fn note(&mut self, note: Note) {
-        self.notes.push_back(note);
+    pub(super) fn note(&mut self, note: Note<'_>) {
+        let number = self.first_note.wrapping_add(u32::try_from(self.notes.len()).unwrap_or(u32::MAX));
+        if self.files.back().is_none_or(|(_, file)| **file != *note.file) {
+            self.files.push_back((number, note.file.into()));
+        }
+        if let Some(gtid) = note.gtid {
+            self.gtids.push_back((number, gtid.into()));
+        }
+        self.notes.push_back(Kept {
+            at_micros: note.at_micros,
+            commit_micros: note.commit_micros,
+            waited_micros: u32::try_from(note.waited.as_micros()).unwrap_or(u32::MAX),
+            by: note.by,
+        });
     }
 
     pub(super) fn push(&mut self, hash: u64, position: u64, row: u16, is_field: bool) {
@@ -88,10 +119,27 @@ impl Ring {
             self.notes.pop_front();
             self.first_note = self.first_note.wrapping_add(1);
         }
+        // The name of the first note's file stays, though it may begin before.
+        while self.files.get(1).is_some_and(|(from, _)| is_since(self.first_note, *from)) {
+            self.files.pop_front();
+        }
+        while self.gtids.front().is_some_and(|(of, _)| !is_since(*of, self.first_note)) {
+            self.gtids.pop_front();
+        }
     }
 
-    fn note_of(&self, entry: &Entry) -> Option<&Note> {
+    fn note_of(&self, entry: &Entry) -> Option<&Kept> {
         self.notes.get(entry.note.wrapping_sub(self.first_note) as usize)
+    }
+
+    fn file_of(&self, note: u32) -> Option<&Arc<str>> {
+        let behind = self.files.partition_point(|(from, _)| is_since(note, *from));
+        self.files.get(behind.checked_sub(1)?).map(|(_, file)| file)
+    }
+
+    fn gtid_of(&self, note: u32) -> Option<&str> {
+        let at = self.gtids.partition_point(|(of, _)| !is_since(*of, note));
+        self.gtids.get(at).filter(|(of, _)| *of == note).map(|(_, gtid)| &**gtid)
     }
 
     /// Newest first.
@@ -107,11 +155,11 @@ impl Ring {
                     is_field: entry.is_field,
                     at_micros: note.at_micros,
                     commit_micros: note.commit_micros,
-                    waited: note.waited,
-                    file: Arc::clone(&note.file),
+                    waited: Duration::from_micros(note.waited_micros.into()),
+                    file: Arc::clone(self.file_of(entry.note)?),
                     position: entry.position,
                     row: entry.row,
-                    gtid: note.gtid.as_deref().map(str::to_owned),
+                    gtid: self.gtid_of(entry.note).map(str::to_owned),
                 })
             })
             .take(limit)
@@ -128,7 +176,13 @@ impl Ring {
 
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
-        (self.entries.len(), self.notes.len())
+        (self.entries.len(), self.notes.len().max(self.files.len()).max(self.gtids.len()))
+    }
+
+    /// As after so many notes.
+    #[cfg(test)]
+    pub(super) fn numbered(first_note: u32) -> Self {
+        Self { first_note, ..Self::default() }
     }
 }
 

@@ -6,9 +6,9 @@ use rowbust_binlog::MariaGtid;
 use super::{ring::TRANSACTIONS, *};
 use crate::retry::{Op, Origin};
 
-fn note(at_micros: u64) -> Note {
+fn note(at_micros: u64) -> Note<'static> {
     Note {
-        file: "b.000001".into(),
+        file: "b.000001",
         gtid: None,
         at_micros,
         commit_micros: at_micros - 1,
@@ -45,6 +45,30 @@ fn the_newest_are_found_and_memory_is_bounded() {
     assert!(ring.find(1000 + 8 + 2, 3, "main").is_empty());
     assert_eq!(ring.oldest(), Some(batches - CAPACITY as u64 / 8 + 1));
     assert_eq!(ring.find(7, usize::MAX, "main").len(), CAPACITY / 8);
+}
+
+#[test]
+fn files_and_gtids_are_those_of_the_note() {
+    // Numbers wrap on the way.
+    let mut ring = Ring::numbered(u32::MAX - CAPACITY as u32);
+    let batches = 3 * CAPACITY as u64;
+    let name = |batch: u64| format!("b.{:06}", batch / 1000);
+    for batch in 1..=batches {
+        let (file, gtid) = (name(batch), format!("0-1-{batch}"));
+        let gtid = (batch % 3 == 0).then_some(gtid.as_str());
+        ring.note(Note { file: &file, gtid, ..note(batch) });
+        ring.push(batch, batch, 0, false);
+        let (entries, notes) = ring.sizes();
+        assert!(entries <= CAPACITY && notes <= CAPACITY + 1, "{entries} {notes}");
+    }
+    for batch in (batches - CAPACITY as u64 + 1..=batches).step_by(7) {
+        let found = ring.find(batch, 2, "main");
+        assert_eq!(found.len(), 1, "{batch}");
+        let expected = (batch % 3 == 0).then(|| format!("0-1-{batch}"));
+        assert_eq!((&*found[0].file, &found[0].gtid), (name(batch).as_str(), &expected), "{batch}");
+        assert_eq!((found[0].at_micros, found[0].waited), (batch, Duration::from_millis(1)));
+    }
+    assert!(ring.find(batches - CAPACITY as u64, 2, "main").is_empty());
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Asks every server of a config whether rowbust can work with it: `rowbust check --live`.
 //!
-//! Guarantees: nothing is changed on any server (what is tried on Redis is tried on keys that nobody has; with `durability` or sets on a cluster
-//! one of these is written, and is gone after a second or at once); each group of questions ends within [`LIMIT`], and what one server says or doesn't
+//! Guarantees: nothing of anybody's is changed on any server (what is tried on Redis is tried on keys that nobody has; of these some of
+//! `rowbust:*` are written, and gone after a second); each group of questions ends within [`LIMIT`], and what one server says or doesn't
 //! say hides nothing of the others. The questions of different servers are asked at the same time. May depend on every part.
 
 mod cascades;
 mod checkpoint;
+mod identity;
 mod machine;
+mod place;
 mod redis;
+mod redis_info;
 mod replicas;
 mod report;
 mod retry;
@@ -82,7 +85,7 @@ pub async fn run(config: &Config, waiting: &Waiting) -> Report {
         let (tables, replicas, ()) = tokio::join!(
             tables::look(config, server.as_ref(), waiting),
             replicas::look(config, server.as_ref(), waiting),
-            source::place(config, server.as_ref(), &saved, &mut source, waiting),
+            place::look(config, server.as_ref(), &saved, &mut source, waiting),
         );
         (source, tables, replicas, server, saved)
     };

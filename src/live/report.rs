@@ -48,6 +48,7 @@ pub const CODES: &[&str] = &[
     "redis.role",
     "redis.commands",
     "redis.keys",
+    "redis.marks",
     "redis.eviction",
     "redis.persistence",
     "redis.replicas",
@@ -320,5 +321,17 @@ mod tests {
         group.merge("redis.version", vec![("a".into(), Finding::Error("5".into(), "x".into()))]);
         let texts: Vec<_> = group.lines.iter().map(|line| (line.mark, line.text.as_str())).collect();
         assert_eq!(texts, [(Mark::Ok, "7"), (Mark::Error, "b: 5"), (Mark::Error, "5")]);
+    }
+
+    #[test]
+    fn every_code_is_explained() {
+        let page = include_str!("../../docs/check.md");
+        for code in CODES {
+            assert!(page.contains(&format!("| `{code}` |")), "{code} is not in docs/check.md");
+        }
+        for line in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+            let code = line.split('`').next().unwrap_or_default();
+            assert!(CODES.contains(&code), "{code} of docs/check.md is no code");
+        }
     }
 }

@@ -1,20 +1,19 @@
-//! The server whose binlog is followed: its settings, the account, the place where reading would begin.
+//! The server whose binlog is followed: its settings, the account.
 //!
-//! Guarantees: as the module. Which settings are refused is [`preflight`]'s to say. May depend on `source` and `checkpoint`.
+//! Guarantees: as the module. Which settings are refused is [`preflight`]'s to say. May depend on `source`.
 
 use std::collections::HashMap;
 
 use mysql_async::{Conn, Row, prelude::Queryable as _};
 use rowbust_binlog::Flavor;
 
-use super::{Waiting, checkpoint::Found, report::Group, rights, within};
+use super::{Waiting, identity, report::Group, rights, within};
 use crate::{
-    checkpoint,
-    config::{Config, Driver, Policy, TlsMode, is_loopback, show_duration},
+    config::{Config, Driver, TlsMode, is_loopback},
     source::{
         Refusal, SourceError,
         connect::{ConnectError, Connector},
-        lease, preflight, retention, start,
+        preflight,
     },
 };
 
@@ -151,7 +150,7 @@ async fn questions(
         filters(config, group, &shown);
     }
     chain(&mut conn, group, server).await?;
-    server_id(config, &mut conn, group, server).await?;
+    identity::look(config, &mut conn, group, server).await?;
     if let Some((schema, table)) = &config.source.heartbeat {
         heartbeat(&mut conn, group, server, schema, table).await?;
     }
@@ -302,7 +301,7 @@ async fn grants(
     let may_follow = match server.flavor {
         Flavor::MySql => !preflight::denied(conn, preflight::replicas_statement(&server.version)).await?,
         // What lists the replicas asks for another privilege there.
-        Flavor::MariaDb => match connector.stream().await?.register(TRIED_ID).await {
+        Flavor::MariaDb => match connector.stream().await?.register(identity::TRIED_ID).await {
             Ok(()) => true,
             Err(crate::source::wire::WireError::Server { code: 1227 | 1045, .. }) => false,
             Err(error) => return Err(SourceError::Lost(error.to_string())),
@@ -332,9 +331,6 @@ async fn grants(
     }
     Ok(conn.query_first(latest).await?)
 }
-
-/// Nobody has it: ids of daemons are derived below, and people count from 1.
-const TRIED_ID: u32 = u32::MAX - 1;
 
 /// `binlog_do_db` and `binlog_ignore_db`: by default database, also for rows, but rows of another one than the default are filtered
 /// by their own (MySQL's manual, "Evaluation of Database-Level Replication and Binary Logging Options").
@@ -389,99 +385,6 @@ async fn chain(conn: &mut Conn, group: &mut Group, server: &Server) -> Result<()
     Ok(())
 }
 
-async fn server_id(
-    config: &Config,
-    conn: &mut Conn,
-    group: &mut Group,
-    server: &Server,
-) -> Result<(), SourceError> {
-    let running = running(config, conn).await?;
-    match running {
-        Some(connection) => group.ok(
-            "source.lease",
-            format!("a daemon of this deployment runs (the server's connection {connection}); another one would stand by"),
-        ),
-        None => group.ok("source.lease", "free: no daemon of this deployment runs"),
-    }
-    let code = "source.server_id";
-    let id = match preflight::server_id(config, server.vars.get("server_id"), &mut Vec::new()) {
-        Ok(id) => id,
-        Err(refusal) => {
-            group.error(code, refusal.what, refusal.help);
-            return Ok(());
-        }
-    };
-    let statement = match server.flavor {
-        Flavor::MySql => preflight::replicas_statement(&server.version),
-        Flavor::MariaDb => "SHOW SLAVE HOSTS",
-    };
-    if preflight::denied(conn, statement).await? {
-        let (privilege, what) = match server.flavor {
-            Flavor::MySql => ("REPLICATION SLAVE", "GRANT"),
-            Flavor::MariaDb => ("REPLICATION MASTER ADMIN", "to have it tested: GRANT"),
-        };
-        group.not_tested(
-            code,
-            format!("whether {id} is free: the account may not list the replicas"),
-            format!("{what} {privilege} ON *.* TO {};", preflight::quote_account(&server.account)),
-        );
-        return Ok(());
-    }
-    let rows: Vec<Row> = conn.query(statement).await?;
-    let text = |row: &Row, at: usize| row.get_opt::<String, _>(at).and_then(Result::ok).unwrap_or_default();
-    let replicas: Vec<(u32, String)> = rows
-        .iter()
-        .filter_map(|row| {
-            let (host, port) = (text(row, 1), text(row, 2));
-            let place =
-                if host.is_empty() { "no address given".to_owned() } else { format!("{host}:{port}") };
-            Some((row.get_opt::<u32, _>(0)?.ok()?, place))
-        })
-        .collect();
-    let listed = |replicas: &[(u32, String)]| match replicas {
-        [] => "no replica is connected".to_owned(),
-        _ => {
-            let list: Vec<String> = replicas.iter().take(20).map(|(id, at)| format!("{id} ({at})")).collect();
-            let more = replicas.len().saturating_sub(20);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("connected: {}{more}", list.join(", "))
-        }
-    };
-    if !replicas.iter().any(|(taken, _)| *taken == id) {
-        group.ok(code, format!("{id} is free; {}", listed(&replicas)));
-    } else if running.is_some() {
-        group.ok(code, format!("{id} is that of the daemon that runs; {}", listed(&replicas)));
-    } else {
-        let free = free_id(id, server.id, &replicas);
-        group.error(
-            code,
-            format!("{id} is taken, and no daemon of this deployment runs: both would end each other's stream; {}", listed(&replicas)),
-            format!("write `source.server_id: {free}`, which is free (a daemon that was just killed is listed for a while: try again then)"),
-        );
-    }
-    Ok(())
-}
-
-fn free_id(taken: u32, own: u32, replicas: &[(u32, String)]) -> u32 {
-    let is_free = |id: &u32| *id != own && !replicas.iter().any(|(other, _)| other == id);
-    (taken.saturating_add(1)..=u32::MAX).find(is_free).unwrap_or(1)
-}
-
-/// The connection of the daemon that holds the lease of this deployment.
-async fn running(config: &Config, conn: &mut Conn) -> Result<Option<u64>, SourceError> {
-    if config.checkpoint.shared.is_none() {
-        // The name is in a file that the first daemon makes, and asking for it would make it.
-        let mut id = config.checkpoint.path.clone().into_os_string();
-        id.push(".id");
-        if !std::path::Path::new(&id).exists() {
-            return Ok(None);
-        }
-    }
-    let name = start::quote(&lease::name(config));
-    let holder: Option<Option<u64>> = conn.query_first(format!("SELECT IS_USED_LOCK({name})")).await?;
-    Ok(holder.flatten())
-}
-
 async fn heartbeat(
     conn: &mut Conn,
     group: &mut Group,
@@ -509,164 +412,4 @@ async fn heartbeat(
         Err(error) => return Err(error.into()),
     }
     Ok(())
-}
-
-/// Where reading would begin, and for how long the server still has that.
-pub(super) async fn place(
-    config: &Config,
-    server: Option<&Server>,
-    saved: &Found,
-    group: &mut Group,
-    waiting: &Waiting,
-) {
-    if server.is_none() {
-        return;
-    }
-    let taken = std::mem::replace(group, Group::new("source", String::new()));
-    *group = within(waiting, taken, "source.answer", async |group: &mut Group| {
-        if let Err(error) = begin(config, saved, group).await {
-            lost(group, "source.answer", &error);
-        }
-    })
-    .await;
-}
-
-async fn begin(config: &Config, saved: &Found, group: &mut Group) -> Result<(), SourceError> {
-    let code = "source.start";
-    let connector = Connector::new(&config.source);
-    let mut conn = connector.primary().await?;
-    let asked = preflight::preflight(&mut conn, config, connector.uses_tls()).await;
-    let known = match asked {
-        Ok(known) => known,
-        Err(SourceError::Refused(_)) => {
-            group.not_tested(code, "where reading would begin", "mend the errors above first");
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
-    let Ok(saved) = &saved.saved else {
-        group.not_tested(
-            code,
-            "where reading would begin: the checkpoint can't be read",
-            "see machine.checkpoint",
-        );
-        return Ok(());
-    };
-    let mut mark = None;
-    match saved {
-        None => match start::first_start(&mut conn, &known, &config.source.start).await {
-            Ok(begin) => {
-                let at = begin.position.at;
-                let at =
-                    if at.file.is_empty() { "behind `source.start.gtid`".into() } else { at.to_string() };
-                group.ok(code, format!("no checkpoint yet: begins at {at}"));
-            }
-            Err(SourceError::Refused(refusal)) => group.error(code, refusal.what, refusal.help),
-            Err(SourceError::Gap { what, help }) => group.error(code, what, help),
-            Err(error) => return Err(error),
-        },
-        Some(saved) => {
-            let position = match checkpoint::position(saved) {
-                Ok(position) => position,
-                Err(why) => {
-                    group.error(
-                        code,
-                        format!("the checkpoint: {why}"),
-                        "`rowbust checkpoint set` puts another position there",
-                    );
-                    return Ok(());
-                }
-            };
-            let newest = start::latest(&mut conn, &known).await?.position;
-            if newest.gtids != position.gtids {
-                mark = Some(retention::Mark {
-                    file: saved.file.clone(),
-                    commit_time: u64::from(saved.commit_time),
-                });
-            }
-            let moved = saved.source != known.identity;
-            let mut resumed = start::resume(&mut conn, &known, &position, false).await.map(|_| ());
-            if moved && resumed.is_ok() && !config.source.policies.lossless {
-                let what = format!(
-                    "another server answers: {}, before it was {}; what the old one sent to nobody is lost",
-                    known.identity, saved.source
-                );
-                let help = "look at `source.url`; `source.on_gap: flush` removes all mapped keys and goes on, `source.lossless: true` says that \
-                            nothing is ever lost";
-                resumed = Err(SourceError::Gap { what, help: help.into() });
-            }
-            match resumed {
-                Ok(()) => {
-                    group.ok(code, format!("goes on at the checkpoint, {}:{}", saved.file, saved.position))
-                }
-                Err(SourceError::Refused(refusal)) => group.error(code, refusal.what, refusal.help),
-                Err(SourceError::Gap { what, .. }) if config.source.policies.on_gap == Policy::Flush => group
-                    .warning(
-                        code,
-                        format!("a gap: {what}"),
-                        "`source.on_gap: flush` will remove every key of the mappings, and go on",
-                    ),
-                Err(SourceError::Gap { what, help }) => group.error(code, format!("a gap: {what}"), help),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    conn.disconnect().await.ok();
-    keeps(&connector, mark.as_ref(), group).await
-}
-
-/// Less than this is a night without anybody.
-const SHORT: u64 = 24 * 3600;
-
-async fn keeps(
-    connector: &Connector,
-    mark: Option<&retention::Mark>,
-    group: &mut Group,
-) -> Result<(), SourceError> {
-    let code = "source.retention";
-    let kept = retention::sample(connector).await?;
-    let raise = "SET GLOBAL binlog_expire_logs_seconds=259200 (three days; MariaDB before 10.6: expire_logs_days=3), also in the server's configuration";
-    let Some(retention) = kept.retention else {
-        group.ok(code, "binlogs are kept until somebody purges them");
-        return Ok(());
-    };
-    let lag = mark.map(|mark| kept.now.saturating_sub(mark.commit_time));
-    let behind = lag.map_or("nothing is behind the checkpoint".to_owned(), |lag| {
-        format!("the checkpoint's last commit is {lag} s old")
-    });
-    let shown = show_duration(retention);
-    match kept.left(mark) {
-        Some(left) if left.is_zero() => group.error(
-            code,
-            format!(
-                "binlogs are kept for {shown} and the checkpoint's may be purged at any moment; {behind}"
-            ),
-            format!("start the daemon now, and {raise}"),
-        ),
-        Some(left) if left < retention / 4 => group.warning(
-            code,
-            format!("binlogs are kept for {shown}, of which {} s are left; {behind}", left.as_secs()),
-            format!("start the daemon soon, and {raise}"),
-        ),
-        _ if retention.as_secs() < SHORT => group.warning(
-            code,
-            format!("binlogs are kept for {shown} only; {behind}"),
-            format!("keep them for longer than an outage may last: {raise}"),
-        ),
-        _ => group.ok(code, format!("binlogs are kept for {shown}; {behind}")),
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_free_id_is_free() {
-        let replicas = vec![(8, String::new()), (9, String::new())];
-        assert_eq!(free_id(7, 1, &replicas), 10);
-        assert_eq!(free_id(7, 10, &replicas), 11);
-        assert_eq!(free_id(u32::MAX, 1, &[(u32::MAX, String::new())]), 1);
-    }
 }

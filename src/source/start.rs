@@ -298,7 +298,7 @@ async fn maria_at(conn: &mut Conn, at: Coordinates) -> Result<Begin, SourceError
     }
 }
 
-pub(super) async fn binary_logs(conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
+pub(crate) async fn binary_logs(conn: &mut Conn) -> Result<Vec<(String, u64)>, SourceError> {
     let rows: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await?;
     Ok(rows
         .iter()

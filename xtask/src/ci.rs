@@ -41,6 +41,18 @@ impl Step {
     }
 }
 
+/// What the tests must not skip.
+macro_rules! required {
+    () => {
+        "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,chromium,prometheus,compose"
+    };
+}
+
+/// Helm is built by Go, which not every machine has: elsewhere the workflow's job `chart` renders the chart.
+fn helm_can_be_had() -> bool {
+    ["helm", "go"].iter().any(|program| find_program(program).is_some())
+}
+
 fn steps(quick: bool) -> Vec<Step> {
     let lint = "clippy --workspace --all-targets --all-features -- -D warnings";
     let document = "doc --workspace --no-deps --all-features";
@@ -52,10 +64,11 @@ fn steps(quick: bool) -> Vec<Step> {
         Step::cargo(&[("RUSTDOCFLAGS", "-D warnings")], document),
     ];
     if !quick {
-        let required = &[(
-            "ROWBUST_REQUIRE",
-            "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,chromium,prometheus,compose",
-        )];
+        let required: &'static [_] = if helm_can_be_had() {
+            &[("ROWBUST_REQUIRE", concat!(required!(), ",helm"))]
+        } else {
+            &[("ROWBUST_REQUIRE", required!())]
+        };
         steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
         steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
         steps.push(Step::cargo(&[], "xtask demo --small"));
@@ -101,6 +114,9 @@ fn prepare(quick: bool) -> Result<()> {
     }
     if !quick {
         install::ensure(&[&Need::SERVERS[..], &[Need::Chromium, Need::Prometheus, Need::Compose]].concat())?;
+        if helm_can_be_had() {
+            install::ensure(&[Need::Helm])?;
+        }
     }
     Ok(())
 }

@@ -233,6 +233,13 @@ impl Redis {
         self.run_flag(Script::FillFenced, &[key, lock], &[fence.as_bytes(), value, ms.as_bytes()]).await
     }
 
+    /// Removes a key; who took its lock before may no longer fill.
+    pub(crate) async fn remove_fenced(&self, key: &str, lock: &str, keep: Duration) -> Result<(), Error> {
+        self.run_flag(Script::RemoveFenced, &[key, lock], &[millis(keep).to_string().as_bytes()])
+            .await
+            .map(drop)
+    }
+
     /// Notes deletes that are due in `delay`.
     pub(crate) async fn owe(&self, list: &str, delay: Duration, members: &[Vec<u8>]) -> Result<(), Error> {
         let ms = millis(delay).to_string();

@@ -42,7 +42,12 @@ impl Context {
         step: Step,
         keys: impl Iterator<Item = &'a str>,
     ) -> Result<(), Error> {
-        let removed = join_all(keys.map(async |key| (key, self.remove(step, key).await))).await;
+        self.removed(join_all(keys.map(async |key| (key, self.remove(step, key).await))).await)
+    }
+
+    /// # Errors
+    /// Which keys were not removed.
+    pub(crate) fn removed(&self, removed: Vec<(&str, Result<(), Error>)>) -> Result<(), Error> {
         let mut failed = removed.into_iter().filter_map(|(key, done)| Some((key.to_owned(), done.err()?)));
         let Some((first, source)) = failed.next() else { return Ok(()) };
         count(&self.counters.not_removed);

@@ -7,11 +7,13 @@
 //!   refresh, a limit and a breaker.
 //! - [`ReadSource`]: tells a loader where to read, and when it may begin.
 //! - [`Redis`]: one server, a cluster, or a master by way of sentinels.
+//! - [`adapter`]: pools of connections by member, for `mysql_async` and `sqlx`.
 //! - [`Hooks`]: hold a strategy up between its steps, for tests.
 //!
 //! Guarantees: no panic on any reply; bytes that are no such value are never handed out; intervals are measured by the monotonic clock,
 //! or by Redis' own. May depend on `rowbust-protocol`; never on Kafka, a MySQL driver (but for the adapters behind features) or openssl.
 
+pub mod adapter;
 mod change;
 mod client;
 mod codec;

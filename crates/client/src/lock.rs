@@ -1,7 +1,8 @@
 //! Read and write locks beside a key: owner tokens, a watchdog, a fence.
 //!
 //! Guarantees: a lock is renewed for as long as its guard lives and its process runs, and no longer; giving back takes only one's own. The
-//! fence that a guard tells is another one whenever a writer has held the lock in between, or Redis has lost the lock's memory. Times are
+//! fence that a guard tells is another one whenever a writer has taken the lock or removed the key in between, or Redis has lost the lock's
+//! memory. Times are
 //! the server's. *Not* guaranteed, as no lock with an expiry can: that the holder still has it at the moment at which it acts. That is
 //! what the fence is for. May depend on `commands` and `stats`.
 
@@ -108,6 +109,16 @@ pub(crate) async fn take_all(locks: Locks, cx: &Context, change: &Change) -> Res
         taken.push(locks.take(cx, key, true).await?);
     }
     Ok(taken)
+}
+
+/// Removes the keys of a change; who took their locks before may no longer fill. That counts where the writer's own lock has expired, and
+/// a reader has read the old row since.
+pub(crate) async fn remove_all_fenced(cx: &Context, change: &Change) -> Result<(), Error> {
+    let remove = async |key| {
+        cx.before(Step::Delete, key).await;
+        (key, async { cx.redis.remove_fenced(key, &beside("lock", key)?, KEEP).await }.await)
+    };
+    cx.removed(futures_util::future::join_all(change.keys().map(remove)).await)
 }
 
 /// Gives back what [`take_all`] took.

@@ -120,19 +120,27 @@ async fn write_cache_then_db_keeps_the_value_of_the_writer_that_commits_first() 
 }
 
 #[tokio::test]
-async fn write_through_refuses_a_slow_fill_unless_the_entry_was_evicted() {
+async fn write_through_orders_writers_and_keeps_what_a_slow_reader_fills() {
     let Some(cache) = Cache::start(Need::Redis) else { return };
-    let db = Db::with(KEY, 1);
+    let (db, stops) = (Db::with(KEY, 0), Arc::new(Stops::default()));
+    let slow = cache.held(WriteThrough::new(), &stops).await;
+    let set = stops.at(Step::Set);
+    let first = writing(&slow, &db, 1);
+    set.reached().await;
+    let impatient = cache.client(WriteThrough::new().wait(Duration::from_millis(5))).await;
+    let refused = db.put(&impatient, KEY, 2).await.unwrap_err();
+    assert!(matches!(refused, rowbust_client::Error::LockBusy { .. }), "{refused}");
+    assert_eq!(db.read(KEY), Some(1), "updated without the lock");
+    set.go();
+    first.await.unwrap();
     let writer = cache.client(WriteThrough::new()).await;
-    let write = async || writing(&writer, &db, 2).await.unwrap();
-    assert_eq!(slow_reader(&cache, WriteThrough::new(), &db, write).await.as_deref(), Some("2"));
+    writing(&writer, &db, 2).await.unwrap();
+    assert_eq!(cache.get(KEY).as_deref(), Some("2"));
+
     cache.unlink(KEY);
-    let write_and_evict = async || {
-        writing(&writer, &db, 3).await.unwrap();
-        cache.unlink(KEY);
-    };
-    assert_eq!(slow_reader(&cache, WriteThrough::new(), &db, write_and_evict).await.as_deref(), Some("2"));
-    assert_eq!(db.read(KEY), Some(3));
+    let write = async || writing(&writer, &db, 3).await.unwrap();
+    let held = slow_reader(&cache, WriteThrough::new(), &db, write).await;
+    assert_eq!((held.as_deref(), db.read(KEY)), (Some("2"), Some(3)));
 }
 
 #[tokio::test]
@@ -200,6 +208,33 @@ async fn a_lock_that_expires_in_a_pause_is_seen_by_the_fence() {
     assert_eq!(held, None);
     let stats = client.stats();
     assert_eq!((stats.refused, stats.fills, stats.locks_lost), (1, 0, 1));
+}
+
+/// A writer whose lock is gone before it updates; a reader takes the lock meanwhile, and loads.
+async fn writers_lock_expires(cache: &Cache, strategy: fn() -> LockSerialized) -> (Option<String>, u64) {
+    let (db, stops) = (Db::with(KEY, 1), Arc::new(Stops::default()));
+    let slow = cache.held(strategy(), &stops).await;
+    let (update, fill) = (stops.at(Step::Update), stops.at(Step::Fill));
+    let writer = writing(&slow, &db, 2);
+    update.reached().await;
+    // As if its watchdog had stood still.
+    let lock = format!("rowbust:lock:{{{KEY}}}");
+    cache.server.cli(&["HDEL", &lock, "writer", "until"]).unwrap();
+    let reader = reading(&slow, &db);
+    fill.reached().await;
+    update.go();
+    writer.await.unwrap();
+    fill.go();
+    assert_eq!((reader.await.unwrap(), db.read(KEY)), (Some(1), Some(2)));
+    (cache.get(KEY), slow.stats().refused)
+}
+
+#[tokio::test]
+async fn a_delete_moves_the_fence_for_the_writers_lock_may_have_expired() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    assert_eq!(writers_lock_expires(&cache, LockSerialized::new).await, (None, 1));
+    let (held, refused) = writers_lock_expires(&cache, LockSerialized::unfenced).await;
+    assert_eq!((held.as_deref(), refused), (Some("1"), 0));
 }
 
 #[tokio::test]

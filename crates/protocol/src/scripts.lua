@@ -99,9 +99,19 @@ end
 return math.min(had, 1)
 
 --@ fill_fenced
--- KEYS: key, lock. ARGV: fence, value, milliseconds. 1: filled; 0: refused, for a writer held the lock since, or its memory is gone.
+-- KEYS: key, lock. ARGV: fence, value, milliseconds. 1: filled; 0: refused, for a writer took the lock or removed the key since, or
+-- the lock's memory is gone.
 if redis.call('HGET', KEYS[2], 'fence') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+
+--@ remove_fenced
+-- KEYS: key, lock. ARGV: milliseconds that the lock's memory is kept. Removes the key; who took the lock before may no longer fill. 1.
+local time = redis.call('TIME')
+local fence = math.max((tonumber(redis.call('HGET', KEYS[2], 'fence')) or 0) + 1, time[1] * 1000000 + time[2])
+redis.call('HSET', KEYS[2], 'fence', string.format('%.0f', fence))
+redis.call('PEXPIRE', KEYS[2], ARGV[1])
+redis.call('DEL', KEYS[1])
 return 1
 
 --@ owe

@@ -28,6 +28,8 @@ pub enum Script {
     Unlock,
     /// Fills a key unless a writer has held the lock since.
     FillFenced,
+    /// Removes a key, and with it the right to fill of who took its lock before.
+    RemoveFenced,
     /// Notes deletes that are due later.
     Owe,
     /// Takes deletes that are due.
@@ -38,7 +40,7 @@ pub enum Script {
 
 impl Script {
     /// All of them, in the file's order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Lease,
         Self::Fill,
         Self::Release,
@@ -46,6 +48,7 @@ impl Script {
         Self::Renew,
         Self::Unlock,
         Self::FillFenced,
+        Self::RemoveFenced,
         Self::Owe,
         Self::Take,
         Self::Settle,
@@ -71,7 +74,8 @@ impl Script {
             Self::Lock => ("lock", "de71b21ca0636206d247598c2bc1ca4e2a97f5fb"),
             Self::Renew => ("renew", "ea4ea385d57af727f431e4fa329b2a3010409d22"),
             Self::Unlock => ("unlock", "e43c8e71179abd41267b3e68dcc11e7d5e9faef5"),
-            Self::FillFenced => ("fill_fenced", "1a8e9b9a56610959135b1a4ee02253ab32a1476e"),
+            Self::FillFenced => ("fill_fenced", "c911e33f3b8ba650f3d515ecd4f554f8530d2ab2"),
+            Self::RemoveFenced => ("remove_fenced", "71683c92b04e56bbc0fb980518f5a796cdc5e043"),
             Self::Owe => ("owe", "47f4f22ba85f9419d78cd54e1a839452aca6ce1e"),
             Self::Take => ("take", "209480103acf2ed42d0b53918949fad51f9dbeb8"),
             Self::Settle => ("settle", "8fff651caaecd70b2abe1751f5465404a0eb99fc"),

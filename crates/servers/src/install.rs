@@ -41,14 +41,14 @@ pub enum Need {
     Kafka,
     /// sysbench, a load generator.
     Sysbench,
-    /// Chromium, for the admin page.
-    Chromium,
     /// Prometheus 3 or newer, with promtool.
     Prometheus,
     /// Docker Compose 2.20 or newer, for what needs no engine.
     Compose,
     /// Helm 3.12 or newer.
     Helm,
+    /// Chromium, for the admin page.
+    Chromium,
 }
 
 impl Need {
@@ -75,10 +75,10 @@ impl Need {
             Self::Valkey => "valkey",
             Self::Kafka => "kafka",
             Self::Sysbench => "sysbench",
-            Self::Chromium => "chromium",
             Self::Prometheus => "prometheus",
             Self::Compose => "compose",
             Self::Helm => "helm",
+            Self::Chromium => "chromium",
         }
     }
 
@@ -158,14 +158,14 @@ pub struct Installed {
     pub kafka: Option<KafkaPrograms>,
     /// The program `sysbench`.
     pub sysbench: Option<PathBuf>,
-    /// Chromium, or Chrome.
-    pub chromium: Option<PathBuf>,
     /// Prometheus' programs.
     pub prometheus: Option<PrometheusPrograms>,
     /// The program `docker-compose`.
     pub compose: Option<PathBuf>,
     /// The program `helm`.
     pub helm: Option<PathBuf>,
+    /// Chromium, or Chrome.
+    pub chromium: Option<PathBuf>,
 }
 
 impl Installed {
@@ -182,10 +182,10 @@ impl Installed {
             valkey: wanted(Need::Valkey).then(RedisPrograms::find_valkey).flatten(),
             kafka: wanted(Need::Kafka).then(KafkaPrograms::find).flatten(),
             sysbench: wanted(Need::Sysbench).then(|| find_program("sysbench")).flatten(),
-            chromium: wanted(Need::Chromium).then(find_chromium).flatten(),
             prometheus: wanted(Need::Prometheus).then(PrometheusPrograms::find).flatten(),
             compose: wanted(Need::Compose).then(find_compose).flatten(),
             helm: wanted(Need::Helm).then(crate::helm::find).flatten(),
+            chromium: wanted(Need::Chromium).then(find_chromium).flatten(),
         }
     }
 
@@ -201,10 +201,10 @@ impl Installed {
             Need::Valkey => self.valkey.is_some(),
             Need::Kafka => self.kafka.is_some(),
             Need::Sysbench => self.sysbench.is_some(),
-            Need::Chromium => self.chromium.is_some(),
             Need::Prometheus => self.prometheus.is_some(),
             Need::Compose => self.compose.is_some(),
             Need::Helm => self.helm.is_some(),
+            Need::Chromium => self.chromium.is_some(),
         }
     }
 }
@@ -272,10 +272,10 @@ impl Need {
             Self::Valkey => "`valkey-server --version` must say 8 or newer",
             Self::Kafka => "`java -version` must say 17 or newer",
             Self::Sysbench => "sysbench must be in PATH",
-            Self::Chromium => "chromium or google-chrome must be in PATH, and not be a snap",
             Self::Prometheus => "`prometheus --version` must say 3.x, and promtool be in PATH",
             Self::Compose => "`docker-compose --version` must say 2.20 or newer",
             Self::Helm => "`helm version` must say 3.12 or newer",
+            Self::Chromium => "chromium or google-chrome must be in PATH, and not be a snap",
         }
     }
 }
@@ -334,18 +334,6 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|p| p.is_file())
 }
 
-/// Ubuntu's package holds a script that asks for a snap; where that is all, Chrome may be there.
-fn find_chromium() -> Option<PathBuf> {
-    let is_snap = |program: &Path| {
-        let mut begin = Vec::new();
-        let read = std::fs::File::open(program).and_then(|file| file.take(4096).read_to_end(&mut begin));
-        program.starts_with("/snap")
-            || read.is_ok() && String::from_utf8_lossy(&begin).contains("snap install")
-    };
-    let names = ["chromium", "google-chrome", "google-chrome-stable", "chromium-browser"];
-    names.into_iter().filter_map(find_program).find(|program| !is_snap(program))
-}
-
 /// Docker Compose 2 in `PATH`, else the one unpacked in the cache.
 fn find_compose() -> Option<PathBuf> {
     let in_path = || {
@@ -357,6 +345,18 @@ fn find_compose() -> Option<PathBuf> {
         let unpacked = fetch_sid::newest(&fetch_sid::COMPOSE)?.join("bin/docker-compose");
         unpacked.is_file().then_some(unpacked)
     })
+}
+
+/// Ubuntu's package holds a script that asks for a snap; where that is all, Chrome may be there.
+fn find_chromium() -> Option<PathBuf> {
+    let is_snap = |program: &Path| {
+        let mut begin = Vec::new();
+        let read = std::fs::File::open(program).and_then(|file| file.take(4096).read_to_end(&mut begin));
+        program.starts_with("/snap")
+            || read.is_ok() && String::from_utf8_lossy(&begin).contains("snap install")
+    };
+    let names = ["chromium", "google-chrome", "google-chrome-stable", "chromium-browser"];
+    names.into_iter().filter_map(find_program).find(|program| !is_snap(program))
 }
 
 /// Runs a command to its end with its output kept; an error holds the command and what it printed.

@@ -40,7 +40,12 @@ fn granted(site: &Site, servers: &[&Redis], needed: &[&str]) -> Result<()> {
     apply(servers, &line)?;
     for _ in 0..3 {
         let checked = site.check()?;
-        let lines = [checked.of("redis.commands", "error"), checked.of("redis.keys", "error")].concat();
+        let lines = [
+            checked.of("redis.commands", "error"),
+            checked.of("redis.keys", "error"),
+            checked.of("redis.marks", "warning"),
+        ]
+        .concat();
         for line in &lines {
             apply(servers, line)?;
         }
@@ -50,6 +55,7 @@ fn granted(site: &Site, servers: &[&Redis], needed: &[&str]) -> Result<()> {
     }
     let checked = site.check()?;
     checked.has("redis.keys", "ok", "")?;
+    checked.has("redis.marks", "ok", "")?;
     let line = checked.has("redis.commands", "ok", "may run")?;
     for right in needed {
         ensure!(line.text.contains(right), "no {right}: {line:?}");
@@ -63,7 +69,7 @@ fn granted(site: &Site, servers: &[&Redis], needed: &[&str]) -> Result<()> {
     // Nothing stays there.
     for server in servers {
         let keys = tokio::task::block_in_place(|| server.cli(&["--scan", "--pattern", "*rowbust-check*"]))?;
-        ensure!(keys.lines().all(|key| key.is_empty() || key.starts_with("rowbust:wait")), "{keys}");
+        ensure!(keys.lines().all(|key| key.is_empty() || key.starts_with("rowbust:")), "{keys}");
     }
     Ok(())
 }
@@ -85,7 +91,7 @@ async fn rights_of_one_server() -> Result<()> {
         servers.redis.port()
     );
     let checked = site.check()?;
-    let line = checked.has("redis.commands", "error", "set, wait")?;
+    let line = checked.has("redis.commands", "error", "wait")?;
     apply(&[&servers.redis], &line)?;
     let checked = site.check()?;
     checked.has("redis.commands", "ok", "wait")?;
@@ -128,11 +134,11 @@ async fn rights_on_a_cluster() -> Result<()> {
     tokio::task::block_in_place(|| nodes[1].cli(&["ACL", "SETUSER", "rowbust", "-hdel"]))?;
     site.check()?.has("redis.commands", "error", "hdel")?;
     // A slot without a master.
-    tokio::task::block_in_place(|| nodes[2].cli(&["ACL", "SETUSER", "rowbust", "+hdel"]))?;
+    tokio::task::block_in_place(|| nodes[1].cli(&["ACL", "SETUSER", "rowbust", "+hdel"]))?;
     tokio::task::block_in_place(|| {
         nodes.iter().try_for_each(|n| n.cli(&["CLUSTER", "DELSLOTS", "0"]).map(|_| ()))
     })?;
-    site.check()?.has("redis.cluster", "error", "16383 of 16384")?;
+    site.check()?.has("redis.cluster", "error", "")?;
     Ok(())
 }
 

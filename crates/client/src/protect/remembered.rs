@@ -16,8 +16,11 @@ use crate::commands::Cached;
 pub(crate) struct Remembered {
     half: usize,
     max_age: Duration,
-    generations: Mutex<[HashMap<String, (Instant, Arc<Cached>)>; 2]>,
+    generations: Mutex<[Generation; 2]>,
 }
+
+/// When each was seen, and what.
+type Generation = HashMap<String, (Instant, Arc<Cached>)>;
 
 impl Remembered {
     pub(crate) fn new(entries: usize, max_age: Duration) -> Self {

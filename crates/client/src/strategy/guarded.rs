@@ -66,9 +66,9 @@ pub(crate) struct Leases {
     pub(crate) pool: Option<String>,
 }
 
-/// The pool's key for a target of this name.
-fn pool_key(target: &str) -> String {
-    format!("rowbust:pool:{target}")
+/// Where the pool of the source of this name is published.
+fn pool_key(source: &str) -> String {
+    format!("rowbust:pool:{source}")
 }
 
 impl Default for Leases {
@@ -88,7 +88,7 @@ impl Default for Guarded {
 }
 
 impl Guarded {
-    /// Leases of 5 s, 100 ms of waiting for another's fill, the pool of the target `main`.
+    /// Leases of 5 s, 100 ms of waiting for another's fill, the pool of the source `main`.
     #[must_use]
     pub fn new() -> Self {
         Self { leases: Leases::default() }
@@ -109,9 +109,9 @@ impl Guarded {
         self
     }
 
-    /// The name of the target in the daemon's configuration (`redis:`), whose pool of read sources counts. Default: `main`.
+    /// The daemon's `source.name`, under which it publishes the pool of read sources. Default: `main`.
     #[must_use]
-    pub fn target(mut self, name: &str) -> Self {
+    pub fn source_name(mut self, name: &str) -> Self {
         self.leases.pool = Some(pool_key(name));
         self
     }

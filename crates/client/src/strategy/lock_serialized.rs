@@ -9,15 +9,16 @@ use crate::{
     Error, Step,
     change::Change,
     context::Context,
-    lock::{Locks, release_all, take_all},
+    lock::{Locks, release_all, remove_all_fenced, take_all},
 };
 
 /// `lock-serialized`: readers that fill and writers exclude each other by a lock in Redis; the fill checks the lock's fence.
 /// `lock-serialized-unfenced` ([`LockSerialized::unfenced`]) doesn't, for comparison.
 ///
 /// # Steps
-/// - Read: `GET`. On a miss: read lock (shared by readers), load, `SET` if no writer has held the lock since, unlock.
-/// - Write: write lock, update the database, `UNLINK`, unlock. A change of several keys takes their locks in the keys' order.
+/// - Read: `GET`. On a miss: read lock (shared by readers), load, `SET` if the fence is what it was, unlock.
+/// - Write: write lock, which moves the fence; update the database; `UNLINK`, which moves the fence once more, for the writer's own lock
+///   may have expired and a reader be at work; unlock. A change of several keys takes their locks in the keys' order.
 ///
 /// Locks have an owner's token, are renewed by a watchdog for as long as they are held, and last for [`LockSerialized::hold`] after a
 /// process has died. A writer that waits lets no further readers in. The lock stands beside the key, in its cluster slot.
@@ -136,7 +137,10 @@ impl Strategy for LockSerialized {
         _: bool,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let removed = cx.remove_all(Step::Delete, change.keys()).await;
+            let removed = match self.fenced {
+                true => remove_all_fenced(cx, change).await,
+                false => cx.remove_all(Step::Delete, change.keys()).await,
+            };
             release_all(cx, change, prepared.locks).await;
             removed
         })

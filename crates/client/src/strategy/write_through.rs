@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{Prepared, Right, Sealed, Strategy, Ticket};
+use super::{Prepared, Sealed, Strategy};
 use crate::{
     Error, Step,
     change::Change,
@@ -12,10 +12,10 @@ use crate::{
     lock::{Locks, release_all, take_all},
 };
 
-/// `write-through`: a write takes the key's lock, updates the database and sets the new value; readers fill only what is still empty.
+/// `write-through`: a write takes the key's lock, updates the database and sets the new value.
 ///
 /// # Steps
-/// - Read: `GET`; on a miss: load, `SET NX`.
+/// - Read: `GET`; on a miss: load, `SET`.
 /// - Write: lock, update the database, `SET` the new value ([`Change::value`]), unlock. If the update fails, `UNLINK` in place of `SET`.
 ///
 /// # Cost
@@ -26,14 +26,13 @@ use crate::{
 /// |---|---|---|---|
 /// | GET: nothing, load: 1 | | – | 1 |
 /// | | lock, update to 2, SET 2, unlock | 2 | 2 |
-/// | | *the entry is evicted, or removed* | – | 2 |
-/// | SET NX 1 | | **1** | 2 |
+/// | SET 1 | | **1** | 2 |
 ///
-/// A writer that stands still for longer than its lock lasts makes `write-db-then-cache`'s race, and one that dies before its `SET`
+/// The lock orders writers, not readers. A writer that stands still for longer than its lock lasts makes `write-db-then-cache`'s race, and one that dies before its `SET`
 /// leaves the old value. Whoever writes the row otherwise isn't seen at all.
 ///
 /// # When it is enough
-/// Where all writers use it, nothing else removes keys, and Redis doesn't evict (`noeviction`).
+/// Where all writers use it, reads of a fresh write must hit, and a value that is old for a TTL harms nobody.
 ///
 /// ```no_run
 /// # async fn example(redis: rowbust_client::Redis) -> Result<(), rowbust_client::Error> {
@@ -75,24 +74,6 @@ impl Sealed for WriteThrough {}
 impl Strategy for WriteThrough {
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn fill<'a>(
-        &'a self,
-        cx: &'a Context,
-        key: &'a str,
-        ticket: Ticket,
-        value: &'a [u8],
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, Error>> {
-        Box::pin(async move {
-            cx.before(Step::Fill, key).await;
-            let filled = cx.redis.set_new(key, value, ttl).await;
-            if let Right::Rebuild(..) = &ticket.0 {
-                super::abandon(cx, key, ticket).await;
-            }
-            filled
-        })
     }
 
     fn before_write<'a>(

@@ -44,13 +44,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "rowbust.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $checkpoint := default dict $config.checkpoint -}}
-{{- if and (gt (int .Values.replicas) 1) (not (or $checkpoint.redis $checkpoint.kafka)) -}}
-{{- fail "replicas above 1 need a checkpoint that they share: config.checkpoint.redis or config.checkpoint.kafka" -}}
+{{- $shared := or $checkpoint.redis $checkpoint.kafka -}}
+{{- if and (not $shared) (not .Values.existingClaim) -}}
+{{- fail "the checkpoint must outlive a pod: config.checkpoint.redis or config.checkpoint.kafka, or, for one pod, existingClaim" -}}
+{{- end -}}
+{{- if and .Values.existingClaim (gt (int .Values.replicas) 1) -}}
+{{- fail "existingClaim is for one pod: replicas above 1 need a checkpoint that they share, config.checkpoint.redis or config.checkpoint.kafka" -}}
 {{- end -}}
 {{- if and .Values.adminTokenKey (not .Values.existingSecret) -}}
 {{- fail "adminTokenKey is a key of existingSecret, which is not set" -}}
 {{- end -}}
-{{- if not (or $checkpoint.redis $checkpoint.kafka $checkpoint.path) -}}
+{{- if not (or $shared $checkpoint.path) -}}
 {{- $_ := set $config "checkpoint" (mergeOverwrite (dict "path" "/var/lib/rowbust/checkpoint") $checkpoint) -}}
 {{- end -}}
 {{- if not $config.retry -}}

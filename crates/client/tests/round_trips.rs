@@ -1,0 +1,80 @@
+//! How many round trips each strategy makes, counted by the commands that a real Redis is sent: all of one call follow each other, but for
+//! the `PTTL` that goes out together with its `GET`.
+//!
+//! The table is part of the strategies' rustdoc page; `UPDATE_DOCS=1` writes it anew.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use rowbust_client::{
+    Client, Error, Redis,
+    strategy::{
+        Binlog, BinlogLease, BinlogTwice, CacheAside, DelayedDoubleDelete, DeleteFirst, Guarded,
+        LockSerialized, LogicalExpiry, Strategy, TtlOnly, WriteCacheThenDb, WriteDbThenCache, WriteThrough,
+    },
+};
+use rowbust_servers::Need;
+use support::{Cache, Db, settings};
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/strategy/round_trips.md");
+
+fn strategies() -> Vec<(Arc<dyn Strategy>, &'static str)> {
+    vec![
+        (Arc::new(TtlOnly), ""),
+        (Arc::new(CacheAside), ""),
+        (Arc::new(DeleteFirst), ""),
+        (Arc::new(WriteDbThenCache), ""),
+        (Arc::new(WriteCacheThenDb), ""),
+        (Arc::new(WriteThrough::new()), ""),
+        // Its second delete comes later than this test.
+        (Arc::new(DelayedDoubleDelete::new(Duration::from_secs(3600))), ""),
+        (Arc::new(LockSerialized::new()), ""),
+        (Arc::new(LockSerialized::unfenced()), ""),
+        (Arc::new(LogicalExpiry::new()), ""),
+        (Arc::new(Binlog), ""),
+        (Arc::new(BinlogTwice), ""),
+        (Arc::new(BinlogLease::new()), ""),
+        (Arc::new(Guarded::new()), ""),
+        (Arc::new(Guarded::new().primary_only()), ", `primary_only`"),
+    ]
+}
+
+#[tokio::test]
+async fn the_table_says_what_is_sent() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let mut table = String::from(
+        "| strategy | hit | miss, beside the load | write, beside the update |\n|---|---|---|---|\n",
+    );
+    for (strategy, variant) in strategies() {
+        cache.server.cli(&["FLUSHALL"]).unwrap();
+        let name = strategy.name();
+        let redis = cache.redis().await;
+        let client =
+            Client::builder(redis.clone()).strategy_arc(strategy).settings(settings()).build().unwrap();
+        let db = Db::with("k", 1);
+        // Scripts are known from here on, and a background task has had its first turn.
+        db.get(&client, "warm").await.unwrap();
+        db.put(&client, "warm", 1).await.unwrap().into_result().unwrap();
+        let miss = counted(&redis, db.get(&client, "k")).await;
+        let hit = counted(&redis, db.get(&client, "k")).await;
+        let write = counted(&redis, db.put(&client, "k", 2)).await;
+        assert_eq!((db.loads(), client.stats().hits), (2, 1));
+        // GET and PTTL go out together.
+        let together = u64::from(name == "logical-expiry");
+        writeln!(table, "| `{name}`{variant} | {} | {} | {write} |", hit - together, miss - together)
+            .unwrap();
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(PAGE, &table).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(PAGE).unwrap(), table, "UPDATE_DOCS=1 writes it anew");
+}
+
+/// The commands of one call.
+async fn counted<T: std::fmt::Debug>(redis: &Redis, call: impl Future<Output = Result<T, Error>>) -> u64 {
+    let before = redis.commands();
+    call.await.unwrap();
+    redis.commands() - before
+}
