@@ -111,7 +111,7 @@ impl World {
             Action::Leave => env::leave(setup, state, say),
             Action::Join => env::join(setup, state, say),
             Action::Save => env::save(setup, state, say),
-            Action::RollBack => env::roll_back(state, say),
+            Action::RollBack => env::roll_back(setup, state, say),
         }
     }
 

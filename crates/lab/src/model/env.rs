@@ -187,9 +187,10 @@ pub(crate) fn save(setup: &Setup, state: &mut State, say: &mut Say) -> bool {
 }
 
 /// Redis falls back.
-pub(crate) fn roll_back(state: &mut State, say: &mut Say) -> bool {
+pub(crate) fn roll_back(setup: &Setup, state: &mut State, say: &mut Say) -> bool {
     let Some(saved) = state.saved.take() else { return false };
-    let mismatch = saved.redis.mismatch || saved.record_written;
+    // Only another process, or the same one after a resynchronisation, has another state: that is another run.
+    let mismatch = saved.redis.mismatch || saved.record_written || setup.has(Condition::LooksAtRuns);
     state.redis = super::state::Redis { mismatch, ..saved.redis };
     say.it(|| "falls back to the snapshot".into());
     true

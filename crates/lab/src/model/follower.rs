@@ -160,8 +160,14 @@ pub(crate) fn queue_remove(setup: &Setup, state: &mut State, p: u8, say: &mut Sa
     true
 }
 
-fn keeps_record(setup: &Setup) -> bool {
+/// A rollback is noticed some day.
+fn notices(setup: &Setup) -> bool {
     setup.has(Condition::RedisRollback) && !setup.is(Mutant::NoReplay) && !setup.is(Mutant::RollbackByFAlone)
+}
+
+/// A record is compared and set behind each batch of removals.
+fn keeps_record(setup: &Setup) -> bool {
+    notices(setup) && !setup.has(Condition::LooksAtRuns)
 }
 
 /// Compares the record, and writes it with a new number. Finding another one is the detection of a rollback: `false`.
@@ -201,6 +207,28 @@ fn rewind(setup: &Setup, state: &mut State) {
         state.follower.stage[usize::from(p)] = Stage::Unread;
     }
     take_over_record(setup, state);
+    if setup.has(Condition::LooksAtRuns) {
+        // As a restart does: what was removed before anybody noticed counts no longer.
+        forget_removals(state);
+        take_over_pool(state);
+    }
+}
+
+/// Removals behind F don't count as done before they are repeated.
+fn forget_removals(state: &mut State) {
+    let counted = !(u8::MAX << state.redis.published);
+    state.redis.acked &= counted;
+    if let Some(saved) = &mut state.saved {
+        saved.redis.acked &= counted;
+    }
+}
+
+/// What Redis lists counts for visibility, whatever the operator wants.
+fn take_over_pool(state: &mut State) {
+    state.follower.pool = state.redis.pool;
+    state.follower.sources = state.wanted | state.redis.pool;
+    state.follower.sampled = state.visible[usize::from(PRIMARY)];
+    forget_sample(state);
 }
 
 fn take_over_record(setup: &Setup, state: &mut State) {
@@ -208,16 +236,39 @@ fn take_over_record(setup: &Setup, state: &mut State) {
     if let Some(saved) = &mut state.saved {
         saved.record_written = true;
     }
-    state.follower.republish = setup.pool_changes() && !setup.is(Mutant::PoolNotRepublished);
+    state.follower.republish =
+        setup.pool_changes() && !setup.is(Mutant::PoolNotRepublished) && !setup.is(Mutant::IdleRestart);
 }
 
 /// Looks at the record, as the daemon does now and then.
 pub(crate) fn check(setup: &Setup, state: &mut State, say: &mut Say) -> bool {
+    if notices(setup) && setup.has(Condition::LooksAtRuns) {
+        return look(setup, state, say);
+    }
     if !keeps_record(setup) || !state.redis.mismatch {
         return false;
     }
     rewind(setup, state);
     say.it(|| format!("finds an old record: begins again behind change {}", state.redis.published));
+    true
+}
+
+/// Looks at the run and at F, and publishes the newest F on the same connection.
+fn look(setup: &Setup, state: &mut State, say: &mut Say) -> bool {
+    let (found, f) = (state.redis.published, f(setup, state));
+    if !state.redis.mismatch {
+        state.redis.published = f;
+        say.it(|| format!("publishes F = {f}"));
+        return found != f;
+    }
+    let under_way = |stage: &Stage| matches!(stage, Stage::Removed | Stage::Gated);
+    if f == found && !state.follower.stage.iter().any(under_way) {
+        take_over_record(setup, state);
+        say.it(|| "finds another run; nothing was removed since F".into());
+    } else {
+        rewind(setup, state);
+        say.it(|| format!("finds another run: begins again behind change {found}"));
+    }
     true
 }
 
@@ -291,7 +342,7 @@ pub(crate) fn publish_pool(setup: &Setup, state: &mut State, say: &mut Say) -> b
     if state.wanted & state.follower.sources & replica != 0 && may_join(setup, state) {
         pool |= replica;
     }
-    if pool == state.follower.pool && !state.follower.republish {
+    if pool == state.follower.pool && !state.follower.republish && pool == state.redis.pool {
         return false;
     }
     if !setup.is(Mutant::PoolOutsideRecord) && !record(setup, state, say) {
@@ -322,7 +373,7 @@ pub(crate) fn crash(
     {
         return false;
     }
-    let rolled_back = keeps_record(setup) && state.redis.mismatch;
+    let rolled_back = notices(setup) && state.redis.mismatch;
     let mut from = checkpoint;
     state.follower.republish = false;
     if rolled_back {
@@ -330,6 +381,9 @@ pub(crate) fn crash(
             from = from.min(state.redis.published);
         }
         take_over_record(setup, state);
+        if setup.has(Condition::LooksAtRuns) {
+            forget_removals(state);
+        }
     }
     for p in 0..state.commits {
         let (stage, owed) =
@@ -339,10 +393,7 @@ pub(crate) fn crash(
             *owed = Owed::Waiting;
         }
     }
-    state.follower.pool = state.redis.pool;
-    state.follower.sources = state.wanted | state.redis.pool;
-    state.follower.sampled = state.visible[usize::from(PRIMARY)];
-    forget_sample(state);
+    take_over_pool(state);
     say.it(|| format!("killed; begins again behind change {from}"));
     true
 }

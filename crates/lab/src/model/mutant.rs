@@ -58,6 +58,7 @@ mutants! {
     RestartForgetsRecord = "restart-forgets-record", [RedisRollback, FollowerCrash], Coverage, 10, "a restart begins at the checkpoint and takes whatever record Redis holds";
     PoolNotRepublished = "pool-not-republished", [Replica, ReplicaLeaves, RedisRollback], Pool, 15, "after a rollback the removals are repeated, but the pool isn't published again first";
     PoolOutsideRecord = "pool-outside-record", [Replica, ReplicaLeaves, RedisRollback], Pool, 14, "the pool is published without the record, so that a rollback of it alone goes unnoticed";
+    IdleRestart = "idle-restart", [Replica, ReplicaLeaves, RedisRollback, LooksAtRuns], Pool, 16, "where nothing was removed since F, a rollback is passed over, and the pool isn't published again first";
     JoinAtDone = "join-at-done", [Replica, ReplicaJoins], Pool, 12, "a source joins once it has what is done, though the gate of more may have passed";
     QueueBeforeVisibility = "queue-before-visibility", [Window, RedisErrors], Pool, 8, "the queue's consumer removes without waiting for visibility";
     FrontierWithHoles = "frontier-with-holes", [Window, FollowerCrash], Coverage, 12, "the checkpoint is the newest settled change, not the end of the longest settled prefix";

@@ -46,6 +46,7 @@ conditions! {
     CommitFails = "commit-fails": "a commit may be refused",
     RedisErrors = "redis-errors": "a removal may fail; the retry queue then owes it",
     RedisRollback = "redis-rollback": "Redis may fall back to any earlier state of its own (failover, old snapshot)",
+    LooksAtRuns = "looks-at-runs": "a rollback is told, now and then, by the run of Redis' process beside F, as rowbust does; without it by a number written behind each batch of removals",
     LockExpiry = "lock-expiry": "a lock may expire while its holder still works (a pause longer than the lock's time)",
     Backlog = "backlog": "a change seen visible everywhere before its first removal gets that one only",
     PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",

@@ -61,6 +61,13 @@ impl Strategy for Guarded {
                 "Redis falls back, and the replica leaves and joins",
                 &[RedisRollback, ReplicaLeaves, ReplicaJoins],
             ),
+            with("runs", "as rollback-crash, told by runs", &[RedisRollback, FollowerCrash, LooksAtRuns]),
+            with(
+                "runs-pool",
+                "as rollback-pool, told by runs, and the follower may be killed; one write",
+                &[RedisRollback, FollowerCrash, LooksAtRuns, ReplicaLeaves, ReplicaJoins],
+            )
+            .writes(1),
             with(
                 "everything",
                 "all of these at once, for one write",
