@@ -113,9 +113,10 @@ fn head(options: &Options, about: &str, server_id: Option<(u32, &str)>) -> Strin
     out
 }
 
-/// Whether the text is a valid config at that path; `environment` stands for every variable.
+/// The config, if the text is valid at that path. A variable that isn't set stands for any text: an empty one would be a mistake.
 fn parsed(text: &str, file: &Path) -> Result<Config, Box<Report>> {
-    config::parse(text, file, &|name| Some(std::env::var(name).unwrap_or_default())).map_err(Box::new)
+    config::parse(text, file, &|name| Some(std::env::var(name).unwrap_or_else(|_| "not set".to_owned())))
+        .map_err(Box::new)
 }
 
 /// Asks the database and makes the config.
