@@ -51,10 +51,16 @@ fn every_mutant_fails_and_names_its_property() {
 
 #[test]
 fn the_protocol_holds_where_its_mutants_fail() {
-    for mutant in Mutant::ALL {
+    let unmutated = |mutant: &Mutant| {
         let mut case = model::mutant_case(*mutant);
         case.setup.mutant = None;
-        let outcome = check(&case);
+        case
+    };
+    let cases: Vec<Case> = Mutant::ALL.iter().map(unmutated).collect();
+    let limits = Limits { threads: 2, ..Limits::default() };
+    let outcomes = model::check_all(&cases, limits, &|_, _| {}, &|_, _| {}).unwrap();
+    assert_eq!(outcomes.len(), Mutant::ALL.len());
+    for (mutant, outcome) in Mutant::ALL.iter().zip(outcomes) {
         assert!(outcome.holds(), "{}: {:?}", mutant.name(), outcome.violations);
     }
 }
@@ -103,6 +109,8 @@ fn a_bound_that_cuts_is_no_proof() {
     for (limits, bound) in [
         (Limits { depth: whole.depth - 1, ..Limits::default() }, "depth"),
         (Limits { states: 100, ..Limits::default() }, "states"),
+        // Late enough for a value to have been cached: its path is made after the search was stopped.
+        (Limits { states: whole.states - 1, ..Limits::default() }, "states"),
     ] {
         let outcome = model::check(&case, limits, &mut |_| {}).unwrap();
         assert_eq!(outcome.cut, Some(bound));

@@ -450,6 +450,12 @@ fn search(
     for thread in threads {
         thread.join().map_err(|_| CheckError::Panicked { strategy: strategy.name(), setup: setup.name })?;
     }
+    // Paths are made by taking their steps again.
+    checker.model().stop.store(false, Ordering::Relaxed);
+    // Whatever the moment at which the bound was noticed: passed is passed.
+    if checker.unique_state_count() > limits.states {
+        cut = Some("states");
+    }
     let depth = checker.max_depth().saturating_sub(1);
     if limits.depth > 0 && depth > limits.depth {
         cut = Some("depth");
