@@ -37,6 +37,7 @@ fn uncommented(text: &str) -> Vec<String> {
             let guess = line
                 .trim_start()
                 .strip_prefix("# - ")
+                .filter(|guess| guess.starts_with('"'))
                 .or_else(|| line.trim_start().strip_prefix("# when_changed"))?;
             let indent = line.len() - line.trim_start().len();
             let body = if line.contains("# when_changed") {
