@@ -180,6 +180,7 @@ impl Parts {
             lineage: marks.lineage,
             name: config.source.name.clone(),
             from_epoch: marks.from_epoch,
+            servers_leave: config.source.replica_timeout.is_some() && !config.source.replicas.is_empty(),
             expected: marks.expected,
             stats: Arc::clone(&process.published),
             told: Default::default(),

@@ -50,7 +50,7 @@ fn the_newest_are_found_and_memory_is_bounded() {
 #[test]
 fn files_and_gtids_are_those_of_the_note() {
     // Numbers wrap on the way.
-    let mut ring = Ring::numbered(u32::MAX - CAPACITY as u32);
+    let mut ring = Ring::numbered(u32::MAX - u32::try_from(CAPACITY).unwrap());
     let batches = 3 * CAPACITY as u64;
     let name = |batch: u64| format!("b.{:06}", batch / 1000);
     for batch in 1..=batches {

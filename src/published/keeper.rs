@@ -44,6 +44,8 @@ pub struct Keeper {
     pub name: String,
     /// No mark before the checkpoint has come to this epoch: a flush isn't done.
     pub from_epoch: u64,
+    /// Servers may be dropped from the pool of read sources.
+    pub servers_leave: bool,
     /// From the survey.
     pub expected: BTreeMap<String, Published>,
     /// Of the process.
@@ -100,7 +102,9 @@ impl Keeper {
                     written.remove(&one.place);
                     self.expected.insert(one.place.clone(), one.look.as_published());
                 }
-                Verdict::Rewind(mark, _) if self.nothing_is_behind(&mark) => {
+                // The list of read sources may be an old one too, with a server that was dropped since: then each target waits for it again
+                // until the list is written anew, as it does when a life begins.
+                Verdict::Rewind(mark, _) if !self.servers_leave && self.nothing_is_behind(&mark) => {
                     tracing::info!(
                         address = one.master.address(),
                         "redis was restarted, and nothing was removed since its mark"
