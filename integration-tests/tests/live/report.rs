@@ -236,10 +236,18 @@ async fn topics() -> Result<()> {
     // The daemon makes them.
     let mut daemon = Daemon::start(&site.config()?, site.admin, site.path("log"), "")?;
     daemon.ready().await?;
-    let checked = site.check()?;
-    for topic in ["checked.retry.10s", "checked.retry.5m", "checked.dead"] {
-        checked.has("retry.topic", "ok", &format!("{topic}: 12 partitions"))?;
-    }
+    // A topic that was just made has no leader for a moment.
+    let checked = until("the topics", Duration::from_secs(30), async || {
+        let checked = site.check()?;
+        let missing = ["checked.retry.10s", "checked.retry.5m", "checked.dead"]
+            .iter()
+            .find_map(|topic| checked.has("retry.topic", "ok", &format!("{topic}: 12 partitions")).err());
+        Ok(match missing {
+            None => Seen::Done(checked),
+            Some(error) => Seen::NotYet(format!("{error:#}")),
+        })
+    })
+    .await?;
     checked.has("retry.group", "ok", "checked.rowbust")?;
     // And is seen.
     checked.has("machine.admin", "ok", "a rowbust answers")?;

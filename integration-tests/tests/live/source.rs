@@ -1,6 +1,9 @@
 //! The server that is followed: each setting, each right, the id, the place.
 
+use std::time::Duration;
+
 use rowbust_integration_tests::on_both;
+use rowbust_integration_tests::wait::{Seen, until};
 
 use super::*;
 
@@ -187,7 +190,7 @@ async fn places(flavor: Flavor) -> Result<()> {
     let mut daemon = Daemon::start(&site.config()?, site.admin, site.path("log"), "")?;
     daemon.ready().await?;
     run(&mut conn, &["INSERT INTO shop.t VALUES (1)"]).await?;
-    daemon.sigterm(std::time::Duration::from_secs(30)).await?;
+    daemon.sigterm(Duration::from_secs(30)).await?;
     let checked = site.check()?;
     checked.has("machine.checkpoint", "ok", "binlog.")?;
     checked.has("source.start", "ok", "goes on at the checkpoint")?;
@@ -195,7 +198,16 @@ async fn places(flavor: Flavor) -> Result<()> {
 
     run(&mut conn, &["INSERT INTO shop.t VALUES (2)", "FLUSH BINARY LOGS"]).await?;
     let (newest, _) = servers.db.newest(&mut conn).await?;
-    run(&mut conn, &["INSERT INTO shop.t VALUES (3)", &format!("PURGE BINARY LOGS TO '{newest}'")]).await?;
+    run(&mut conn, &["INSERT INTO shop.t VALUES (3)"]).await?;
+    // A file that the daemon's connection still has open stays, until the server has seen that nobody is there.
+    until("the file is purged", Duration::from_secs(60), async || {
+        let mut conn = servers.db.connect().await?;
+        run(&mut conn, &[&format!("PURGE BINARY LOGS TO '{newest}'")]).await?;
+        let oldest: Option<mysql_async::Row> = conn.query_first("SHOW BINARY LOGS").await?;
+        let oldest: String = oldest.and_then(|row| row.get(0)).unwrap_or_default();
+        Ok(Seen::check(oldest == newest, || oldest))
+    })
+    .await?;
     let checked = site.check()?;
     checked.has("source.start", "error", "gap")?;
     ensure!(checked.exit == 78, "{:#}", checked.value);
