@@ -120,7 +120,8 @@ async fn resharding_under_load() -> Result<()> {
     }
     run.goes_on(30).await?;
     let redirects = run.daemon.metric(telemetry::REDIRECTS).await?;
-    ensure!(redirects >= 10.0, "void: {redirects} redirects");
+    // Most slots are known to have moved before a removal is sent there: the marks' keeper looks every second.
+    ensure!(redirects >= 3.0, "void: {redirects} redirects");
     ensure!(run.daemon.metric(telemetry::BREAKER_OPENED).await? == 0.0, "{}", run.daemon.log_tail());
     run.judge().await
 }
