@@ -2,7 +2,9 @@
 //!
 //! May depend on `retry`.
 
-use super::{Waiting, report::Group, within};
+#[cfg(feature = "kafka")]
+use super::within;
+use super::{Waiting, report::Group};
 use crate::config::{Config, Retry};
 
 pub(super) async fn look(config: &Config, waiting: &Waiting) -> Group {
