@@ -65,7 +65,8 @@ async fn all_keys(redis: &mut MultiplexedConnection) -> Result<BTreeSet<Key>> {
             .query_async(redis)
             .await
             .context("cannot scan")?;
-        for name in found {
+        // The daemon's marks stand there too.
+        for name in found.into_iter().filter(|name| !name.starts_with("rowbust:")) {
             keys.insert(Key::parse(&name).with_context(|| format!("a key that is none of ours: {name}"))?);
         }
         if next == 0 {
