@@ -159,7 +159,8 @@ pub(super) fn drain(
     };
     daemon.end()?;
     let left = size(redis.port())?;
-    ensure!(left == 0, "{left} keys are still there");
+    // Its mark and what it tells clients.
+    ensure!(left <= 2, "{left} keys are still there");
     Ok(drained)
 }
 
