@@ -13,6 +13,9 @@ const LEFT: f64 = 78.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 52.0;
+/// Beside a chart that is alone: its names; above it, its title.
+const NAMES: f64 = 200.0;
+const HEADING: f64 = 30.0;
 
 /// How many colours there are. With two kinds of line twice as many series are told apart.
 const COLOURS: usize = 7;
@@ -77,16 +80,19 @@ pub(super) fn classes(name: &str, number: usize) -> String {
 impl Chart {
     /// Alone in a file it brings its colours along.
     pub(super) fn svg(&self, alone: bool) -> String {
+        let (above, beside) = if alone { (HEADING, NAMES) } else { (0.0, 0.0) };
+        let (width, height) = (WIDTH + beside, HEIGHT + above);
         let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{0}-title\"><title id=\"{0}-title\">{1}</title>",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 -{above} {width} {height}\" role=\"img\" aria-labelledby=\"{0}-title\"><title id=\"{0}-title\">{1}</title>",
             self.id,
             escape(&self.description())
         );
         if alone {
             let _ = write!(
                 out,
-                "<style>{}</style><rect class=\"paper\" width=\"100%\" height=\"100%\"/>",
-                super::CHART_CSS
+                "<style>{}</style><rect class=\"paper\" y=\"-{above}\" width=\"{width}\" height=\"{height}\"/><text class=\"heading\" x=\"{LEFT}\" y=\"-8\">{}</text>",
+                super::CHART_CSS,
+                escape(self.title),
             );
         }
         self.shades(&mut out);
@@ -193,11 +199,11 @@ impl Chart {
         out.push_str("</g>");
     }
 
-    /// In the upper right; a page has one of its own.
+    /// On the right; a page has one of its own.
     fn legend(&self, out: &mut String) {
         for (row, series) in (0_u16..).zip(self.series.iter().filter(|s| s.values.len() != 1)) {
-            let y = TOP + 28.0 + f64::from(row) * 16.0;
-            let x = WIDTH - RIGHT - 190.0;
+            let y = TOP + 10.0 + f64::from(row) * 18.0;
+            let x = WIDTH + 4.0;
             let _ = write!(
                 out,
                 "<g class=\"{}\"><polyline points=\"{x},{y} {},{y}\"/><text x=\"{}\" y=\"{}\">{}</text></g>",

@@ -69,19 +69,56 @@ fn what_it_shows() {
     let names: Vec<_> = files.iter().map(|f| f.name.as_str()).collect();
     let expected = [
         "report.html",
-        "read-mostly-stale-keys.svg",
-        "read-mostly-stale-reads.svg",
-        "read-mostly-staleness.svg",
-        "read-mostly-throughput.svg",
-        "read-mostly-read-latency.svg",
+        "read-mostly-redis-stopped-stale-keys.svg",
+        "read-mostly-redis-stopped-stale-reads.svg",
+        "read-mostly-redis-stopped-staleness.svg",
+        "read-mostly-redis-stopped-throughput.svg",
+        "read-mostly-redis-stopped-read-latency.svg",
     ];
     assert_eq!(names, expected);
     let page = &files[0].content;
     for text in
-        ["<td>7 %</td>", "> 1.52", "<td>20 ms</td>", "<td>110</td>", "redis stopped", "class=\"good\">0</td>"]
+        ["value=\"0.07\">7 %<", "> 1.52", ">20 ms<", ">110<", "redis stopped", "class=\"good\"><data value=\"0\">0<"]
     {
         assert!(page.contains(text) || page.contains(&text.replace('>', "&gt;")), "{text}\n{page}");
     }
+}
+
+#[test]
+fn runs_under_other_faults_have_plots_of_their_own() {
+    let mut two = summary();
+    let calm: Vec<_> = two.runs.iter().map(|run| Run { faults: Vec::new(), ..run.clone() }).collect();
+    two.runs.extend(calm);
+    let files = render(&two);
+    assert_eq!(files.len(), 1 + 2 * 5);
+    assert!(files.iter().any(|file| file.name == "read-mostly-stale-keys.svg"));
+    assert_eq!(files[0].content.matches("<h2>").count(), 2);
+}
+
+#[test]
+#[cfg(feature = "png")]
+fn files_are_written_with_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = write(&summary(), &folder.path().join("new")).unwrap();
+    assert_eq!(paths.len(), 1 + 3 * 5);
+    assert!(paths[0].ends_with("report.html"));
+    for path in &paths {
+        let bytes = std::fs::read(path).unwrap();
+        let is_png = bytes.starts_with(b"\x89PNG");
+        assert_eq!(is_png, path.extension().unwrap() == "png", "{}", path.display());
+    }
+    let taken = folder.path().join("file");
+    std::fs::write(&taken, "").unwrap();
+    let error = write(&summary(), &taken).unwrap_err().to_string();
+    assert!(error.contains("file"), "{error}");
+}
+
+#[test]
+fn file_names_are_file_names() {
+    for (name, expected) in [("a b", "a-b"), ("../x", "x"), ("", "run"), ("é", "run"), ("A_1, b", "a-1-b")] {
+        assert_eq!(file_name(name), expected);
+    }
+    assert!(file_name(&"long ".repeat(100)).len() <= 100);
 }
 
 #[test]
