@@ -114,7 +114,10 @@ mod tests {
         let page = include_str!("../../../docs/wire-format.md");
         let text = page.lines().find(|line| line.starts_with(r#"{"v":1,"id":"#)).unwrap();
         let frontier = Frontier::parse(text.as_bytes()).unwrap();
-        assert_eq!((frontier.gtids.as_str(), frontier.position, frontier.commit_time()), ("0-1-5", 100, None));
+        assert_eq!(
+            (frontier.gtids.as_str(), frontier.position, frontier.commit_time()),
+            ("0-1-5", 100, None)
+        );
         assert!(Frontier::parse(text.replace("\"v\":1", "\"v\":2").as_bytes()).is_none());
         assert!(Frontier::parse(b"{").is_none());
     }

@@ -28,6 +28,14 @@ const RETRY: Duration = Duration::from_millis(100);
 const WATCH: Duration = Duration::from_secs(1);
 
 /// How to connect.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_client::ConnectOptions;
+/// // A read that waits for Redis for longer than this goes to the database.
+/// let options = ConnectOptions::default().response_timeout(Duration::from_millis(50));
+/// assert_eq!(options.connect_timeout, Duration::from_secs(1));
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectOptions {
@@ -132,6 +140,13 @@ impl fmt::Debug for Tls {
 }
 
 /// Who logs in at a server.
+///
+/// ```
+/// use rowbust_client::{ConnectOptions, Login};
+/// let login = Login { username: Some("app".into()), password: Some("secret".into()), db: 0 };
+/// let options = ConnectOptions::default().login(login);
+/// assert!(!format!("{options:?}").contains("secret"));
+/// ```
 #[derive(Clone, Default)]
 pub struct Login {
     /// Default: none, which is the user `default`.

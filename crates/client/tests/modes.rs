@@ -141,8 +141,10 @@ async fn sentinels_with_tls() {
     let Some(_) = require(&[Need::Redis]) else { return };
     let dir = tempfile::TempDir::new().unwrap();
     let tls = certificates(dir.path());
-    let options_of =
-        SentinelOptions { tls: Some(tls.clone()), ..SentinelOptions::new(Need::Redis, dir.path().join("group")) };
+    let options_of = SentinelOptions {
+        tls: Some(tls.clone()),
+        ..SentinelOptions::new(Need::Redis, dir.path().join("group"))
+    };
     let group = Sentinels::start(&options_of).unwrap();
     let urls: Vec<String> = group.ports().iter().map(|port| format!("rediss://127.0.0.1:{port}")).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
@@ -150,7 +152,8 @@ async fn sentinels_with_tls() {
     let (ca, cert, key) = (read(tls.ca.as_deref().unwrap()), read(&tls.cert), read(&tls.key));
     let with = |tls: Tls| options().response_timeout(Duration::from_secs(2)).tls(tls);
     let redis =
-        Redis::sentinel(&urls, MASTER, with(Tls::default().ca(ca.clone()).own(cert.clone(), key.clone()))).await;
+        Redis::sentinel(&urls, MASTER, with(Tls::default().ca(ca.clone()).own(cert.clone(), key.clone())))
+            .await;
     let redis = redis.unwrap();
     works(&redis).await;
     let master = group.master().unwrap();

@@ -408,7 +408,12 @@ async fn many_keys_are_one_load() {
         let error = client.get_many(&["k6", "k7", "k8"], odd).await.unwrap_err();
         assert!(matches!(&error, Error::Encode { key, .. } if key == "k7"), "{error}");
         for key in ["k6", "k7", "k8"] {
-            assert_eq!(cache.get(key), None, "{}: a lease was left behind, or half a batch", client.strategy());
+            assert_eq!(
+                cache.get(key),
+                None,
+                "{}: a lease was left behind, or half a batch",
+                client.strategy()
+            );
             let lock = format!("rowbust:lock:{{{key}}}");
             let fields = cache.server.cli(&["HKEYS", &lock]).unwrap();
             assert!(!fields.contains("r:"), "a lock was left behind: {fields}");

@@ -150,6 +150,12 @@ pub struct Prepared {
 /// A strategy. Its methods are steps for [`Client`](crate::Client) to call; they are the same for one key and for many.
 ///
 /// The defaults are those of a cache that nobody removes from: GET, load, SET; the write only writes the database.
+///
+/// ```
+/// use rowbust_client::strategy::{Binlog, Guarded, Strategy};
+/// let all: [&dyn Strategy; 2] = [&Binlog, &Guarded::new()];
+/// assert_eq!(all.map(Strategy::name), ["binlog", "guarded"]);
+/// ```
 pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
     /// Its name, as in `rowbust lab`.
     fn name(&self) -> &'static str;

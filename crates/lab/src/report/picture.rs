@@ -35,7 +35,8 @@ pub(super) fn png(svg: &str, scheme: Scheme) -> Result<Vec<u8>, String> {
     }
     fonts.set_sans_serif_family(FAMILY);
     let options = Options { fontdb: Arc::new(fonts), font_family: FAMILY.to_owned(), ..Options::default() };
-    let tree = Tree::from_str(&svg.replace(CHART_CSS, &plain(scheme)), &options).map_err(|e| e.to_string())?;
+    let tree =
+        Tree::from_str(&svg.replace(CHART_CSS, &plain(scheme)), &options).map_err(|e| e.to_string())?;
     let size = tree.size();
     let (width, height) = (size.width() * SCALE, size.height() * SCALE);
     if width.max(height) > MOST {
@@ -43,8 +44,7 @@ pub(super) fn png(svg: &str, scheme: Scheme) -> Result<Vec<u8>, String> {
     }
     // Both are positive and small.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let mut pixels =
-        Pixmap::new(width.ceil() as u32, height.ceil() as u32).ok_or("no pixels")?;
+    let mut pixels = Pixmap::new(width.ceil() as u32, height.ceil() as u32).ok_or("no pixels")?;
     resvg::render(&tree, Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
     pixels.encode_png().map_err(|e| e.to_string())
 }
@@ -63,9 +63,9 @@ fn plain(scheme: Scheme) -> String {
         .filter(|(name, _)| name.starts_with("--"))
         .collect();
     let resolve = |text: &str| {
-        variables.iter().fold(text.to_owned(), |text, (name, value)| {
-            text.replace(&format!("var({name})"), value)
-        })
+        variables
+            .iter()
+            .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("var({name})"), value))
     };
     let mut out = String::from("svg{font-family:'DejaVu Sans';font-size:12px}\n");
     for line in CHART_CSS.lines().filter(|line| *line != light && *line != dark) {
@@ -111,9 +111,10 @@ mod tests {
         };
         let line = "<g class=\"series n0 c0\"><polyline points=\"0,10 60,10\"/></g>";
         let text = "<g class=\"axes\"><text class=\"label\" x=\"2\" y=\"15\">p99 µs</text></g>";
-        for (scheme, paper, colour) in
-            [(Scheme::Light, [255, 255, 255], [0x00, 0x72, 0xb2]), (Scheme::Dark, [0x12, 0x16, 0x1d], [0x58, 0xb4, 0xe9])]
-        {
+        for (scheme, paper, colour) in [
+            (Scheme::Light, [255, 255, 255], [0x00, 0x72, 0xb2]),
+            (Scheme::Dark, [0x12, 0x16, 0x1d], [0x58, 0xb4, 0xe9]),
+        ] {
             let decoded = |svg: &str| Pixmap::decode_png(&png(svg, scheme).unwrap()).unwrap();
             let at = |pixels: &Pixmap, x, y| {
                 let pixel = pixels.pixel(x, y).unwrap();

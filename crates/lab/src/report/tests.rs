@@ -77,9 +77,14 @@ fn what_it_shows() {
     ];
     assert_eq!(names, expected);
     let page = &files[0].content;
-    for text in
-        ["value=\"0.07\">7 %<", "> 1.52", ">20 ms<", ">110<", "redis stopped", "class=\"good\"><data value=\"0\">0<"]
-    {
+    for text in [
+        "value=\"0.07\">7 %<",
+        "> 1.52",
+        ">20 ms<",
+        ">110<",
+        "redis stopped",
+        "class=\"good\"><data value=\"0\">0<",
+    ] {
         assert!(page.contains(text) || page.contains(&text.replace('>', "&gt;")), "{text}\n{page}");
     }
 }
