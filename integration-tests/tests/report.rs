@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use rowbust_integration_tests::browser::Browser;
 use rowbust_lab::checker::{Bucket, Final, Nines, Quantiles, Report};
 use rowbust_lab::report;
-use rowbust_lab::summary::{Environment, FORMAT, Fault, Run, Summary};
+use rowbust_lab::summary::{Environment, FORMAT, Fault, Measures, Removal, Run, Summary};
 use serde_json::Value;
 
 const SECOND: u64 = 1_000_000_000;
@@ -33,6 +33,16 @@ fn run(n: u64, strategy: &str, workload: &str, faults: &[Fault]) -> Run {
         strategy: strategy.into(),
         workload: workload.into(),
         length: 30 * SECOND,
+        fault: if faults.is_empty() { "none".into() } else { format!("daemon-kill+{HOSTILE}") },
+        struck: faults.iter().map(|fault| (fault.name.clone(), n + 1)).collect(),
+        measures: Measures {
+            database_reads: n * 11,
+            refused_fills: n * 13,
+            lock_waits: n * 17,
+            first_removal: ours.then(|| Removal { p99: Some(0.0025), ..Removal::default() }),
+            second_removal: ours.then(Removal::default),
+            ..Measures::default()
+        },
         faults: faults.to_vec(),
         stale_keys: (0..30)
             .map(|at| {
@@ -160,6 +170,11 @@ fn expected(run: &Value) -> Vec<f64> {
         quantile("read_latency", "p99"),
         quantile("write_latency", "p50"),
         quantile("write_latency", "p99"),
+        number(&run["measures"]["database_reads"]),
+        number(&run["measures"]["refused_fills"]),
+        number(&run["measures"]["lock_waits"]),
+        run["measures"]["first_removal"]["p99"].as_f64().unwrap_or(f64::NAN),
+        run["measures"]["second_removal"]["p99"].as_f64().unwrap_or(f64::NAN),
     ]
 }
 
@@ -191,7 +206,7 @@ fn same_figures(page: &Value, summary: &Value) -> Result<()> {
             }
         }
     }
-    ensure!(compared == 2 * 15 * 15, "void: {compared} figures");
+    ensure!(compared == 2 * 15 * 20, "void: {compared} figures");
     Ok(())
 }
 
@@ -255,13 +270,13 @@ async fn the_report_in_a_browser() -> Result<()> {
 /// Every box and every region that scrolls is reached by Tab, and a box works by Space.
 async fn by_keyboard(browser: &Browser) -> Result<()> {
     browser.size(1280, 900).await?;
-    let wanted = browser.eval("document.querySelectorAll('input, .scroll').length").await?.as_u64().unwrap();
-    ensure!(wanted == 15 + 2 + 12, "{wanted}");
+    let wanted = browser.eval("document.querySelectorAll('input, .scroll, summary').length").await?.as_u64().unwrap();
+    ensure!(wanted == 15 + 2 + 12 + 1, "{wanted}");
     let mut reached = Vec::new();
     for _ in 0..wanted {
         browser.press("Tab").await?;
         let place = browser
-            .eval("[...document.querySelectorAll('input, .scroll')].indexOf(document.activeElement)")
+            .eval("[...document.querySelectorAll('input, .scroll, summary')].indexOf(document.activeElement)")
             .await?;
         let outline = browser.eval("getComputedStyle(document.activeElement).outlineStyle").await?;
         ensure!(outline == "solid", "where the keyboard is can't be seen");

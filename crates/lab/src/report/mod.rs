@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::summary::{Run, Summary};
+use crate::summary::{Removal, Run, Summary};
 
 mod chart;
 #[cfg(feature = "png")]
@@ -129,11 +129,10 @@ pub fn render(summary: &Summary) -> Vec<File> {
 
 /// Runs that may be compared have one: the workload and what was done to it.
 fn title(run: &Run) -> String {
-    let faults: BTreeSet<&str> = run.faults.iter().map(|fault| fault.name.as_str()).collect();
-    if faults.is_empty() {
-        return run.workload.clone();
+    match run.fault.as_str() {
+        "" | "none" => run.workload.clone(),
+        fault => format!("{}, {}", run.workload, fault.replace('+', ", ")),
     }
-    format!("{}, {}", run.workload, faults.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// Strategies in the order in which they came; a strategy's place is its colour everywhere.
@@ -208,6 +207,11 @@ fn table(runs: &[&Run], page: &mut String) {
         "p99",
         "write p50",
         "p99",
+        "loads",
+        "fills refused",
+        "waits",
+        "first removal p99",
+        "second removal p99",
     ] {
         let _ = write!(page, "<th scope=\"col\">{head}</th>");
     }
@@ -216,6 +220,15 @@ fn table(runs: &[&Run], page: &mut String) {
         row(run, page);
     }
     page.push_str("</tbody></table></div>");
+    let struck: Vec<&Run> = runs.iter().copied().filter(|run| !run.struck.is_empty()).collect();
+    if !struck.is_empty() {
+        page.push_str("<details><summary>How often each fault struck</summary><ul>");
+        for run in struck {
+            let times: Vec<String> = run.struck.iter().map(|(fault, times)| format!("{fault} {times}")).collect();
+            let _ = write!(page, "<li>{}: {}</li>", escape(&run.strategy), escape(&times.join(", ")));
+        }
+        page.push_str("</ul></details>");
+    }
     for run in runs {
         if let Some(why) = &run.void {
             let _ = write!(page, "<p class=\"bad\">{}: void: {}</p>", escape(&run.strategy), escape(why));
@@ -247,6 +260,15 @@ fn row(run: &Run, page: &mut String) {
         _ => (nanos.to_string(), duration(nanos as f64)),
     };
     let hits = if report.reads == 0 { 0.0 } else { report.hits as f64 / report.reads as f64 };
+    // Of a histogram: at most this.
+    let removal = |removal: &Option<Removal>| match removal {
+        None => (String::new(), "–".into()),
+        Some(removal) => match removal.p99 {
+            Some(p99) => (p99.to_string(), format!("≤ {}", duration(p99 * 1e9))),
+            None => (String::new(), "longer".into()),
+        },
+    };
+    let measures = &run.measures;
     let (stale, reads, writes) = (&report.staleness, &report.read_latency, &report.write_latency);
     let _ = write!(
         page,
@@ -268,6 +290,11 @@ fn row(run: &Run, page: &mut String) {
         quantile(reads.count, reads.p99),
         quantile(writes.count, writes.p50),
         quantile(writes.count, writes.p99),
+        count(measures.database_reads),
+        count(measures.refused_fills),
+        count(measures.lock_waits),
+        removal(&measures.first_removal),
+        removal(&measures.second_removal),
     ] {
         let _ = write!(page, "<td><data value=\"{value}\">{}</data></td>", escape(&text));
     }

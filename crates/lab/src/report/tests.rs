@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     checker::{Bucket, Nines, Quantiles, Report},
-    summary::{Environment, FORMAT, Fault},
+    summary::{Environment, FORMAT, Fault, Measures},
 };
 
 const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&\u{0}";
@@ -13,6 +13,9 @@ fn summary() -> Summary {
         strategy: strategy.into(),
         workload: "read-mostly".into(),
         length: 10_000_000_000,
+        fault: "redis-stop".into(),
+        struck: [("redis-stop".into(), 1)].into(),
+        measures: Measures::default(),
         faults: vec![Fault { name: "redis stopped".into(), from: 3_000_000_000, to: 5_000_000_000 }],
         stale_keys: vec![(0, 0), (1_000_000_000, stale), (9_000_000_000, stale / 2)],
         report: Report {
@@ -69,11 +72,11 @@ fn what_it_shows() {
     let names: Vec<_> = files.iter().map(|f| f.name.as_str()).collect();
     let expected = [
         "report.html",
-        "read-mostly-redis-stopped-stale-keys.svg",
-        "read-mostly-redis-stopped-stale-reads.svg",
-        "read-mostly-redis-stopped-staleness.svg",
-        "read-mostly-redis-stopped-throughput.svg",
-        "read-mostly-redis-stopped-read-latency.svg",
+        "read-mostly-redis-stop-stale-keys.svg",
+        "read-mostly-redis-stop-stale-reads.svg",
+        "read-mostly-redis-stop-staleness.svg",
+        "read-mostly-redis-stop-throughput.svg",
+        "read-mostly-redis-stop-read-latency.svg",
     ];
     assert_eq!(names, expected);
     let page = &files[0].content;
@@ -92,7 +95,7 @@ fn what_it_shows() {
 #[test]
 fn runs_under_other_faults_have_plots_of_their_own() {
     let mut two = summary();
-    let calm: Vec<_> = two.runs.iter().map(|run| Run { faults: Vec::new(), ..run.clone() }).collect();
+    let calm: Vec<_> = two.runs.iter().map(|run| Run { fault: "none".into(), ..run.clone() }).collect();
     two.runs.extend(calm);
     let files = render(&two);
     assert_eq!(files.len(), 1 + 2 * 5);
