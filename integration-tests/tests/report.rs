@@ -270,7 +270,8 @@ async fn the_report_in_a_browser() -> Result<()> {
 /// Every box and every region that scrolls is reached by Tab, and a box works by Space.
 async fn by_keyboard(browser: &Browser) -> Result<()> {
     browser.size(1280, 900).await?;
-    let wanted = browser.eval("document.querySelectorAll('input, .scroll, summary').length").await?.as_u64().unwrap();
+    let wanted =
+        browser.eval("document.querySelectorAll('input, .scroll, summary').length").await?.as_u64().unwrap();
     ensure!(wanted == 15 + 2 + 12 + 1, "{wanted}");
     let mut reached = Vec::new();
     for _ in 0..wanted {

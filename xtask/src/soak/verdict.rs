@@ -108,7 +108,16 @@ impl Soak {
     pub(crate) fn new(minutes: u32, readers: u32, writers: u32, servers: [&str; 2]) -> Self {
         let verdict = Verdict::Void(vec!["no round was finished".to_owned()]);
         let servers = servers.map(str::to_owned).to_vec();
-        Self { format: 1, minutes, readers, writers, servers, totals: BTreeMap::new(), verdict, rounds: Vec::new() }
+        Self {
+            format: 1,
+            minutes,
+            readers,
+            writers,
+            servers,
+            totals: BTreeMap::new(),
+            verdict,
+            rounds: Vec::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, round: Vec<Round>) {
@@ -155,7 +164,7 @@ impl Soak {
     /// For a person.
     pub(crate) fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
+        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
         let head = self.totals.keys().map(String::as_str);
         table.set_header(std::iter::once("").chain(head));
         type Of = fn(&Round) -> u64;
@@ -170,7 +179,9 @@ impl Soak {
             ("fills refused", |r| r.refused_fills),
         ];
         for (name, of) in figures {
-            table.add_row(std::iter::once(name.to_owned()).chain(self.totals.values().map(|r| of(r).to_string())));
+            table.add_row(
+                std::iter::once(name.to_owned()).chain(self.totals.values().map(|r| of(r).to_string())),
+            );
         }
         let faults: BTreeSet<&String> = self.totals.values().flat_map(|r| r.struck.keys()).collect();
         for fault in faults {
@@ -250,10 +261,8 @@ mod tests {
 
     #[test]
     fn a_fault_that_never_struck_makes_it_void() {
-        let idle = |strategy, stale| Round {
-            struck: [("eviction".to_owned(), 0)].into(),
-            ..round(strategy, stale)
-        };
+        let idle =
+            |strategy, stale| Round { struck: [("eviction".to_owned(), 0)].into(), ..round(strategy, stale) };
         let both = |first, second| soak(vec![first, second]).verdict();
         let struck = vec![round(OURS, 0), round(OTHER, 2)];
         let missed = vec![idle(OURS, 0), idle(OTHER, 1)];
@@ -274,7 +283,10 @@ mod tests {
             vec![round(OURS, 0), Round { stalest_ms: 7, ..round(OTHER, 3) }],
         ]);
         let total = &soak.totals[OTHER];
-        assert_eq!((total.reads, total.stale_for_good, total.stalest_ms, total.struck["eviction"]), (20, 5, 7, 4));
+        assert_eq!(
+            (total.reads, total.stale_for_good, total.stalest_ms, total.struck["eviction"]),
+            (20, 5, 7, 4)
+        );
         let json = serde_json::to_value(&soak).unwrap();
         assert_eq!((&json["verdict"], json["rounds"].as_array().unwrap().len()), (&"held".into(), 2));
         assert!(soak.table().contains("keys left stale for good"));

@@ -224,7 +224,8 @@ fn table(runs: &[&Run], page: &mut String) {
     if !struck.is_empty() {
         page.push_str("<details><summary>How often each fault struck</summary><ul>");
         for run in struck {
-            let times: Vec<String> = run.struck.iter().map(|(fault, times)| format!("{fault} {times}")).collect();
+            let times: Vec<String> =
+                run.struck.iter().map(|(fault, times)| format!("{fault} {times}")).collect();
             let _ = write!(page, "<li>{}: {}</li>", escape(&run.strategy), escape(&times.join(", ")));
         }
         page.push_str("</ul></details>");
