@@ -17,6 +17,9 @@ const BOTTOM: f64 = 52.0;
 const NAMES: f64 = 200.0;
 const HEADING: f64 = 30.0;
 
+/// Between two areas that are told apart.
+const NEAR: f64 = 3.0;
+
 /// How many colours there are. With two kinds of line twice as many series are told apart.
 const COLOURS: usize = 7;
 
@@ -117,18 +120,34 @@ impl Chart {
         (LEFT + self.x.scale.place(x) * width, HEIGHT - BOTTOM - self.y.scale.place(y) * height)
     }
 
+    /// Each fault's times, its name at the first one. Times that are less than [`NEAR`] apart are drawn as one.
     fn shades(&self, out: &mut String) {
-        for (from, to, what) in &self.shades {
-            let (left, right) = (self.place((*from, 0.0)).0, self.place((*to, 0.0)).0);
-            let _ = write!(
-                out,
-                "<g class=\"shade\"><title>{0}</title><rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{1:.1}\" height=\"{2}\"/><text x=\"{3:.1}\" y=\"{4}\">{0}</text></g>",
-                escape(what),
-                (right - left).max(1.0),
-                HEIGHT - TOP - BOTTOM,
-                left + 4.0,
-                TOP + 12.0,
-            );
+        let mut names: Vec<&str> = Vec::new();
+        for (.., name) in &self.shades {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        for (row, name) in (0_u16..).zip(names) {
+            let mut areas: Vec<(f64, f64)> = Vec::new();
+            for (from, to, _) in self.shades.iter().filter(|(.., of)| of == name) {
+                let (left, right) = (self.place((*from, 0.0)).0, self.place((*to, 0.0)).0);
+                match areas.last_mut() {
+                    Some((_, end)) if left - *end < NEAR => *end = end.max(right),
+                    _ => areas.push((left, right)),
+                }
+            }
+            let _ = write!(out, "<g class=\"shade\"><title>{}</title>", escape(name));
+            for (left, right) in &areas {
+                let (width, height) = ((right - left).max(1.0), HEIGHT - TOP - BOTTOM);
+                let _ = write!(
+                    out,
+                    "<rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
+                );
+            }
+            let (x, y) =
+                (areas.first().map_or(LEFT, |(left, _)| left + 4.0), TOP + 12.0 + f64::from(row) * 14.0);
+            let _ = write!(out, "<text x=\"{x:.1}\" y=\"{y}\">{}</text></g>", escape(name));
         }
     }
 

@@ -93,6 +93,33 @@ fn what_it_shows() {
 }
 
 #[test]
+fn a_fault_that_comes_again_and_again_is_named_once() {
+    let mut many = summary();
+    many.runs.truncate(2);
+    let at = |n: u64, name: &str, every: u64| Fault {
+        name: name.into(),
+        from: n * every,
+        to: n * every + every / 2,
+    };
+    for run in &mut many.runs {
+        run.faults = (0..1000)
+            .map(|n| at(n, "lag", 10_000_000))
+            .chain((1..5).map(|n| at(n, "kill", 2_000_000_000)))
+            .collect();
+    }
+    let svg = &render(&many)[1].content;
+    assert_eq!((svg.matches(">lag</text>").count(), svg.matches(">kill</text>").count()), (1, 1));
+    // What can't be told apart is one area: 768 units for 10 s.
+    assert_eq!(svg.matches("class=\"shade\"").count(), 2);
+    assert_eq!(
+        svg.split("class=\"shade\"")
+            .map(|part| part.split("</g>").next().unwrap().matches("<rect").count())
+            .collect::<Vec<_>>()[1..],
+        [1, 4]
+    );
+}
+
+#[test]
 fn runs_under_other_faults_have_plots_of_their_own() {
     let mut two = summary();
     let calm: Vec<_> = two.runs.iter().map(|run| Run { fault: "none".into(), ..run.clone() }).collect();
