@@ -72,6 +72,7 @@ fn steps(quick: bool) -> Vec<Step> {
         steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
         steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
         steps.push(Step::cargo(&[], "xtask demo --small"));
+        steps.push(Step::cargo(&[], "xtask package"));
     }
     steps
 }

@@ -1,9 +1,10 @@
-//! Developer tasks: `cargo xtask demo | servers | test | bench | fuzz`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench | fuzz | package`.
 
 mod bench;
 mod ci;
 mod demo;
 mod fuzz;
+mod package;
 mod servers;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Args),
     /// Hostile bytes for all that is parsed.
     Fuzz(fuzz::Args),
+    /// The archive and the Debian package of a release, built and looked into.
+    Package(package::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Test(args) => ci::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Package(args) => package::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
