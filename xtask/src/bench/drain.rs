@@ -160,7 +160,7 @@ pub(super) fn drain(
     daemon.end()?;
     let keys = redis.cli(&["KEYS", "*"])?;
     // The daemon's own are its mark and what it tells clients.
-    let left = keys.lines().filter(|key| !key.is_empty() && !key.starts_with("rowbust:")).count();
+    let left = keys.lines().filter(|key| !key.is_empty() && !key.starts_with(rowbust_protocol::OWN)).count();
     ensure!(left == 0, "{left} keys are still there");
     Ok(drained)
 }
