@@ -67,7 +67,7 @@ pub(crate) struct Leases {
 }
 
 /// Where the pool of the source of this name is published.
-fn pool_key(source: &str) -> String {
+pub(crate) fn pool_key(source: &str) -> String {
     format!("rowbust:pool:{source}")
 }
 

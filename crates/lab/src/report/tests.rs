@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     checker::{Bucket, Nines, Quantiles, Report},
-    summary::{Environment, FORMAT, Fault},
+    summary::{Environment, FORMAT, Fault, Measures},
 };
 
 const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&\u{0}";
@@ -13,6 +13,9 @@ fn summary() -> Summary {
         strategy: strategy.into(),
         workload: "read-mostly".into(),
         length: 10_000_000_000,
+        fault: "redis-stop".into(),
+        struck: [("redis-stop".into(), 1)].into(),
+        measures: Measures::default(),
         faults: vec![Fault { name: "redis stopped".into(), from: 3_000_000_000, to: 5_000_000_000 }],
         stale_keys: vec![(0, 0), (1_000_000_000, stale), (9_000_000_000, stale / 2)],
         report: Report {
