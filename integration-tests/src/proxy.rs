@@ -4,12 +4,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rowbust_servers::ports::free_port;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+
+use crate::wait::POLL;
 
 /// A TCP forwarder on 127.0.0.1.
 #[derive(Debug)]
@@ -88,7 +89,8 @@ async fn forward(listener: TcpListener, to: u16) {
                 while connections.try_join_next().is_some() {}
                 connections.spawn(carry(client, to));
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            // Out of descriptors, say: nothing to wait for, but not asked again without a pause.
+            Err(_) => tokio::time::sleep(POLL).await,
         }
     }
 }

@@ -170,7 +170,7 @@ async fn end_to_end(
         let (mut ours, mut others) = (0, 0);
         for server in servers {
             let mut cache = shop::redis(server.port()).await?;
-            let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut cache).await?;
+            let keys = shop::cached(&mut cache).await?;
             ours += keys.iter().filter(|key| key.starts_with("product:")).count();
             others += keys.iter().filter(|key| key.starts_with("other:")).count();
         }
@@ -212,7 +212,7 @@ async fn wide_removals(servers: &[&Redis], conn: &mut mysql_async::Conn, schema:
         let mut left = Vec::new();
         for server in servers {
             let mut cache = shop::redis(server.port()).await?;
-            let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut cache).await?;
+            let keys = shop::cached(&mut cache).await?;
             left.extend(
                 keys.into_iter().filter(|key| key.contains("member") || key.starts_with("category:")),
             );

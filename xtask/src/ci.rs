@@ -77,6 +77,7 @@ fn steps(quick: bool) -> Vec<Step> {
             let program = crate::target()?.join("debug").join("rowbust");
             call(cargo(root).args(["xtask", "soak", "--minutes", "1", "--rowbust"]).arg(program))
         }));
+        steps.push(Step::cargo(&[], "xtask package"));
     }
     steps
 }

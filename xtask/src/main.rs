@@ -1,9 +1,10 @@
-//! Developer tasks: `cargo xtask demo | servers | test | bench | soak | fuzz`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench | soak | fuzz | package`.
 
 mod bench;
 mod ci;
 mod demo;
 mod fuzz;
+mod package;
 mod servers;
 mod soak;
 
@@ -38,6 +39,8 @@ enum Task {
     Soak(soak::Args),
     /// Hostile bytes for all that is parsed.
     Fuzz(fuzz::Args),
+    /// The archive and the Debian package of a release, built and looked into.
+    Package(package::Args),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
             other => other.and_then(|verdict| verdict.into_result()),
         },
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Package(args) => package::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

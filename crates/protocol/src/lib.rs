@@ -7,3 +7,6 @@ pub mod lease;
 pub mod scripts;
 pub mod slots;
 pub mod template;
+
+/// What begins with this in Redis is rowbust's own, or its clients': no copy of a row, and never removed by a mapping.
+pub const OWN: &str = "rowbust:";
