@@ -43,7 +43,7 @@ pub use self::{
     golden::TestArgs,
     healthcheck::HealthcheckArgs,
     init::InitArgs,
-    lab::{LabCommand, LiveArgs, ModelArgs, RunArgs as LabRunArgs},
+    lab::{CompareArgs, LabCommand, LiveArgs, ModelArgs, ReportArgs, RunArgs as LabRunArgs},
     man::ManArgs,
     pause::{PauseArgs, ResumeArgs},
     reload::ReloadArgs,

@@ -194,8 +194,11 @@ pub fn judge(published: Option<&Published>, look: &Look) -> Verdict {
             }
         }
         Some(mark) => Verdict::Rewind(Box::new(mark), "an older mark than the last one was found"),
-        // Nothing was published and nothing is there.
-        None if published.id.is_empty() => Verdict::Keep,
+        // Nothing was published yet and nothing is there. In another run removals may be lost all the same, that were acknowledged
+        // before the first mark was written.
+        None if published.id.is_empty() && (same_run || look.run.is_empty() || published.run.is_empty()) => {
+            Verdict::Keep
+        }
         None if same_run && !look.run.is_empty() && look.evicted != published.evicted => Verdict::Evicted,
         None if !same_run && look.began_empty => Verdict::Keep,
         None => Verdict::Lost("the mark is gone".to_owned()),
@@ -260,7 +263,11 @@ mod tests {
             (Some(&last), Look { began_empty: true, ..look(None, "a/r") }, "lost"),
             (None, look(None, "a/r"), "keep"),
             (None, look(Some("1-3"), "a/r"), "rewind 1-3"),
-            (Some(&published("", "", "a/r")), look(None, "b/r"), "keep"),
+            (Some(&published("", "", "a/r")), look(None, "a/r"), "keep"),
+            (Some(&published("", "", "")), look(None, "b/r"), "keep"),
+            // What was acknowledged before the first mark is gone, but nothing stale can be there.
+            (Some(&published("", "", "a/r")), Look { began_empty: true, ..look(None, "b/r") }, "keep"),
+            (Some(&published("", "", "a/r")), look(None, "b/r"), "lost"),
             (Some(&last), Look { found: Some("{}".into()), ..look(None, "a/r") }, "lost"),
         ];
         for (published, look, expected) in cases {

@@ -1,10 +1,14 @@
 //! `rowbust lab`
 
+mod compare;
 mod model;
+mod report;
 mod run;
 
 pub use self::{
+    compare::CompareArgs,
     model::ModelArgs,
+    report::ReportArgs,
     run::{LiveArgs, RunArgs},
 };
 use super::{Exit, Global};
@@ -16,12 +20,18 @@ pub enum LabCommand {
     Model(ModelArgs),
     /// Run a strategy on real servers, under load and a fault, and judge what its readers were given
     Run(RunArgs),
+    /// Run many, and print one table: what each strategy really gives
+    Compare(CompareArgs),
+    /// Make the report of a folder of results anew
+    Report(ReportArgs),
 }
 
 pub(super) fn execute(global: &Global, command: &LabCommand) -> Exit {
     match command {
         LabCommand::Model(args) => model::execute(global, args),
         LabCommand::Run(args) => run::execute(global, args),
+        LabCommand::Compare(args) => compare::execute(global, args),
+        LabCommand::Report(args) => report::execute(global, args),
     }
 }
 

@@ -62,7 +62,7 @@ pub struct LiveArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub readers: u32,
     /// Processes that write
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub writers: u32,
     /// Rows
     #[arg(long, value_name = "N", default_value_t = 100)]

@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
 use rowbust_client::{BoxError, CallOptions, Change, Client, Origin, ReadSource, Stats};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -117,6 +118,8 @@ pub(super) struct App {
     client: Client,
     primary: Link,
     replica: Option<Link>,
+    connector: Connector,
+    raw: Option<MultiplexedConnection>,
     record: Record,
     shared: Arc<Shared>,
     spec: Spec,
@@ -162,6 +165,8 @@ async fn live(
         client,
         primary: Link::new(connector.primary.clone()),
         replica: connector.replica.clone().filter(|_| stage.reads_replica).map(Link::new),
+        raw: None,
+        connector,
         record: Record::default(),
         shared,
         spec,
@@ -195,19 +200,18 @@ impl App {
         pause.mul_f64(0.5 + self.rng.share())
     }
 
-    /// Between two turns of something that is waited for.
-    pub(super) async fn idle(&self) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    /// A connection to Redis for what the client library has no part in.
+    pub(super) async fn raw(&mut self) -> Option<&mut MultiplexedConnection> {
+        if self.raw.is_none() {
+            self.raw =
+                self.connector.raw().await.inspect_err(|error| tracing::debug!(%error, "no redis")).ok();
+        }
+        self.raw.as_mut()
     }
 
-    /// The connection to the primary.
-    pub(super) fn primary(&self) -> &Link {
-        &self.primary
-    }
-
-    /// The client under test.
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    /// Gives that connection up.
+    pub(super) fn forget(&mut self) {
+        self.raw = None;
     }
 
     fn add(&mut self, raw: Raw) {
@@ -318,25 +322,25 @@ impl App {
         self.shared.reads.fetch_add(1, Relaxed);
     }
 
-    /// A value that nobody wrote before.
-    fn fresh(&mut self) -> u64 {
+    /// A number that nobody was given before, above 2^32.
+    pub(super) fn number(&mut self) -> u64 {
         self.written += 1;
         (u64::from(self.spec.number) + 1) << 32 | self.written
     }
 
-    /// Writes cells: `update` puts the value into the database, and says which version that made. Whether it is committed.
+    /// Writes cells: `update` puts the value into the database, and says which version that made; 0: it changed nothing.
     pub(super) async fn write(
         &mut self,
         cells: &[u32],
         update: impl for<'l> FnOnce(&'l Link, u64) -> BoxFuture<'l, mysql_async::Result<u64>> + Send,
-    ) -> bool {
-        let val = self.fresh();
+    ) {
+        let val = self.number();
         let change = match self.change(cells, val) {
             Ok(Some(change)) => change,
-            Ok(None) => return false,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "a value can't be encoded");
-                return false;
+                return;
             }
         };
         let (stage, clock, primary) = (&self.stage, self.spec.clock, &self.primary);
@@ -347,6 +351,7 @@ impl App {
         let run = async || {
             let updated = update(primary, val).await;
             match &updated {
+                Ok(0) => {}
                 Ok(made) => {
                     version.store(*made, Relaxed);
                     committed.store(clock.now().max(1), Relaxed);
@@ -354,7 +359,9 @@ impl App {
                 }
                 Err(error) => unknown.store(!is_refusal(error), Relaxed),
             }
-            updated.map_err(BoxError::from)
+            // For the strategy that is an update that failed.
+            let changed = |made| if made == 0 { Err("nothing to change".into()) } else { Ok(()) };
+            updated.map_err(BoxError::from).and_then(changed)
         };
         let written = self.client.write(&change, run).await;
         let done = clock.now();
@@ -383,7 +390,6 @@ impl App {
             });
         }
         self.shared.writes.fetch_add(1, Relaxed);
-        committed > 0
     }
 
     fn change(&self, cells: &[u32], val: u64) -> Result<Option<Change>, rowbust_client::Error> {

@@ -4,7 +4,8 @@
 //! - [`Strategy`]: each of the client's strategies by name, and what it wants of the daemon.
 //! - [`Workload`]: rows, keys, and what applications do with them.
 //! - [`Fault`]: what goes wrong, and how often it truly did.
-//! - [`output`]: the folder in which runs are kept.
+//! - [`compare`]: which runs a comparison consists of, and what has become worse since an older one; [`thresholds`]: what runs must show;
+//!   [`output`]: where they are kept.
 //! - [`run`]: one or several strategies side by side, under one workload and any number of faults at a time; the histories judged.
 //!
 //! ```no_run
@@ -31,6 +32,7 @@
 mod actor;
 mod barrier;
 mod clock;
+pub mod compare;
 mod daemon;
 mod db;
 mod error;
@@ -45,6 +47,7 @@ mod runner;
 mod sampler;
 mod stage;
 mod strategy;
+pub mod thresholds;
 mod workload;
 mod world;
 

@@ -46,7 +46,7 @@ pub struct Plan {
     pub length: Duration,
     /// Processes that read, per strategy. Default: 8.
     pub readers: u32,
-    /// Processes that write, per strategy. Default: 4.
+    /// Processes that write, per strategy. Default: 8.
     pub writers: u32,
     /// Rows, per strategy. Default: 100.
     pub rows: u32,
@@ -66,7 +66,7 @@ impl Plan {
             faults: Vec::new(),
             length: Duration::from_secs(10),
             readers: 8,
-            writers: 4,
+            writers: 8,
             rows: 100,
             seed: 1,
             timing: Timing::default(),
@@ -195,7 +195,9 @@ fn start(
     let mut crowd = Crowd::default();
     let roles = (0..plan.readers).map(|_| Role::Reader).chain((0..plan.writers).map(|_| Role::Writer));
     for (role, number) in roles.zip(0..) {
-        let spec = Spec { role, number, slow: number % 2 == 1, seed: plan.seed, clock };
+        // Of writers more: the steps of two must cross at one key.
+        let slow = if role == Role::Reader { number % 2 == 1 } else { number % 4 != 0 };
+        let spec = Spec { role, number, slow, seed: plan.seed, clock };
         let record = actor::spawn(spec, stage.clone(), connector.clone(), shared.clone())?;
         match role {
             Role::Reader => crowd.readers.push(record),
@@ -316,6 +318,8 @@ async fn finish_stage(
         daemon_log = fs::read_to_string(daemon.log()).unwrap_or_default();
         daemon_config = fs::read_to_string(daemon.log().with_file_name("rowbust.yaml")).unwrap_or_default();
     }
+    let mut broken = stage.workload.broken(stage, world).await?;
+    measures.broken.append(&mut broken);
     let firsts = (0..stage.workload.cells()).map(|cell| stage.workload.first(stage.workload.item_of(cell)));
     let is_cut = records.iter().any(|record| record.is_cut);
     let evidence = Evidence { records, cached, state, firsts: firsts.collect() };

@@ -75,6 +75,7 @@ impl Stage {
             timing,
         };
         stage.make_tables(world).await?;
+        stage.workload.seed(&stage, &mut world.raw().await?).await?;
         if let Some(removals) = strategy.removals() {
             *stage.daemon.lock().await = Some(stage.start_daemon(world, removals).await?);
         }
@@ -250,8 +251,8 @@ fn holds(timing: &Timing) -> Holds {
         // A sweep of owed deletes comes up to a delay late.
         overtaken: longest * 2 + Duration::from_millis(300),
         fill: longest * 2 + Duration::from_millis(800),
-        crossed: Duration::from_millis(50),
-        step: Duration::from_millis(500),
+        crossed: Duration::from_millis(100),
+        step: Duration::from_millis(600),
         still: timing.lock * 2 + Duration::from_millis(100),
     }
 }

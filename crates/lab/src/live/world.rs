@@ -64,7 +64,12 @@ impl WorldOptions {
     /// With this program, and what the faults of these plans need.
     pub fn for_plans(program: impl Into<PathBuf>, plans: &[Plan]) -> Self {
         let has = |fault| plans.iter().any(|plan| plan.faults.contains(&fault));
-        Self { replica: has(Fault::ReplicaLag), ..Self::new(program) }
+        Self {
+            replica: has(Fault::ReplicaLag),
+            sentinels: has(Fault::RedisFailover),
+            kafka: has(Fault::KafkaStop),
+            ..Self::new(program)
+        }
     }
 }
 
@@ -473,6 +478,19 @@ enum Address {
 }
 
 impl Connector {
+    /// A connection for what the client library has no part in.
+    pub(super) async fn raw(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let client = match &self.redis {
+            Address::One(url) => redis::Client::open(url.as_str())?,
+            Address::Sentinels(urls) => {
+                let server = redis::sentinel::SentinelServerType::Master;
+                let mut group = redis::sentinel::SentinelClient::build(urls.clone(), MASTER, None, server)?;
+                group.async_get_client().await?
+            }
+        };
+        client.get_multiplexed_async_connection().await
+    }
+
     /// A connection to Redis.
     pub(super) async fn redis(&self) -> Result<rowbust_client::Redis, LiveError> {
         let options = ConnectOptions::default();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{LiveError, Strategy, World, clock::Clock, stage::Stage};
 use crate::history::Nanos;
 
+mod cache;
 mod servers;
 
 macro_rules! faults {
@@ -46,6 +47,12 @@ faults! {
     VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
     ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
     LockExpiry = "lock-expiry": "Half of the processes stand still for longer than their lock or lease lasts. Counts how often.",
+    Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
+    DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
+    RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
+    RedisRestart = "redis-restart": "Redis dies and comes back with an older snapshot. Counts restarts with data.",
+    RedisFailover = "redis-failover": "The Redis master dies, sentinels promote a replica. Counts promotions.",
+    KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times.",
 }
 
 impl Fault {
@@ -62,6 +69,7 @@ impl Fault {
             Self::LockExpiry if !strategy.has_lock() && strategy != Strategy::WriteThrough => {
                 Some("it takes no lock and no lease")
             }
+            Self::DaemonKill if !strategy.has_daemon() => Some("it has no daemon"),
             _ => None,
         }
     }
@@ -69,10 +77,14 @@ impl Fault {
     /// Why it can't be had in this world.
     pub(super) fn lacks(self, world: &World) -> Option<&'static str> {
         match self {
-            Self::VisibilityWindow | Self::ReplicaLag if !world.is_private() => {
-                Some("it needs the lab's own servers")
-            }
+            Self::SlowReader | Self::SlowWriter | Self::LockExpiry | Self::DaemonKill => None,
+            _ if !world.is_private() => Some("it needs the lab's own servers"),
             Self::ReplicaLag if !world.has_replica() => Some("it needs a replica"),
+            Self::RedisFailover if !world.has_sentinels() => Some("it needs a Redis with sentinels"),
+            Self::RedisRestart | Self::KafkaStop if world.has_sentinels() => {
+                Some("it needs a Redis without sentinels")
+            }
+            Self::KafkaStop if world.kafka().is_none() => Some("it needs Kafka"),
             _ => None,
         }
     }
@@ -160,6 +172,12 @@ impl Striking {
             }
             Fault::VisibilityWindow => servers::visibility_window(self, scene).await,
             Fault::ReplicaLag => servers::replica_lag(self, scene).await,
+            Fault::Evictions => cache::evictions(self, scene).await,
+            Fault::DaemonKill => cache::daemon_kill(self, scene).await,
+            Fault::RedisPause => cache::redis_pause(self, scene).await,
+            Fault::RedisRestart => cache::redis_restart(self, scene).await,
+            Fault::RedisFailover => cache::redis_failover(self, scene).await,
+            Fault::KafkaStop => cache::kafka_stop(self, scene).await,
         }
     }
 }

@@ -4,11 +4,15 @@
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{BoxFuture, LocalBoxFuture};
+use redis::aio::MultiplexedConnection;
 
-use super::actor::App;
+use super::{LiveError, World, actor::App, stage::Stage};
 
+mod counter;
+mod moves;
 mod rows;
+mod sale;
 
 macro_rules! workloads {
     ($($(#[$doc:meta])* $variant:ident = $name:literal: $about:literal,)*) => {
@@ -39,6 +43,9 @@ workloads! {
     ReadMostly = "read-mostly": "Many reads, few writes, and a hot key: Zipf's law over the rows.",
     WriteHeavy = "write-heavy": "As many writes as reads.",
     ManyKeys = "many-keys": "Four keys per row, all of which a write makes wrong.",
+    KeyMoves = "key-moves": "Rows found by an indexed column, which changes: each write swaps two rows, and makes both keys wrong.",
+    FlashSale = "flash-sale": "Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was.",
+    ShardedCounter = "sharded-counter": "Counters of eight rows each, so that writers don't meet at one; a read takes all eight at once.",
 }
 
 impl Workload {
@@ -51,9 +58,12 @@ impl Workload {
     pub(super) fn load(self, rows: u32) -> Arc<dyn Load> {
         let ms = Duration::from_millis;
         match self {
-            Self::ReadMostly => Arc::new(rows::Rows::new(rows, 1, ms(1), ms(10))),
-            Self::WriteHeavy => Arc::new(rows::Rows::new(rows, 1, ms(3), ms(2))),
-            Self::ManyKeys => Arc::new(rows::Rows::new(rows, 4, ms(1), ms(10))),
+            Self::ReadMostly => Arc::new(rows::Rows::new(rows, 1, ms(1), ms(20))),
+            Self::WriteHeavy => Arc::new(rows::Rows::new(rows, 1, ms(4), ms(4))),
+            Self::ManyKeys => Arc::new(rows::Rows::new(rows, 4, ms(1), ms(20))),
+            Self::KeyMoves => Arc::new(moves::Moves::new(rows)),
+            Self::FlashSale => Arc::new(sale::Sale::new(rows)),
+            Self::ShardedCounter => Arc::new(counter::Counters::new(rows)),
         }
     }
 }
@@ -88,6 +98,18 @@ pub(super) trait Load: fmt::Debug + Send + Sync {
     }
     /// Between two operations of a reader and of a writer, on average.
     fn pauses(&self) -> (Duration, Duration);
+    /// What is in Redis before the run.
+    fn seed<'a>(
+        &'a self,
+        _: &'a Stage,
+        _: &'a mut MultiplexedConnection,
+    ) -> BoxFuture<'a, Result<(), LiveError>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// What it finds wrong in itself when all is over.
+    fn broken<'a>(&'a self, _: &'a Stage, _: &'a World) -> BoxFuture<'a, Result<Vec<String>, LiveError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
     /// One turn of a reader.
     fn read<'a>(&'a self, app: &'a mut App) -> LocalBoxFuture<'a, ()>;
     /// One turn of a writer.
