@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     flush,
-    route::{Kind, Plan, RoutedKey, Router, Scratch},
+    route::{Kind, Plans, RoutedKey, Router, Scratch, unreadable_rows},
     source::{
         self, Prepared, Refusal, Resume, Source, SourceError,
         position::{Anchor, Coordinates, Position},
@@ -105,7 +105,7 @@ pub async fn follow(
     let mut sink = Shown {
         router: Router::new(config),
         targets: config.redis.iter().map(|target| target.name.clone()).collect(),
-        plans: Vec::new(),
+        plans: Plans::default(),
         slots: RowSlots::new(),
         scratch: Scratch::new(),
         only,
@@ -136,7 +136,7 @@ pub fn server_id(config: &Config) -> u32 {
 struct Shown<F> {
     router: Router,
     targets: Vec<String>,
-    plans: Vec<Option<Plan>>,
+    plans: Plans,
     slots: RowSlots<'static>,
     scratch: Scratch,
     only: Only,
@@ -174,14 +174,6 @@ fn op(kind: Kind, has_field: bool) -> &'static str {
     }
 }
 
-fn decode(error: &rowbust_binlog::DecodeError, table: &TableMap) -> Refusal {
-    Refusal::new(
-        "binlog.rows",
-        format!("rows of {}.{} can't be decoded: {error}", table.schema, table.table),
-        "report this with the binlog's file and position",
-    )
-}
-
 impl<F: FnMut(&[Value]) -> bool + Send> source::Sink for Shown<F> {
     type Error = Infallible;
 
@@ -205,27 +197,13 @@ impl<F: FnMut(&[Value]) -> bool + Send> source::Sink for Shown<F> {
     }
 
     fn table(&mut self, slot: usize, table: &TableMap) -> Result<(), Refusal> {
-        if self.plans.len() <= slot {
-            self.plans.resize_with(slot + 1, || None);
-        }
-        self.plans[slot] = None;
-        self.plans[slot] = self
-            .router
-            .plan(table)
-            .map_err(|error| Refusal::new("route.table", error.to_string(), error.help()))?;
-        Ok(())
+        self.plans.set(slot, &self.router, table)
     }
 
     fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal> {
-        let Some(plan) = self.plans.get(rows.slot).and_then(Option::as_ref) else {
-            return Err(Refusal::new(
-                "route.no_plan",
-                format!("rows of {}.{} came without its table map", table.schema, table.table),
-                "report this with the binlog's file and position",
-            ));
-        };
+        let plan = self.plans.get(rows.slot, table)?;
         let mut slots = std::mem::take(&mut self.slots).recycle();
-        let mut cursor = rows.cursor(table, plan.projection()).map_err(|error| decode(&error, table))?;
+        let mut cursor = rows.cursor(table, plan.projection()).map_err(|e| unreadable_rows(&e, table))?;
         let name = format!("{}.{}", table.schema, table.table);
         let change = match rows.kind {
             RowKind::Write => "insert",
@@ -234,7 +212,7 @@ impl<F: FnMut(&[Value]) -> bool + Send> source::Sink for Shown<F> {
         };
         let mut row: u64 = 0;
         let mut counts = Counts::default();
-        while cursor.next(&mut slots).map_err(|error| decode(&error, table))? {
+        while cursor.next(&mut slots).map_err(|e| unreadable_rows(&e, table))? {
             let mut keys = Vec::new();
             let mut wanted = false;
             let (router, only, targets) = (&self.router, &self.only, &self.targets);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -26,6 +26,7 @@ use crate::oracle;
 use crate::rng::Rng;
 use crate::shop::{self, FILL_GRACE, Product};
 use crate::stage::Stage;
+use crate::wait::{POLL, Seen, until};
 
 /// A cluster, or a master with its sentinels.
 #[derive(Debug, Clone)]
@@ -162,7 +163,8 @@ impl Caches {
                     }
                 }
                 drop(monitors);
-                std::thread::sleep(Duration::from_millis(10));
+                // How often it looks; what is to be noted is waited for by `Watch::fence`.
+                std::thread::sleep(POLL);
             }
         });
         Ok(Watch(monitors))
@@ -178,8 +180,7 @@ impl Caches {
             let mut cache = shop::redis(master.port()).await?;
             let compared = shop::compare(conn, &mut cache, schema).await?;
             equal += compared.equal;
-            // Copies of nothing: the daemon's own.
-            stale.extend(compared.stale.into_iter().filter(|text| !text.starts_with("\"rowbust:")));
+            stale.extend(compared.stale);
         }
         Ok((equal, stale))
     }
@@ -283,6 +284,7 @@ impl Readers {
                 let mut rng = Rng::new(seed ^ (7000 + reader));
                 let mut connections = None;
                 while !stop.is_cancelled() {
+                    // The pace of the load.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     let Some((conn, cache)) = connections.as_mut() else {
                         if let (Ok(conn), Ok(cache)) = (db.connect().await, caches.connect().await) {
@@ -316,14 +318,14 @@ impl Readers {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         let unsure = std::mem::take(&mut *self.unsure.lock().unwrap_or_else(PoisonError::into_inner));
-        let start = Instant::now();
         for product in unsure.into_values().flatten() {
-            while let Err(error) = self.undo(&product).await {
-                if start.elapsed() > Duration::from_secs(30) {
-                    bail!("a fill can't be undone: {error:#}");
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            until("a fill is undone", Duration::from_secs(30), async || {
+                Ok(match self.undo(&product).await {
+                    Ok(()) => Seen::Done(()),
+                    Err(error) => Seen::NotYet(format!("{error:#}")),
+                })
+            })
+            .await?;
         }
         Ok(self.fills.load(Ordering::Relaxed))
     }

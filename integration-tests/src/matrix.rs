@@ -206,10 +206,7 @@ async fn cache(stage: &Stage, keys: impl Iterator<Item = (&String, &BTreeSet<Str
 
 async fn check_cache(stage: &Stage, expected: &HashMap<String, BTreeSet<String>>) -> Result<()> {
     let mut cache = shop::redis(stage.redis.port()).await?;
-    let mut left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await?;
-    // What the daemon itself keeps there.
-    left.retain(|key| !key.starts_with("rowbust:"));
-    left.sort();
+    let left = shop::cached(&mut cache).await?;
     let mut control: Vec<String> = expected.keys().map(|name| format!("{name}:control")).collect();
     control.sort();
     ensure!(left == control, "left in the cache: {left:?}, not {control:?}");

@@ -117,6 +117,17 @@ pub async fn redis(port: u16) -> Result<MultiplexedConnection> {
     Ok(connected.await.context("redis doesn't answer")??)
 }
 
+/// All keys of this Redis, sorted, but those that the daemon keeps there itself.
+///
+/// # Errors
+/// When it doesn't answer.
+pub async fn cached(cache: &mut MultiplexedConnection) -> Result<Vec<String>> {
+    let mut keys: Vec<String> = cache.keys("*").await?;
+    keys.retain(|key| !key.starts_with(rowbust_protocol::OWN));
+    keys.sort_unstable();
+    Ok(keys)
+}
+
 /// Fills the three cached copies of a product as plain cache-aside does: reads the row, then writes the cache.
 /// `false`: it took longer than the mappings allow, and the copies were removed again.
 ///
@@ -157,7 +168,7 @@ pub struct Comparison {
     pub absent: Vec<u64>,
 }
 
-/// Compares every cached copy with its row. Keys that are no copy of a row (`control:*`, `ver:*`, `rowbust:*`) are left out.
+/// Compares every cached copy with its row. Keys that are no copy of a row (`control:*`, `ver:*`, the daemon's own) are left out.
 ///
 /// # Errors
 /// When a server doesn't answer.
@@ -173,21 +184,21 @@ pub async fn compare(conn: &mut Conn, cache: &mut MultiplexedConnection, schema:
     let orders: Vec<(u64, u64)> = conn.query(format!("SELECT id, ver FROM {schema}.orders")).await?;
     truth.extend(orders.into_iter().map(|(id, ver)| (format!("order:{id}"), ver.to_string())));
 
-    let mut cached: HashMap<String, String> = HashMap::new();
-    for key in cache.keys::<_, Vec<String>>("*").await? {
+    let mut copies: HashMap<String, String> = HashMap::new();
+    for key in cached(cache).await? {
         if key.starts_with("category:") {
             let fields: HashMap<String, String> = cache.hgetall(&key).await?;
-            cached.extend(fields.into_iter().map(|(f, v)| (field(&key, &f), v)));
-        } else if !["control:", "ver:", "rowbust:"].iter().any(|own| key.starts_with(own))
+            copies.extend(fields.into_iter().map(|(f, v)| (field(&key, &f), v)));
+        } else if !["control:", "ver:"].iter().any(|other| key.starts_with(other))
             && let Some(value) = cache.get::<_, Option<String>>(&key).await?
         {
-            cached.insert(key, value);
+            copies.insert(key, value);
         }
     }
     let absent =
-        rows.iter().map(|r| r.0).filter(|id| !cached.contains_key(&format!("product:{id}"))).collect();
+        rows.iter().map(|r| r.0).filter(|id| !copies.contains_key(&format!("product:{id}"))).collect();
     let mut result = Comparison { absent, ..Comparison::default() };
-    for (key, value) in cached {
+    for (key, value) in copies {
         match truth.get(&key) {
             Some(right) if *right == value => result.equal += 1,
             right => result.stale.push(format!("{key:?} is {value:?}, should be {right:?}")),

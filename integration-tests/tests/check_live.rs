@@ -178,6 +178,14 @@ impl Servers {
         Self::with(Db::shared(flavor).await?, &[]).await.map(Some)
     }
 
+    /// [`Servers::shared`], with a schema of these tables, which the daemon's account may read.
+    async fn schema(flavor: Flavor, name: &str, tables: &[&str]) -> Result<Option<(Self, Conn)>> {
+        let Some(servers) = Self::shared(flavor).await? else { return Ok(None) };
+        let mut conn = servers.db.connect().await?;
+        schema(&mut conn, name, tables).await?;
+        Ok(Some((servers, conn)))
+    }
+
     async fn with(db: std::sync::Arc<Db>, redis_args: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("rowbust-check-redis-").tempdir()?;
         let mut options = StartOptions::new(dir.path());
@@ -193,7 +201,7 @@ impl Servers {
     }
 }
 
-/// A schema with one table, which the daemon's account may read.
+/// A schema of these tables, which the daemon's account may read.
 async fn schema(conn: &mut Conn, name: &str, tables: &[&str]) -> Result<()> {
     run(conn, &[&format!("CREATE DATABASE {name}"), &format!("USE {name}")]).await?;
     run(conn, tables).await?;

@@ -317,7 +317,7 @@ async fn removes_more_widely_without_checksums(flavor: Flavor) -> Result<()> {
         stage.quiet(&daemon).await.context(case)?;
         let now = daemon.metric("rowbust_widened_total").await?;
         ensure!(now > widened, "{case}: {widened}, {now}\n{}", daemon.log_tail());
-        let left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await?;
+        let left = shop::cached(&mut cache).await?;
         let mine = match () {
             () if statements[0].contains("clocks") => "clock:",
             () if statements[0].contains("late") => "late:",

@@ -247,7 +247,7 @@ async fn redis_with_tls_and_acl(flavor: Flavor) -> Result<()> {
         Ok(Seen::check(twice, || daemon.log_tail()))
     })
     .await?;
-    let left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await?;
+    let left = shop::cached(&mut cache).await?;
     ensure!(left == ["product:1"], "{left:?}");
     let status = daemon.status().await?;
     ensure!(

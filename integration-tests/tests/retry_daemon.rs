@@ -54,8 +54,7 @@ async fn a_row_without_a_key(flavor: Flavor) -> Result<()> {
     conn.query_drop("INSERT INTO retry_row.notes VALUES (8, REPEAT('x', 70000))").await?;
     letters(&daemon, 1.0).await?;
     stage.quiet(&daemon).await?;
-    let mut left: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await?;
-    left.retain(|key| !key.starts_with("rowbust:"));
+    let left = shop::cached(&mut cache).await?;
     ensure!(left == ["control"], "the table's keys are flushed, and no other: {left:?}");
 
     let listed = ask(&stage, &["ls", "--dead"])?;

@@ -42,7 +42,7 @@ const SCAN_COUNT: usize = 500;
 /// Members that one SSCAN asks for, and keys that one UNLINK takes.
 const SLICE: usize = 128;
 /// What rowbust itself keeps in Redis begins so: no set and no prefix of the application means it.
-const OWN: &[u8] = b"rowbust:";
+const OWN: &[u8] = rowbust_protocol::OWN.as_bytes();
 /// Between two lines of the log about members that stay.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A key that is only looked at costs Redis a fraction of a removal.

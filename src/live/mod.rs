@@ -11,6 +11,7 @@ mod machine;
 mod place;
 mod redis;
 mod redis_info;
+mod redis_rights;
 mod replicas;
 mod report;
 mod retry;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     checkpoint, flush,
-    route::{Plan, Router, Scratch},
+    route::{Plans, Router, Scratch, unreadable_rows},
     source::{
         self, Prepared, Refusal,
         position::{Anchor, Coordinates, Position},
@@ -49,8 +49,7 @@ pub struct RouteSink {
     router: Router,
     assembler: Assembler,
     watermark: Watermark,
-    /// By the decoder's slots.
-    plans: Vec<Option<Plan>>,
+    plans: Plans,
     slots: RowSlots<'static>,
     scratch: Scratch,
     stats: Arc<RouteStats>,
@@ -87,7 +86,7 @@ impl RouteSink {
             router,
             assembler,
             watermark,
-            plans: Vec::new(),
+            plans: Plans::default(),
             slots: RowSlots::new(),
             scratch: Scratch::new(),
             stats,
@@ -193,40 +192,19 @@ impl source::Sink for RouteSink {
     }
 
     fn table(&mut self, slot: usize, table: &TableMap) -> Result<(), Refusal> {
-        if self.plans.len() <= slot {
-            self.plans.resize_with(slot + 1, || None);
-        }
-        self.plans[slot] = None;
-        self.plans[slot] = self
-            .router
-            .plan(table)
-            .map_err(|error| Refusal::new("route.table", error.to_string(), error.help()))?;
-        Ok(())
+        self.plans.set(slot, &self.router, table)
     }
 
     fn rows(&mut self, rows: &Rows<'_>, table: &TableMap, end: u64) -> Result<(), Refusal> {
-        let Some(plan) = self.plans.get(rows.slot).and_then(Option::as_ref) else {
-            return Err(Refusal::new(
-                "route.no_plan",
-                format!("rows of {}.{} came without its table map", table.schema, table.table),
-                "report this with the binlog's file and position",
-            ));
-        };
-        let decode = |error: rowbust_binlog::DecodeError| {
-            Refusal::new(
-                "binlog.rows",
-                format!("rows of {}.{} can't be decoded: {error}", table.schema, table.table),
-                "report this with the binlog's file and position",
-            )
-        };
+        let plan = self.plans.get(rows.slot, table)?;
         let mut slots = std::mem::take(&mut self.slots).recycle();
-        let mut cursor = rows.cursor(table, plan.projection()).map_err(decode)?;
+        let mut cursor = rows.cursor(table, plan.projection()).map_err(|e| unreadable_rows(&e, table))?;
         let mut count: u64 = 0;
         let keeping = self.prepared.is_keeping();
         if keeping {
             self.prepared.table(table);
         }
-        while cursor.next(&mut slots).map_err(decode)? {
+        while cursor.next(&mut slots).map_err(|e| unreadable_rows(&e, table))? {
             let place = RowPlace { position: end, row: u16::try_from(count).unwrap_or(u16::MAX) };
             let (assembler, prepared) = (&mut self.assembler, &mut self.prepared);
             plan.route(rows.kind, &slots, &mut self.scratch, &mut |key: crate::route::RoutedKey<'_>| {

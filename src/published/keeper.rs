@@ -17,7 +17,10 @@ use super::{
     oldest, redis,
 };
 use crate::{
-    checkpoint::{self, file::Published},
+    checkpoint::{
+        self,
+        file::{Published, Saved},
+    },
     invalidate::target::{Master, Target},
     pipeline::{Done, frontier::Frontier},
     retry::Queue,
@@ -52,6 +55,8 @@ pub struct Keeper {
     pub stats: Arc<Stats>,
     /// What clients were told, by target.
     pub told: BTreeMap<String, Mark>,
+    /// And at which keys: on a cluster they change when slots move.
+    pub told_at: BTreeMap<String, Vec<String>>,
 }
 
 impl Keeper {
@@ -123,8 +128,9 @@ impl Keeper {
                 self.told.remove(target.name());
             }
         }
-        if let Some(newest) = &newest {
-            self.publish(newest, &mut seen, written).await;
+        match &newest {
+            Some(newest) => self.publish(newest, &mut seen, written).await,
+            None => self.remember(&seen),
         }
         self.tell(now, &mut seen, written).await;
         Ok(())
@@ -138,6 +144,17 @@ impl Keeper {
             && !frontier.undrained
             && !snapshot.behind
             && snapshot.saved.is_some_and(|saved| Mark::of(&saved).is_at(mark))
+    }
+
+    /// In which run a server is that has no mark yet: what it forgets until then is known by that.
+    fn remember(&self, seen: &[Seen]) {
+        let flushed = |saved: &Saved| saved.epoch >= self.from_epoch;
+        let Some(saved) = self.checkpoint.snapshot().saved.filter(flushed) else { return };
+        let is_new = |one: &&Seen| !saved.published.contains_key(&one.place);
+        if seen.iter().any(|one| is_new(&one)) {
+            let new = seen.iter().filter(is_new).map(|one| (one.place.clone(), one.look.as_published()));
+            self.checkpoint.may_publish(new.chain(saved.published.clone()).collect());
+        }
     }
 
     async fn publish(&mut self, newest: &Mark, seen: &mut [Seen], written: &mut BTreeMap<String, Mark>) {
@@ -162,12 +179,17 @@ impl Keeper {
             return;
         }
         let text = newest.text();
+        let mut is_first = false;
         for one in seen {
             if written.get(&one.place).is_some_and(|mark| mark.is_at(newest)) {
                 continue;
             }
             let published = redis::publish(&mut one.master, &one.key, one.look.found.as_deref(), &text).await;
-            if let Some(will) = will.get(&one.place) {
+            if let Some(will) = will.get_mut(&one.place) {
+                if matches!(published, Ok(true)) && will.before.is_empty() {
+                    will.before.clone_from(&will.id);
+                    is_first = true;
+                }
                 // Also where the answer was lost: either one may stand there.
                 self.expected.insert(one.place.clone(), will.clone());
             }
@@ -182,6 +204,10 @@ impl Keeper {
                 }
             }
         }
+        if is_first {
+            // It is there: once that is saved, its lack is a loss.
+            self.checkpoint.may_publish(will);
+        }
     }
 
     /// Tells clients and the status: one frontier for all of a target's servers.
@@ -193,16 +219,20 @@ impl Keeper {
                 continue;
             }
             let Some(frontier) = oldest(marks()).flatten() else { continue };
-            if self.told.get(target.name()).is_some_and(|told| told.is_at(&frontier)) {
+            let keys: Vec<String> =
+                own().map(|one| redis::frontier_key(one.master.least_tag(), &self.name)).collect();
+            if self.told.get(target.name()).is_some_and(|told| told.is_at(&frontier))
+                && self.told_at.get(target.name()) == Some(&keys)
+            {
                 continue;
             }
             let text = frontier.text();
-            for one in seen.iter_mut().filter(|one| one.target == index) {
-                let key = redis::frontier_key(one.master.tag(), &self.name);
-                if let Err(failure) = redis::set(&mut one.master, &key, &text).await {
+            for (one, key) in seen.iter_mut().filter(|one| one.target == index).zip(&keys) {
+                if let Err(failure) = redis::set(&mut one.master, key, &text).await {
                     self.stats.failed(target.name(), &failure);
                 }
             }
+            self.told_at.insert(target.name().to_owned(), keys);
             self.told.insert(target.name().to_owned(), frontier.clone());
             self.stats.target(target.name(), |state| {
                 state.frontier = Some(frontier);

@@ -17,6 +17,7 @@ mod compile;
 mod error;
 mod explain;
 mod plan;
+mod plans;
 mod values;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub(crate) use compile::column_uses;
 pub use error::{RouteError, RouteErrorKind, Undecodable};
 pub use explain::{ExplainError, Explained, ExplainedKey, ExplainedRule, explain};
 pub use plan::{Counts, Plan, RoutedKey, Scratch, Sink, SkipReason, Skipped};
+pub use plans::{Plans, unreadable_rows};
 pub use values::RowImage;
 
 /// What a routed key stands for.

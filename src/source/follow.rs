@@ -6,9 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rowbust_binlog::{
-    Decoder, Event, Gtid, GtidState, Header, Inflater, PayloadReader, event_name, event_type,
-};
+use rowbust_binlog::{Decoder, Event, Gtid, GtidState, Header, Inflater, PayloadReader, event_name};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -16,6 +14,7 @@ mod effects;
 mod events;
 mod group;
 mod halts;
+mod headers;
 #[cfg(test)]
 mod replay_tests;
 mod xa;
@@ -33,6 +32,7 @@ use super::{
 };
 use crate::kill_point;
 pub(super) use halts::BUG;
+use headers::{end_of, header_micros, is_about_rows, is_head, may_end};
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -457,65 +457,6 @@ impl Follower {
             self.start(Position { gtids: skip.done.unwrap_or(skip.gtids), at }, sink);
         }
     }
-}
-
-/// The event's time, of which there are only seconds.
-fn header_micros(header: &Header) -> u64 {
-    u64::from(header.timestamp) * 1_000_000
-}
-
-/// Where the event ends. The header has 32 bits of it, which may be zero or wrapped.
-fn end_of(begins_at: u64, header: &Header) -> u64 {
-    if header.is_artificial() || matches!(header.event_type, event_type::HEARTBEAT | event_type::HEARTBEAT_V2)
-    {
-        return begins_at;
-    }
-    if header.log_pos == 0 {
-        // The dump thread's copy of a file's description, when the stream begins further on, has no place of its own.
-        let copy = header.event_type == event_type::FORMAT_DESCRIPTION;
-        return begins_at + if copy { 0 } else { u64::from(header.event_size) };
-    }
-    let end = (begins_at & !u64::from(u32::MAX)) | u64::from(header.log_pos);
-    if end < begins_at && header.event_type != event_type::FORMAT_DESCRIPTION {
-        end + (1 << 32)
-    } else {
-        end.max(begins_at)
-    }
-}
-
-/// Types of events that a stream has before what was asked for.
-fn is_head(event_type: u8) -> bool {
-    use rowbust_binlog::event_type as t;
-    matches!(
-        event_type,
-        t::FORMAT_DESCRIPTION
-            | t::PREVIOUS_GTIDS
-            | t::MARIA_GTID_LIST
-            | t::MARIA_BINLOG_CHECKPOINT
-            | t::MARIA_START_ENCRYPTION
-            | t::HEARTBEAT
-            | t::HEARTBEAT_V2
-    )
-}
-
-/// Types of events at which a transaction may end.
-fn may_end(event_type: u8) -> bool {
-    use rowbust_binlog::event_type as t;
-    matches!(
-        event_type,
-        t::XID | t::QUERY | t::XA_PREPARE | t::TRANSACTION_PAYLOAD | t::MARIA_QUERY_COMPRESSED | t::INCIDENT
-    )
-}
-
-fn is_about_rows(event_type: u8) -> bool {
-    use rowbust_binlog::event_type as t;
-    matches!(
-        event_type,
-        t::TABLE_MAP..=t::DELETE_ROWS_V1
-            | t::WRITE_ROWS_V2..=t::DELETE_ROWS_V2
-            | t::PARTIAL_UPDATE_ROWS
-            | t::MARIA_WRITE_ROWS_COMPRESSED_V1..=t::MARIA_DELETE_ROWS_COMPRESSED_V2
-    )
 }
 
 #[cfg(test)]

@@ -10,10 +10,9 @@ use super::*;
 on_both!(read_sources);
 
 async fn read_sources(flavor: Flavor) -> Result<()> {
-    let Some(servers) = Servers::shared(flavor).await? else { return Ok(()) };
-    let mut primary = servers.db.connect().await?;
     let name = format!("replicas_{}", flavor.name());
-    schema(&mut primary, &name, &["CREATE TABLE t (id INT PRIMARY KEY)"]).await?;
+    let tables = ["CREATE TABLE t (id INT PRIMARY KEY)"];
+    let Some((servers, _)) = Servers::schema(flavor, &name, &tables).await? else { return Ok(()) };
     let replica = Db::start(flavor, &["--server-id=2", "--read-only=ON"]).await?;
     let mut conn = replica.connect().await?;
     let mut site = servers.site(&format!("  - {{ table: {name}.t, keys: [\"t:{{id}}\"] }}\n"))?;

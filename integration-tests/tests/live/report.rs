@@ -176,9 +176,10 @@ async fn what_is_away_hides_nothing_else() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn this_machine() -> Result<()> {
-    let Some(servers) = Servers::shared(Flavor::MariaDb).await? else { return Ok(()) };
-    let mut conn = servers.db.connect().await?;
-    schema(&mut conn, "machine", &["CREATE TABLE t (id INT PRIMARY KEY)"]).await?;
+    let tables = ["CREATE TABLE t (id INT PRIMARY KEY)"];
+    let Some((servers, _)) = Servers::schema(Flavor::MariaDb, "machine", &tables).await? else {
+        return Ok(());
+    };
     let mut site = servers.site("  - { table: machine.t, keys: [\"t:{id}\"] }\n")?;
 
     let config = site.config()?;
@@ -218,9 +219,10 @@ async fn topics() -> Result<()> {
     if require(&[Need::Kafka]).is_none() {
         return Ok(());
     }
-    let Some(servers) = Servers::shared(Flavor::MariaDb).await? else { return Ok(()) };
-    let mut conn = servers.db.connect().await?;
-    schema(&mut conn, "topics", &["CREATE TABLE t (id INT PRIMARY KEY)"]).await?;
+    let tables = ["CREATE TABLE t (id INT PRIMARY KEY)"];
+    let Some((servers, _)) = Servers::schema(Flavor::MariaDb, "topics", &tables).await? else {
+        return Ok(());
+    };
     let dir = tempfile::Builder::new().prefix("rowbust-check-kafka-").tempdir()?;
     let options = StartOptions::new(dir.path());
     let kafka = tokio::task::spawn_blocking(|| Kafka::start(options)).await??;

@@ -7,18 +7,12 @@ use super::*;
 on_both!(names, cascades);
 
 async fn names(flavor: Flavor) -> Result<()> {
-    let Some(servers) = Servers::shared(flavor).await? else { return Ok(()) };
-    let mut conn = servers.db.connect().await?;
     let name = format!("names_{}", flavor.name());
-    schema(
-        &mut conn,
-        &name,
-        &[
-            "CREATE TABLE products (id INT PRIMARY KEY, `odd name` VARCHAR(9), price DOUBLE, doc JSON, body LONGTEXT)",
-            "CREATE VIEW seen AS SELECT id FROM products",
-        ],
-    )
-    .await?;
+    let tables = [
+        "CREATE TABLE products (id INT PRIMARY KEY, `odd name` VARCHAR(9), price DOUBLE, doc JSON, body LONGTEXT)",
+        "CREATE VIEW seen AS SELECT id FROM products",
+    ];
+    let Some((servers, _)) = Servers::schema(flavor, &name, &tables).await? else { return Ok(()) };
     let of = |table: &str, keys: &str| format!("  - {{ table: \"{name}.{table}\", keys: [{keys}] }}\n");
     let mut site = servers.site("")?;
     for (table, keys, code, mark, text, help) in [
@@ -53,19 +47,13 @@ async fn names(flavor: Flavor) -> Result<()> {
 
 /// Rows that a foreign key changes: what is said to do makes them appear in the binlog, or maps them otherwise.
 async fn cascades(flavor: Flavor) -> Result<()> {
-    let Some(servers) = Servers::shared(flavor).await? else { return Ok(()) };
-    let mut conn = servers.db.connect().await?;
     let name = format!("cascades_{}", flavor.name());
-    schema(
-        &mut conn,
-        &name,
-        &[
-            "CREATE TABLE parent (id INT PRIMARY KEY)",
-            "CREATE TABLE child (id INT PRIMARY KEY, pid INT, FOREIGN KEY (pid) REFERENCES parent (id) ON DELETE CASCADE)",
-            "CREATE TABLE plain (id INT PRIMARY KEY, pid INT, FOREIGN KEY (pid) REFERENCES parent (id))",
-        ],
-    )
-    .await?;
+    let tables = [
+        "CREATE TABLE parent (id INT PRIMARY KEY)",
+        "CREATE TABLE child (id INT PRIMARY KEY, pid INT, FOREIGN KEY (pid) REFERENCES parent (id) ON DELETE CASCADE)",
+        "CREATE TABLE plain (id INT PRIMARY KEY, pid INT, FOREIGN KEY (pid) REFERENCES parent (id))",
+    ];
+    let Some((servers, mut conn)) = Servers::schema(flavor, &name, &tables).await? else { return Ok(()) };
     let mut site = servers.site(&format!("  - {{ table: {name}.plain, keys: [\"plain:{{id}}\"] }}\n"))?;
     site.check()?.has("tables.cascades", "ok", "no foreign key")?;
     site.mappings = format!("  - {{ table: {name}.child, keys: [\"child:{{id}}\", \"of:{{pid}}\"] }}\n");

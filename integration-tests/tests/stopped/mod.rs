@@ -75,9 +75,7 @@ pub async fn flushed(stage: &Stage, daemon: &Daemon, epoch: u64) -> Result<()> {
     });
     waited.await.map_err(|e| daemon.explain(&e))?;
     let mut redis = shop::redis(stage.redis.port()).await?;
-    let mut keys: Vec<String> = redis.keys("*").await?;
-    // What the daemon leaves there itself.
-    keys.retain(|key| !key.starts_with("rowbust:"));
+    let keys = shop::cached(&mut redis).await?;
     ensure!(
         keys.iter().all(|key| key.starts_with("control:")) && keys.len() == 20,
         "left: {keys:?}\n{}",

@@ -1,3 +1,5 @@
+use rowbust_binlog::event_type;
+
 use super::*;
 
 fn header(event_type: u8, size: u32, log_pos: u32, flags: u16) -> Header {

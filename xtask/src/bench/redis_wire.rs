@@ -96,13 +96,6 @@ fn exchange(port: u16, commands: &[u8], replies: usize) -> Result<(Duration, usi
     })
 }
 
-/// Keys in the database.
-pub(super) fn size(port: u16) -> Result<usize> {
-    let mut command = Vec::new();
-    push_command(&mut command, "DBSIZE", &[]);
-    exchange(port, &command, 1).map(|(_, size)| size)
-}
-
 /// Empties it.
 pub(super) fn flush(port: u16) -> Result<()> {
     let mut command = Vec::new();

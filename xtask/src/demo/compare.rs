@@ -66,7 +66,7 @@ async fn all_keys(redis: &mut MultiplexedConnection) -> Result<BTreeSet<Key>> {
             .await
             .context("cannot scan")?;
         // The daemon's marks stand there too.
-        for name in found.into_iter().filter(|name| !name.starts_with("rowbust:")) {
+        for name in found.into_iter().filter(|name| !name.starts_with(rowbust_protocol::OWN)) {
             keys.insert(Key::parse(&name).with_context(|| format!("a key that is none of ours: {name}"))?);
         }
         if next == 0 {

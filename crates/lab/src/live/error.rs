@@ -45,6 +45,9 @@ pub enum LiveError {
         /// What the system says.
         source: io::Error,
     },
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] crate::report::ReportError),
     /// What was asked for can't be.
     #[error("{0}")]
     Usage(String),

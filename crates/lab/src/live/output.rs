@@ -160,11 +160,7 @@ impl Output {
 /// # Errors
 /// When it can't be written.
 pub fn write_report(dir: &Path, summary: &Summary) -> Result<(), LiveError> {
-    for file in report::render(summary) {
-        let path = dir.join(&file.name);
-        fs::write(&path, file.content).map_err(Error::file(&path))?;
-    }
-    Ok(())
+    Ok(report::write(summary, dir).map(drop)?)
 }
 
 /// Upper bound and count of what isn't empty.
