@@ -10,12 +10,15 @@ FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ make pkg-config libssl-dev \
     && rm -rf /var/lib/apt/lists/*
+# What the last image lacks is linked in, and looked for below.
+ENV LIBZ_SYS_STATIC=1
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --package rowbust \
-    && install -D target/release/rowbust /out/rowbust \
+    && install -d /out && strip --strip-debug -o /out/rowbust target/release/rowbust \
+    && ! ldd /out/rowbust | grep -Ev 'linux-vdso|ld-linux|libc\.|libm\.|libgcc_s\.|libstdc\+\+\.|libssl\.|libcrypto\.' \
     && install -d -o 65532 -g 65532 /out/data
 
 FROM debian:bookworm-slim AS load

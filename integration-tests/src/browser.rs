@@ -211,13 +211,16 @@ impl Browser {
         Ok(())
     }
 
-    /// Presses a key: `Tab`, `Enter`.
+    /// Presses a key: `Tab`, `Enter`, a space.
     ///
     /// # Errors
     /// When the browser doesn't answer.
     pub async fn press(&self, key: &str) -> Result<()> {
-        let code = if key == "Tab" { 9 } else { 13 };
-        let text = if key == "Enter" { "\r" } else { "" };
+        let (code, text) = match key {
+            "Tab" => (9, ""),
+            " " => (32, " "),
+            _ => (13, "\r"),
+        };
         for kind in ["keyDown", "keyUp"] {
             let params =
                 json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text });

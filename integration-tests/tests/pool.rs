@@ -65,13 +65,18 @@ fn readers(
     (0..2).map(reader).collect()
 }
 
-/// Writes for a while; meanwhile, and until the replica has it all, readers fill from there. What is stale then.
+/// Writes for a while; meanwhile, and until the replica has it all, readers fill from there. What is stale then. With `held` the replica
+/// applies nothing before the daemon has removed all and an old value was put back.
 async fn stale_after_load(
     stage: &Stage,
     replica: &Replica,
     daemon: &Daemon,
     seed: u64,
+    held: bool,
 ) -> Result<Vec<String>> {
+    if held {
+        replica.hold().await?;
+    }
     let stop = CancellationToken::new();
     let readers = readers(stage, replica, &stop, seed);
     let mut conn = stage.sql().await?;
@@ -83,6 +88,14 @@ async fn stale_after_load(
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stage.quiet(daemon).await?;
+    if held {
+        until("a reader has put an old value back", WITHIN, async || {
+            let stale = stage.stale().await?;
+            Ok(Seen::check(!stale.is_empty(), || "nothing is stale".to_owned()))
+        })
+        .await?;
+        replica.go_on().await?;
+    }
     // Readers that would still find old rows.
     replica.caught_up(&stage.db).await?;
     stop.cancel();
@@ -93,13 +106,12 @@ async fn stale_after_load(
 }
 
 /// Old values that a reader takes from a replica which lags by four seconds, twenty times the grace of fills, are removed: after the replica
-/// has the commit. A daemon that doesn't know of the replica leaves some for good, which shows that they were put back.
+/// has the commit. A daemon that doesn't know of the replica leaves some for good, which shows that they are put back.
 async fn fills_from_a_replica_that_lags(flavor: Flavor) -> Result<()> {
     let Some((mut stage, replica)) = stage(flavor, "lags").await? else { return Ok(()) };
     let seed = seed("fills_from_a_replica_that_lags");
-    replica.delay(4).await?;
     let mut daemon = stage.start().await?;
-    let stale = stale_after_load(&stage, &replica, &daemon, seed).await?;
+    let stale = stale_after_load(&stage, &replica, &daemon, seed, true).await?;
     ensure!(!stale.is_empty(), "void: nothing stale without the gate");
     ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
     let mut redis = shop::redis(stage.redis.port()).await?;
@@ -114,8 +126,9 @@ async fn fills_from_a_replica_that_lags(flavor: Flavor) -> Result<()> {
         redis::cmd("UNLINK").arg(format!("category:{category}:products")).exec_async(&mut redis).await?;
     }
     stage.settings.source = with(&replica, "");
+    replica.delay(4).await?;
     let daemon = stage.start().await?;
-    let stale = stale_after_load(&stage, &replica, &daemon, seed).await?;
+    let stale = stale_after_load(&stage, &replica, &daemon, seed, false).await?;
     ensure!(stale.is_empty(), "I1: {stale:?}\n{}", daemon.log_tail());
     Ok(())
 }

@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
 use redis::cmd;
+use rowbust_client::{ConnectOptions, Tls};
 use rowbust_integration_tests::caches::{Caches, certificates};
+use rowbust_integration_tests::daemon::Daemon;
 use rowbust_integration_tests::db::{Db, Flavor};
+use rowbust_integration_tests::http;
 use rowbust_integration_tests::monitor::{Monitor, Removals};
 use rowbust_integration_tests::shop;
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::redis_cluster::ClusterOptions;
-use rowbust_servers::sentinel::SentinelOptions;
+use rowbust_servers::sentinel::{MASTER, SentinelOptions};
 use rowbust_servers::{Need, Redis, RedisCluster, RedisTls, Sentinels, StartOptions, require};
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -56,8 +59,66 @@ fn login(stage: &Stage, tls: &RedisTls) -> String {
     )
 }
 
+/// How the client library connects: by TLS, as the account that may do everything.
+fn trusting(tls: &RedisTls) -> Result<ConnectOptions> {
+    let ca = fs::read(tls.ca.as_ref().context("no authority")?)?;
+    let slow = ConnectOptions::default().connect_timeout(WITHIN).response_timeout(WITHIN);
+    Ok(slow.tls(Tls::default().ca(ca)))
+}
+
+/// The client library finds the frontier that the daemon tells, whichever server has the key; and it fills keys that the daemon then
+/// removes, leases too.
+async fn library(stage: &Stage, daemon: &Daemon, redis: rowbust_client::Redis) -> Result<()> {
+    stage.quiet(daemon).await?;
+    let client = rowbust_client::Client::builder(redis).build()?;
+    until("the frontier is where the daemon says", WITHIN, async || {
+        let (_, status) = http::get(stage.admin(), "/status").await?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let told = &status["marks"]["targets"][0]["frontier"];
+        let mut found = Vec::new();
+        for id in 0..50 {
+            found.push(client.frontier("main", &format!("product:{id}")).await?);
+        }
+        let is_told = |found: &Option<rowbust_client::Frontier>| {
+            found.as_ref().is_some_and(|found| {
+                told["gtids"] == found.gtids
+                    && told["file"] == found.file
+                    && told["position"] == found.position
+                    && found.commit_time().is_some()
+            })
+        };
+        Ok(Seen::check(found.iter().all(is_told), || format!("{told}, {found:?}")))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))?;
+    ensure!(client.frontier("another", "product:1").await?.is_none());
+    let mut conn = stage.sql().await?;
+    let update = "UPDATE products SET ver = ver + 1 WHERE id = 5";
+    let ver = "SELECT ver FROM products WHERE id = 5";
+    let read = async || {
+        let mut conn = stage.sql().await?;
+        let load = async |_| conn.query_first::<u64, _>(ver).await;
+        anyhow::Ok(client.get_or_load::<u64, _, _, _>("product:5", load).await?)
+    };
+    let before = read().await?;
+    conn.query_drop(update).await?;
+    let now: Option<u64> = conn.query_first(ver).await?;
+    ensure!(before < now, "{before:?}, {now:?}");
+    until("the new row is read", WITHIN, async || {
+        let read = read().await?;
+        Ok(Seen::check(read == now, || format!("{read:?}")))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))
+}
+
 /// `set` puts keys into the cache.
-async fn end_to_end(mut stage: Stage, servers: &[&Redis], redis: String) -> Result<()> {
+async fn end_to_end(
+    mut stage: Stage,
+    servers: &[&Redis],
+    redis: String,
+    client: rowbust_client::Redis,
+) -> Result<()> {
     let schema = stage.schema.clone();
     stage.settings.redis = Some(redis);
     stage.settings.mappings = Some(format!(
@@ -90,6 +151,7 @@ async fn end_to_end(mut stage: Stage, servers: &[&Redis], redis: String) -> Resu
     .await
     .map_err(|e| daemon.explain(&e))?;
     wide_removals(servers, &mut conn, &schema).await.map_err(|e| daemon.explain(&e))?;
+    library(&stage, &daemon, client).await?;
     // By the account that may do everything; every key on the server that has it.
     let mut filled = 0;
     for server in servers {
@@ -168,7 +230,8 @@ async fn standalone(need: Need) -> Result<()> {
     let server = Redis::launch(need, options, Some(tls.clone()), Some(&acl))?;
     let url = format!("rediss://127.0.0.1:{}/0", server.tls_port().unwrap());
     let redis = format!("{{ url: \"{url}\", {} }}", login(&stage, &tls));
-    end_to_end(stage, &[&server], redis).await
+    let client = rowbust_client::Redis::connect(&url, trusting(&tls)?).await?;
+    end_to_end(stage, &[&server], redis, client).await
 }
 
 async fn cluster(need: Need) -> Result<()> {
@@ -187,7 +250,11 @@ async fn cluster(need: Need) -> Result<()> {
     let redis =
         format!("{{ mode: cluster, nodes: [{}], {wait}, {} }}", nodes[..2].join(", "), login(&stage, &tls));
     let masters: Vec<&Redis> = cluster.nodes.iter().take(3).collect();
-    end_to_end(stage, &masters, redis).await
+    let urls: Vec<String> =
+        masters.iter().map(|node| format!("rediss://127.0.0.1:{}", node.tls_port().unwrap())).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let client = rowbust_client::Redis::cluster(&urls, trusting(&tls)?).await?;
+    end_to_end(stage, &masters, redis, client).await
 }
 
 async fn sentinel(need: Need) -> Result<()> {
@@ -203,7 +270,10 @@ async fn sentinel(need: Need) -> Result<()> {
     let login = login(&stage, &tls);
     let more = format!(", {login}, sentinel: {{ {login} }}, durability: {{ wait_replicas: 1 }}");
     let redis = Caches::Sentinels(Arc::clone(&group)).config(&more);
-    end_to_end(stage, &[&group.servers[0]], redis).await
+    let urls: Vec<String> = group.ports().iter().map(|port| format!("rediss://127.0.0.1:{port}")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let client = rowbust_client::Redis::sentinel(&urls, MASTER, trusting(&tls)?).await?;
+    end_to_end(stage, &[&group.servers[0]], redis, client).await
 }
 
 macro_rules! everywhere {

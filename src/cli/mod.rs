@@ -43,7 +43,7 @@ pub use self::{
     golden::TestArgs,
     healthcheck::HealthcheckArgs,
     init::InitArgs,
-    lab::{LabCommand, ModelArgs},
+    lab::{CompareArgs, LabCommand, LiveArgs, ModelArgs, ReportArgs, RunArgs as LabRunArgs},
     man::ManArgs,
     pause::{PauseArgs, ResumeArgs},
     reload::ReloadArgs,
@@ -243,7 +243,7 @@ pub fn execute(args: &Args) -> Exit {
         Command::Schema(schema) => schema::execute(global, schema),
         Command::Config(command) => config_show::execute(global, command),
         Command::Init(init) => init::execute(global, init),
-        Command::Lab(LabCommand::Model(model)) => lab::model(global, model),
+        Command::Lab(command) => lab::execute(global, command),
         Command::Completions(completions) => completions::execute(global, completions),
         Command::Man(man) => man::execute(global, man),
         Command::Checkpoint(CheckpointCommand::Show) => checkpoint::show(global),
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_a_usage_error() {
-        for args in ["check --strict", "checkpoint set", "lab run", "nonsense", ""] {
+        for args in ["check --strict", "checkpoint set", "lab", "audit", "nonsense", ""] {
             let args = std::iter::once("rowbust").chain(args.split_whitespace()).map(OsString::from);
             assert_eq!(parse(args).err(), Some(Exit::Usage));
         }

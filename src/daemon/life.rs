@@ -189,6 +189,7 @@ impl Parts {
             expected: marks.expected,
             stats: Arc::clone(&process.published),
             told: Default::default(),
+            told_at: Default::default(),
         };
         let keeping = keeper.run(stop());
         self.supervisor.spawn("marks", async { Ok(keeping.await?) });

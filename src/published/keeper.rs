@@ -55,6 +55,8 @@ pub struct Keeper {
     pub stats: Arc<Stats>,
     /// What clients were told, by target.
     pub told: BTreeMap<String, Mark>,
+    /// And at which keys: on a cluster they change when slots move.
+    pub told_at: BTreeMap<String, Vec<String>>,
 }
 
 impl Keeper {
@@ -217,16 +219,20 @@ impl Keeper {
                 continue;
             }
             let Some(frontier) = oldest(marks()).flatten() else { continue };
-            if self.told.get(target.name()).is_some_and(|told| told.is_at(&frontier)) {
+            let keys: Vec<String> =
+                own().map(|one| redis::frontier_key(one.master.least_tag(), &self.name)).collect();
+            if self.told.get(target.name()).is_some_and(|told| told.is_at(&frontier))
+                && self.told_at.get(target.name()) == Some(&keys)
+            {
                 continue;
             }
             let text = frontier.text();
-            for one in seen.iter_mut().filter(|one| one.target == index) {
-                let key = redis::frontier_key(one.master.tag(), &self.name);
-                if let Err(failure) = redis::set(&mut one.master, &key, &text).await {
+            for (one, key) in seen.iter_mut().filter(|one| one.target == index).zip(&keys) {
+                if let Err(failure) = redis::set(&mut one.master, key, &text).await {
                     self.stats.failed(target.name(), &failure);
                 }
             }
+            self.told_at.insert(target.name().to_owned(), keys);
             self.told.insert(target.name().to_owned(), frontier.clone());
             self.stats.target(target.name(), |state| {
                 state.frontier = Some(frontier);

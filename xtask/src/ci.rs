@@ -72,6 +72,12 @@ fn steps(quick: bool) -> Vec<Step> {
         steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
         steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
         steps.push(Step::cargo(&[], "xtask demo --small"));
+        // With the daemon that the tests have built.
+        steps.push(Step::new("cargo xtask soak --minutes 1", |root| {
+            let program = crate::target()?.join("debug").join("rowbust");
+            call(cargo(root).args(["xtask", "soak", "--minutes", "1", "--rowbust"]).arg(program))
+        }));
+        steps.push(Step::cargo(&[], "xtask package"));
     }
     steps
 }

@@ -1,10 +1,12 @@
-//! Developer tasks: `cargo xtask demo | servers | test | bench | fuzz`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench | soak | fuzz | package`.
 
 mod bench;
 mod ci;
 mod demo;
 mod fuzz;
+mod package;
 mod servers;
+mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,8 +35,12 @@ enum Task {
     Test(ci::Args),
     /// Speed and memory on real servers, with the bars that they must meet.
     Bench(bench::Args),
+    /// `guarded` and `cache-aside` side by side with everything going wrong, for minutes or days: no key of the first may be left stale.
+    Soak(soak::Args),
     /// Hostile bytes for all that is parsed.
     Fuzz(fuzz::Args),
+    /// The archive and the Debian package of a release, built and looked into.
+    Package(package::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,7 +50,12 @@ fn main() -> ExitCode {
         Task::Servers(args) => servers::run(args),
         Task::Test(args) => ci::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => match soak::run_soak(&args) {
+            Ok(verdict) if verdict.is_failure() => return ExitCode::from(99),
+            other => other.and_then(|verdict| verdict.into_result()),
+        },
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Package(args) => package::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,8 @@
 //! A small service with `axum` and `sqlx`: `GET /products/{id}` reads through the cache, `PUT /products/{id}` writes.
 //!
 //! ```sh
-//! cargo run -p rowbust-client --features sqlx --example axum_sqlx -- redis://127.0.0.1:6379 mysql://root@127.0.0.1:3306/shop
+//! cargo run -p rowbust-client --features sqlx --example axum_sqlx -- \
+//!     redis://127.0.0.1:6379 mysql://root@127.0.0.1:3306/shop 127.0.0.1:8080
 //! curl -X PUT -d 'a name' 127.0.0.1:8080/products/7
 //! curl 127.0.0.1:8080/products/7
 //! ```
@@ -76,10 +77,12 @@ async fn rename(
 }
 
 #[tokio::main]
+#[allow(clippy::print_stdout, reason = "an example shows what it does")]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let redis = args.next().context("first argument: URL of Redis")?;
     let mysql = args.next().context("second argument: URL of MySQL or MariaDB, with a database")?;
+    let address = args.next().unwrap_or_else(|| "127.0.0.1:8080".to_owned());
     let pool = MySqlPool::connect(&mysql).await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS products (id BIGINT PRIMARY KEY, name VARCHAR(50))")
         .execute(&pool)
@@ -93,7 +96,8 @@ async fn main() -> anyhow::Result<()> {
     let cache = Client::builder(redis).settings(settings).build()?;
     let shop = Arc::new(Shop { cache, sources: Sources::new(pool) });
     let app = Router::new().route("/products/{id}", get(show).put(rename)).with_state(shop);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).await?;
     Ok(())
 }

@@ -74,6 +74,17 @@ impl Change {
 }
 
 /// What came of a write.
+///
+/// ```
+/// use rowbust_client::{Error, Written};
+/// fn of(written: Written<u32>) -> Result<u32, Error> {
+///     if let Err(error) = &written.cache {
+///         eprintln!("the row is written; old values may stay for a TTL: {error}");
+///     }
+///     written.into_result()
+/// }
+/// assert_eq!(of(Written { value: 7, cache: Ok(()) }).unwrap(), 7);
+/// ```
 #[derive(Debug)]
 #[must_use = "the cache may not have taken the change: look at `cache`, or call `into_result`"]
 pub struct Written<R> {

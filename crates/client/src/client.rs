@@ -69,6 +69,16 @@ impl Drop for Inner {
 }
 
 /// Where a value came from.
+///
+/// ```
+/// use rowbust_client::{Loaded, Origin};
+/// let stock = Loaded { value: Some(5), origin: Origin::Stale };
+/// let text = match stock.origin {
+///     Origin::Stale => format!("about {:?}", stock.value),
+///     _ => format!("{:?}", stock.value),
+/// };
+/// assert_eq!(text, "about Some(5)");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The cache.
@@ -81,7 +91,13 @@ pub enum Origin {
     Stale,
 }
 
-/// A value and where it came from.
+/// A value and where it came from: what [`Client::get_or_load_with`] gives.
+///
+/// ```
+/// use rowbust_client::{Loaded, Origin};
+/// let loaded = Loaded { value: None::<u32>, origin: Origin::Cache };
+/// assert_eq!(loaded.value, None, "the cache knows that there is no such row");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded<T> {
     /// `None`: the database has no such row.

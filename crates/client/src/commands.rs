@@ -66,21 +66,78 @@ fn failed(command: &'static str) -> impl Fn(redis::RedisError) -> Error {
     move |source| Error::Redis { command, source }
 }
 
+fn call(name: &str, what: &str, keys: &[&str], args: &[&[u8]]) -> redis::Cmd {
+    let mut cmd = redis::cmd(name);
+    cmd.arg(what).arg(keys.len()).arg(keys).arg(args);
+    cmd
+}
+
+fn evalsha(script: Script, keys: &[&str], args: &[&[u8]]) -> redis::Cmd {
+    call("EVALSHA", script.sha1(), keys, args)
+}
+
+fn eval(script: Script, keys: &[&str], args: &[&[u8]]) -> redis::Cmd {
+    call("EVAL", script.text(), keys, args)
+}
+
+fn is_unknown(script: &redis::RedisError) -> bool {
+    script.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+fn as_bytes(command: &'static str, answer: Value) -> Result<Option<Vec<u8>>, Error> {
+    match answer {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        other => Err(Error::reply(command, &other)),
+    }
+}
+
+fn as_time_left(answer: Value) -> Result<Option<Duration>, Error> {
+    match answer {
+        // -1: it doesn't expire. -2: there is no such key.
+        Value::Int(ms) => Ok(u64::try_from(ms).ok().map(Duration::from_millis)),
+        other => Err(Error::reply("PTTL", &other)),
+    }
+}
+
+fn as_lease(answer: &Value) -> Result<LeaseReply, Error> {
+    let odd = || Error::reply("lease", answer);
+    let Value::Array(parts) = answer else { return Err(odd()) };
+    match (text(parts.first()), parts.get(1)) {
+        (Some(b"granted"), None) => Ok(LeaseReply::Granted),
+        (Some(b"busy"), Some(Value::Int(ms))) => {
+            Ok(LeaseReply::Busy(Duration::from_millis(u64::try_from(*ms).unwrap_or(0))))
+        }
+        (Some(b"hit"), Some(Value::BulkString(bytes))) => Ok(LeaseReply::Hit(Cached::parse(bytes.clone()))),
+        _ => Err(odd()),
+    }
+}
+
 impl Redis {
     /// Runs a script. A script that was carried out without an answer is not repeated.
     async fn run(&self, script: Script, keys: &[&str], args: &[&[u8]]) -> Result<Value, Error> {
-        let command = |name: &str, what: &str| {
-            let mut cmd = redis::cmd(name);
-            cmd.arg(what).arg(keys.len()).arg(keys).arg(args);
-            cmd
-        };
-        let answer = match self.query(&command("EVALSHA", script.sha1())).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.query(&command("EVAL", script.text())).await
-            }
+        let answer = match self.query(&evalsha(script, keys, args)).await {
+            Err(error) if is_unknown(&error) => self.query(&eval(script, keys, args)).await,
             other => other,
         };
         answer.map_err(failed(script.name()))
+    }
+
+    /// Runs a script, and reads another key after it, in the same round trip. `None`: on a cluster they may stand on different servers.
+    async fn run_and_get(
+        &self,
+        script: Script,
+        keys: &[&str],
+        args: &[&[u8]],
+        other: &str,
+    ) -> Option<Result<(Value, Result<Value, redis::RedisError>), Error>> {
+        let get = redis::Cmd::get(other);
+        let mut both = self.query_both(&evalsha(script, keys, args), &get).await?;
+        // Both again: what was read then was read before the script.
+        if matches!(&both, Ok((Err(error), _)) if is_unknown(error)) {
+            both = self.query_both(&eval(script, keys, args), &get).await?;
+        }
+        Some(both.and_then(|(first, second)| Ok((first?, second))).map_err(failed(script.name())))
     }
 
     async fn run_flag(&self, script: Script, keys: &[&str], args: &[&[u8]]) -> Result<bool, Error> {
@@ -91,11 +148,7 @@ impl Redis {
     }
 
     pub(crate) async fn get_raw(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        match self.query_again(redis::cmd("GET").arg(key)).await.map_err(failed("GET"))? {
-            Value::Nil => Ok(None),
-            Value::BulkString(bytes) => Ok(Some(bytes)),
-            other => Err(Error::reply("GET", &other)),
-        }
+        as_bytes("GET", self.query_again(&redis::Cmd::get(key)).await.map_err(failed("GET"))?)
     }
 
     /// What the key holds; a lease counts as nothing.
@@ -103,17 +156,18 @@ impl Redis {
         Ok(self.get_raw(key).await?.and_then(Cached::parse))
     }
 
-    /// The same, with the time that it has left; in one round trip.
+    /// The same, with the time that it has left.
     pub(crate) async fn get_with_ttl(&self, key: &str) -> Result<Option<(Cached, Option<Duration>)>, Error> {
-        let pttl = async {
-            let answer = self.query_again(redis::cmd("PTTL").arg(key)).await.map_err(failed("PTTL"))?;
-            match answer {
-                // -1: it doesn't expire. -2: there is no such key.
-                Value::Int(ms) => Ok(u64::try_from(ms).ok().map(Duration::from_millis)),
-                other => Err(Error::reply("PTTL", &other)),
+        let (get, pttl) = (redis::Cmd::get(key), redis::Cmd::pttl(key));
+        let (value, left) = match self.query_both(&get, &pttl).await {
+            Some(Ok((value, left))) => (value, left),
+            // A cluster, or a connection that broke.
+            None | Some(Err(_)) => {
+                futures_util::future::join(self.query_again(&get), self.query_again(&pttl)).await
             }
         };
-        let (cached, left) = futures_util::future::try_join(self.get(key), pttl).await?;
+        let cached = as_bytes("GET", value.map_err(failed("GET"))?)?.and_then(Cached::parse);
+        let left = as_time_left(left.map_err(failed("PTTL"))?)?;
         Ok(cached.map(|cached| (cached, left)))
     }
 
@@ -144,18 +198,25 @@ impl Redis {
 
     pub(crate) async fn lease(&self, key: &str, token: Token, hold: Duration) -> Result<LeaseReply, Error> {
         let ms = millis(hold).to_string();
-        let answer = self.run(Script::Lease, &[key], &[&token.to_hex(), ms.as_bytes()]).await?;
-        let odd = |answer: &Value| Error::reply("lease", answer);
-        let Value::Array(parts) = &answer else { return Err(odd(&answer)) };
-        match (text(parts.first()), parts.get(1)) {
-            (Some(b"granted"), None) => Ok(LeaseReply::Granted),
-            (Some(b"busy"), Some(Value::Int(ms))) => {
-                Ok(LeaseReply::Busy(Duration::from_millis(u64::try_from(*ms).unwrap_or(0))))
+        as_lease(&self.run(Script::Lease, &[key], &[&token.to_hex(), ms.as_bytes()]).await?)
+    }
+
+    /// A lease, and what `pool` holds *after* it was asked for. `None` instead of the latter: it must be asked for apart.
+    pub(crate) async fn lease_and_pool(
+        &self,
+        key: &str,
+        token: Token,
+        hold: Duration,
+        pool: &str,
+    ) -> Result<(LeaseReply, Option<Option<Vec<u8>>>), Error> {
+        let ms = millis(hold).to_string();
+        let (hex, ms) = (token.to_hex(), ms.as_bytes());
+        match self.run_and_get(Script::Lease, &[key], &[&hex, ms], pool).await {
+            None => Ok((self.lease(key, token, hold).await?, None)),
+            Some(both) => {
+                let (lease, pool) = both?;
+                Ok((as_lease(&lease)?, pool.ok().and_then(|pool| as_bytes("GET", pool).ok())))
             }
-            (Some(b"hit"), Some(Value::BulkString(bytes))) => {
-                Ok(LeaseReply::Hit(Cached::parse(bytes.clone())))
-            }
-            _ => Err(odd(&answer)),
         }
     }
 

@@ -78,15 +78,20 @@ impl Context {
         ttl.map(|ttl| self.settings.jittered(ttl))
     }
 
-    /// The pool of read sources, asked for now. What can't be read means the primary alone, which is always a member.
+    /// The pool of read sources, asked for now.
     pub(crate) async fn pool(&self, key: &str) -> Result<ReadSource, Error> {
         self.before(Step::Pool, key).await;
-        let Some(text) = self.redis.get_raw(key).await? else { return Ok(ReadSource::primary()) };
-        Ok(parse_pool(&text).unwrap_or_else(|| {
+        Ok(self.listed(key, self.redis.get_raw(key).await?.as_deref()))
+    }
+
+    /// What stands at the pool's key. What can't be read means the primary alone, which is always a member.
+    pub(crate) fn listed(&self, key: &str, text: Option<&[u8]>) -> ReadSource {
+        let Some(text) = text else { return ReadSource::primary() };
+        parse_pool(text).unwrap_or_else(|| {
             count(&self.counters.unknown_pools);
             tracing::warn!(key, "pool of read sources in an unknown form: reading from the primary");
             ReadSource::primary()
-        }))
+        })
     }
 }
 

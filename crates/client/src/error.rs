@@ -2,10 +2,28 @@
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
-/// An error of the application's own code: its loader or its update.
+/// An error of the application's own code: its loader or its update. Whatever `?` can turn into it will do.
+///
+/// ```
+/// use rowbust_client::BoxError;
+/// let error: BoxError = "no such table".into();
+/// let error: BoxError = std::io::Error::other(error).into();
+/// ```
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// What went wrong. Each text says what to do. It can be cloned: callers that share a load share its error.
+///
+/// ```
+/// use rowbust_client::Error;
+/// fn status(error: &Error) -> u16 {
+///     match error {
+///         Error::Overloaded { .. } | Error::LockBusy { .. } => 503,
+///         error if error.is_cache() => 502,
+///         _ => 500,
+///     }
+/// }
+/// assert_eq!(status(&Error::Overloaded { reason: "too many" }), 503);
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -4,7 +4,13 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 
-/// The step that comes next.
+/// The step that comes next. Which ones there are, and in which order, is on the strategy's page; a look at the pool that goes out
+/// together with the request for a lease is no step of its own.
+///
+/// ```
+/// use rowbust_client::Step;
+/// assert_eq!(format!("{:?}", Step::Fill), "Fill");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {

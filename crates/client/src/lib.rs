@@ -7,6 +7,7 @@
 //!   refresh, a limit and a breaker.
 //! - [`ReadSource`]: tells a loader where to read, and when it may begin.
 //! - [`Redis`]: one server, a cluster, or a master by way of sentinels.
+//! - [`Frontier`]: up to where everything is removed, as the daemon tells.
 //! - [`adapter`]: pools of connections by member, for `mysql_async` and `sqlx`.
 //! - [`Hooks`]: hold a strategy up between its steps, for tests.
 //!
@@ -20,6 +21,7 @@ mod codec;
 mod commands;
 mod context;
 mod error;
+mod frontier;
 mod hooks;
 mod link;
 mod lock;
@@ -34,8 +36,9 @@ pub use client::{Builder, Client, Loaded, Origin};
 #[doc(hidden)]
 pub use context::Context;
 pub use error::{BoxError, Error};
+pub use frontier::Frontier;
 pub use hooks::{Hooks, Step};
-pub use link::{ConnectOptions, Login, Redis};
+pub use link::{ConnectOptions, Login, Redis, Tls};
 pub use settings::{
     Breaker, CallOptions, EarlyRefresh, Foreign, LoadLimit, OnCacheError, OnOverload, RebuildLock, Settings,
 };

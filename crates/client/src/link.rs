@@ -14,12 +14,12 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, RedisConnectionInfo, RedisError, ServerErrorKind,
-    Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError,
+    ServerErrorKind, TlsCertificates, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
-    sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 
 /// Between two tries to reach a server that can't be reached.
@@ -28,6 +28,14 @@ const RETRY: Duration = Duration::from_millis(100);
 const WATCH: Duration = Duration::from_secs(1);
 
 /// How to connect.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_client::ConnectOptions;
+/// // A read that waits for Redis for longer than this goes to the database.
+/// let options = ConnectOptions::default().response_timeout(Duration::from_millis(50));
+/// assert_eq!(options.connect_timeout, Duration::from_secs(1));
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectOptions {
@@ -37,6 +45,8 @@ pub struct ConnectOptions {
     pub response_timeout: Duration,
     /// With sentinels: the login at the servers. Default: none. (Elsewhere, and for the sentinels themselves, it is part of the URL.)
     pub login: Option<Login>,
+    /// Certificates for `rediss://`. Default: the system's authorities, and none of one's own.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ConnectOptions {
@@ -45,6 +55,7 @@ impl Default for ConnectOptions {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
             login: None,
+            tls: None,
         }
     }
 }
@@ -70,9 +81,72 @@ impl ConnectOptions {
         self.login = Some(login);
         self
     }
+
+    /// Sets [`ConnectOptions::tls`].
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    fn certificates(&self) -> Option<TlsCertificates> {
+        self.tls.clone().map(|Tls { ca, own }| TlsCertificates {
+            root_cert: ca,
+            client_tls: own.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key }),
+        })
+    }
+}
+
+/// Whom to trust, and who one is, with `rediss://`. All is PEM.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use rowbust_client::{ConnectOptions, Redis, Tls};
+/// let tls = Tls::default()
+///     .ca(std::fs::read("/etc/redis/ca.pem")?)
+///     .own(std::fs::read("/etc/app/cert.pem")?, std::fs::read("/etc/app/key.pem")?);
+/// let redis = Redis::connect("rediss://cache:6380", ConnectOptions::default().tls(tls)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Tls {
+    ca: Option<Vec<u8>>,
+    own: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Tls {
+    /// Certificates of the authorities to trust, instead of the system's.
+    #[must_use]
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// One's own certificate and its private key, for servers that ask for them.
+    #[must_use]
+    pub fn own(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.own = Some((certificate.into(), key.into()));
+        self
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("ca", &self.ca.is_some())
+            .field("own", &self.own.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Who logs in at a server.
+///
+/// ```
+/// use rowbust_client::{ConnectOptions, Login};
+/// let login = Login { username: Some("app".into()), password: Some("secret".into()), db: 0 };
+/// let options = ConnectOptions::default().login(login);
+/// assert!(!format!("{options:?}").contains("secret"));
+/// ```
 #[derive(Clone, Default)]
 pub struct Login {
     /// Default: none, which is the user `default`.
@@ -106,7 +180,13 @@ impl fmt::Debug for Login {
 #[derive(Clone)]
 pub struct Redis {
     kind: Kind,
-    commands: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    commands: AtomicU64,
+    round_trips: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -132,12 +212,17 @@ impl Redis {
     /// # Errors
     /// When the URL can't be understood, or the server can't be reached.
     pub async fn connect(url: &str, options: ConnectOptions) -> Result<Self, crate::Error> {
-        let client = Client::open(url).map_err(connecting)?;
+        let client = match options.certificates() {
+            Some(certificates) => Client::build_with_tls(url, certificates),
+            None => Client::open(url),
+        };
+        let client = client.map_err(connecting)?;
         Self::one(Some(client), None, options).await
     }
 
-    /// The master that these sentinels call `master`. Their login, if they need one, is in the URLs; the servers' in
-    /// [`ConnectOptions::login`].
+    /// The master that these sentinels call `master`. Their login, if they need one, is in the URLs, the same in all of them; the servers'
+    /// in [`ConnectOptions::login`]. With `rediss://` sentinels and servers are spoken to by TLS; without it, and with
+    /// [`ConnectOptions::tls`], the servers are.
     ///
     /// # Errors
     /// When a URL can't be understood, or no sentinel or no master can be reached.
@@ -146,17 +231,7 @@ impl Redis {
         master: &str,
         options: ConnectOptions,
     ) -> Result<Self, crate::Error> {
-        let login = options.login.clone().unwrap_or_default();
-        let mut settings = RedisConnectionInfo::default().set_db(login.db);
-        if let Some(username) = &login.username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = &login.password {
-            settings = settings.set_password(password);
-        }
-        let node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings);
-        let sentinels = SentinelClient::build(urls.to_vec(), master, Some(node), SentinelServerType::Master)
-            .map_err(connecting)?;
+        let sentinels = sentinels(urls, master, &options).map_err(connecting)?;
         Self::one(None, Some(tokio::sync::Mutex::new(sentinels)), options).await
     }
 
@@ -178,7 +253,7 @@ impl Redis {
         if is_watched {
             tokio::spawn(watch(Arc::downgrade(&one)));
         }
-        Ok(Self { kind: Kind::One(one), commands: Arc::default() })
+        Ok(Self { kind: Kind::One(one), counts: Arc::default() })
     }
 
     /// A cluster, by some of its nodes. Their URLs must have the same login.
@@ -191,7 +266,11 @@ impl Redis {
             .map(|url| url.into_connection_info())
             .collect::<Result<Vec<_>, _>>()
             .map_err(connecting)?;
-        let client = ClusterClientBuilder::new(nodes)
+        let mut builder = ClusterClientBuilder::new(nodes);
+        if let Some(certificates) = options.certificates() {
+            builder = builder.certs(certificates);
+        }
+        let client = builder
             .connection_timeout(options.connect_timeout)
             .response_timeout(options.response_timeout)
             // Redirections and connections that broke: a few, and briefly.
@@ -201,23 +280,47 @@ impl Redis {
             .build()
             .map_err(connecting)?;
         let connection = client.get_async_connection().await.map_err(connecting)?;
-        Ok(Self { kind: Kind::Cluster(Box::new(connection)), commands: Arc::default() })
+        Ok(Self { kind: Kind::Cluster(Box::new(connection)), counts: Arc::default() })
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.kind, Kind::Cluster(_))
     }
 
     /// Commands sent so far by all clones; a script that had to be sent again counts again.
     #[must_use]
     pub fn commands(&self) -> u64 {
-        self.commands.load(Relaxed)
+        self.counts.commands.load(Relaxed)
+    }
+
+    /// How often a call has waited for Redis so far, by all clones: two commands in one write count once.
+    #[must_use]
+    pub fn round_trips(&self) -> u64 {
+        self.counts.round_trips.load(Relaxed)
+    }
+
+    fn count(&self, commands: u64) {
+        self.counts.commands.fetch_add(commands, Relaxed);
+        self.counts.round_trips.fetch_add(1, Relaxed);
     }
 
     /// Sends a command once. The outcome of one that failed is unknown.
     pub(crate) async fn query(&self, cmd: &Cmd) -> Result<Value, RedisError> {
-        self.commands.fetch_add(1, Relaxed);
+        self.count(1);
         match &self.kind {
             Kind::One(one) => one.query(cmd).await,
-            Kind::Cluster(connection) => connection.as_ref().clone().req_packed_command(cmd).await,
+            Kind::Cluster(connection) => {
+                connection.as_ref().clone().req_packed_command(cmd).await.and_then(Value::extract_error)
+            }
         }
-        .and_then(Value::extract_error)
+    }
+
+    /// Sends two commands in one write over one connection: the server carries out the second one after the first, whatever became of
+    /// that. `None`: nothing was sent, for on a cluster each key has a server of its own.
+    pub(crate) async fn query_both(&self, first: &Cmd, second: &Cmd) -> Option<Both> {
+        let Kind::One(one) = &self.kind else { return None };
+        self.count(2);
+        Some(one.query_both(first, second).await)
     }
 
     /// Sends a command that may be carried out twice, and again if the connection turned out to be broken.
@@ -231,9 +334,50 @@ impl Redis {
     }
 }
 
+fn sentinels(urls: &[&str], master: &str, options: &ConnectOptions) -> Result<SentinelClient, RedisError> {
+    let infos = urls.iter().map(|url| url.into_connection_info()).collect::<Result<Vec<_>, _>>()?;
+    let mode = infos.iter().find_map(|info| match info.addr() {
+        ConnectionAddr::TcpTls { insecure: true, .. } => Some(TlsMode::Insecure),
+        ConnectionAddr::TcpTls { .. } => Some(TlsMode::Secure),
+        _ => None,
+    });
+    let addresses = infos.iter().map(|info| info.addr().clone());
+    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
+    if let Some(login) = infos.first().map(|info| info.redis_settings()) {
+        if let Some(username) = login.username() {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = login.password() {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+    }
+    let certificates = options.certificates();
+    if let (Some(certificates), Some(_)) = (&certificates, mode) {
+        builder = builder.set_client_to_sentinel_certificates(certificates.clone());
+    }
+    if let Some(mode) = mode.or(certificates.is_some().then_some(TlsMode::Secure)) {
+        builder = builder.set_client_to_redis_tls_mode(mode);
+    }
+    if let Some(certificates) = certificates {
+        builder = builder.set_client_to_redis_certificates(certificates);
+    }
+    let login = options.login.clone().unwrap_or_default();
+    builder = builder.set_client_to_redis_db(login.db);
+    if let Some(username) = login.username {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = login.password {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    builder.build()
+}
+
 fn connecting(source: RedisError) -> crate::Error {
     crate::Error::Redis { command: "connect", source }
 }
+
+/// Each command's answer, if there are any.
+pub(crate) type Both = Result<(Result<Value, RedisError>, Result<Value, RedisError>), RedisError>;
 
 /// One server at a time.
 struct One {
@@ -259,11 +403,30 @@ struct Current {
 impl One {
     async fn query(&self, cmd: &Cmd) -> Result<Value, RedisError> {
         let (made, mut connection) = self.connection().await?;
-        let answer = connection.send_packed_command(cmd).await;
-        if answer.as_ref().is_err_and(is_broken) {
+        let answer = connection.send_packed_command(cmd).await.and_then(Value::extract_error);
+        self.judge(made, answer.as_ref().err());
+        answer
+    }
+
+    async fn query_both(&self, first: &Cmd, second: &Cmd) -> Both {
+        let (made, mut connection) = self.connection().await?;
+        let mut pipeline = redis::Pipeline::with_capacity(2);
+        pipeline.add_command(first.clone()).add_command(second.clone());
+        let answers = connection.send_packed_commands(&pipeline, 0, 2).await;
+        self.judge(made, answers.as_ref().err());
+        let [first, second] = <[Value; 2]>::try_from(answers?)
+            .map_err(|_| RedisError::from((redis::ErrorKind::UnexpectedReturnType, "not two replies")))?
+            .map(Value::extract_error);
+        self.judge(made, first.as_ref().err());
+        self.judge(made, second.as_ref().err());
+        Ok((first, second))
+    }
+
+    /// Gives up a connection that must not be used any more.
+    fn judge(&self, made: u64, error: Option<&RedisError>) {
+        if error.is_some_and(is_broken) {
             self.forget(made);
         }
-        answer
     }
 
     fn current(&self) -> Option<(u64, MultiplexedConnection)> {

@@ -103,6 +103,14 @@ impl Settings {
 }
 
 /// When Redis fails.
+///
+/// ```
+/// use rowbust_client::{LoadLimit, OnCacheError, Settings};
+/// use std::time::Duration;
+/// // Without Redis the database gets every read, but no more than 32 at a time.
+/// let limit = LoadLimit { concurrent: 32, wait: Duration::from_millis(100) };
+/// let settings = Settings { on_cache_error: OnCacheError::Load, load_limit: Some(limit), ..Settings::default() };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnCacheError {
     /// Read the database and fill nothing. Use it with a [`LoadLimit`], for now every read is a load.
@@ -112,6 +120,11 @@ pub enum OnCacheError {
 }
 
 /// When a key holds bytes that are no such value. They are never handed out.
+///
+/// ```
+/// use rowbust_client::{CallOptions, Foreign};
+/// let strict = CallOptions::default().foreign(Foreign::Fail);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
     /// Remove them and load: right while a new version's format replaces an old one's. Counted.
@@ -122,6 +135,11 @@ pub enum Foreign {
 
 /// Probabilistic early refresh: XFetch, in A. Vattani, F. Chierichetti, K. Lowenstein, "Optimal Probabilistic Cache Stampede
 /// Prevention", PVLDB 8(8), 2015. A reader refreshes when the time left is below δ·β·(−ln random), δ being how long loads take here.
+///
+/// ```
+/// use rowbust_client::{EarlyRefresh, Settings};
+/// let settings = Settings { early_refresh: Some(EarlyRefresh { beta: 1.0 }), ..Settings::default() };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EarlyRefresh {
     /// Above 1: earlier than is optimal; below: later. The paper's, and the usual, value is 1.
@@ -129,6 +147,13 @@ pub struct EarlyRefresh {
 }
 
 /// A lock in Redis, taken by who misses; who has it looks at the key again before the load.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_client::{RebuildLock, Settings};
+/// let lock = RebuildLock { hold: Duration::from_secs(5), wait: Duration::from_millis(200) };
+/// let settings = Settings { rebuild_lock: Some(lock), ..Settings::default() };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebuildLock {
     /// After this the lock of a process that has died is free. Longer than a load takes.
@@ -138,6 +163,13 @@ pub struct RebuildLock {
 }
 
 /// A limit on the loads of one client that run at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_client::{LoadLimit, Settings};
+/// let limit = LoadLimit { concurrent: 16, wait: Duration::from_millis(500) };
+/// let settings = Settings { load_limit: Some(limit), ..Settings::default() };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadLimit {
     /// At most so many.
@@ -147,6 +179,13 @@ pub struct LoadLimit {
 }
 
 /// After some failed loads in a row none is tried for a while; then one, whose outcome decides.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_client::{Breaker, Settings};
+/// let breaker = Breaker { failures: 5, cool_down: Duration::from_secs(2) };
+/// let settings = Settings { breaker: Some(breaker), ..Settings::default() };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breaker {
     /// How many in a row.
@@ -156,6 +195,13 @@ pub struct Breaker {
 }
 
 /// When a limit or breaker refuses a load.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_client::{OnOverload, Settings};
+/// let on_overload = OnOverload::ServeStale { entries: 10_000, max_age: Duration::from_secs(300) };
+/// let settings = Settings { on_overload, ..Settings::default() };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnOverload {
     /// Fail at once with [`Error::Overloaded`].

@@ -5,6 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counts since the client was made, at one moment.
+        ///
+        /// ```no_run
+        /// # fn example(client: rowbust_client::Client) {
+        /// let stats = client.stats();
+        /// println!("{} hits, {} misses, {} fills refused", stats.hits, stats.misses, stats.refused);
+        /// # }
+        /// ```
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats { $($(#[$doc])* pub $name: u64,)* }

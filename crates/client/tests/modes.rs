@@ -6,14 +6,14 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use rowbust_client::{
-    Client, Redis,
+    Client, Redis, Tls,
     strategy::{
         BinlogLease, CacheAside, DelayedDoubleDelete, Guarded, LockSerialized, LogicalExpiry, Strategy,
         WriteThrough,
     },
 };
 use rowbust_servers::{
-    Need, RedisCluster, Sentinels,
+    Need, RedisCluster, RedisTls, Sentinels,
     redis_cluster::ClusterOptions,
     require,
     sentinel::{MASTER, SentinelOptions},
@@ -77,6 +77,27 @@ async fn a_script_that_redis_has_forgotten_is_sent_again() {
     assert_eq!(client.stats().fills, 3);
 }
 
+/// A server that has become a replica, and one that says so in the second of two replies.
+#[tokio::test]
+async fn a_connection_to_a_server_that_takes_no_writes_is_given_up() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let db = Db::with("k", 1);
+    let client = cache.client(Guarded::new()).await;
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(db.get(&client, "k").await.unwrap(), Some(1));
+        let list = cache.server.cli(&["CLIENT", "LIST"]).unwrap();
+        let own = list.lines().find(|line| !line.contains("cmd=client")).unwrap();
+        connections.push(own.split(' ').next().unwrap().to_owned());
+        cache.unlink("k");
+        cache.server.cli(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+        let error = db.get(&client, "k").await.unwrap_err();
+        assert!(error.to_string().contains("read only replica"), "{error}");
+        cache.server.cli(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    }
+    assert_ne!(connections[0], connections[1]);
+}
+
 #[tokio::test]
 async fn a_cluster() {
     let Some(_) = require(&[Need::Redis]) else { return };
@@ -90,6 +111,61 @@ async fn a_cluster() {
     let error = Db::with("a}b", 1).get(&client, "a}b").await.unwrap_err();
     assert!(matches!(error, rowbust_client::Error::Key { .. }), "{error}");
     assert_eq!(Db::with("x{a}b", 1).get(&client, "x{a}b").await.unwrap(), Some(1));
+}
+
+/// An authority's certificate, and one of `127.0.0.1` by it.
+fn certificates(dir: &std::path::Path) -> RedisTls {
+    let (ca_key, key) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "authority of a test");
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let own = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let cert = own.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
+    let write = |name: &str, text: String| {
+        std::fs::write(dir.join(name), text).unwrap();
+        dir.join(name)
+    };
+    let ca = write("ca.pem", ca_cert.pem());
+    RedisTls {
+        cert: write("cert.pem", cert.pem()),
+        key: write("key.pem", key.serialize_pem()),
+        client_ca: Some(ca.clone()),
+        ca: Some(ca),
+    }
+}
+
+/// Servers and sentinels that ask for certificates: with them, without one's own, and with an authority that isn't theirs.
+#[tokio::test]
+async fn sentinels_with_tls() {
+    let Some(_) = require(&[Need::Redis]) else { return };
+    let dir = tempfile::TempDir::new().unwrap();
+    let tls = certificates(dir.path());
+    let options_of = SentinelOptions {
+        tls: Some(tls.clone()),
+        ..SentinelOptions::new(Need::Redis, dir.path().join("group"))
+    };
+    let group = Sentinels::start(&options_of).unwrap();
+    let urls: Vec<String> = group.ports().iter().map(|port| format!("rediss://127.0.0.1:{port}")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let read = |path: &std::path::Path| std::fs::read(path).unwrap();
+    let (ca, cert, key) = (read(tls.ca.as_deref().unwrap()), read(&tls.cert), read(&tls.key));
+    let with = |tls: Tls| options().response_timeout(Duration::from_secs(2)).tls(tls);
+    let redis =
+        Redis::sentinel(&urls, MASTER, with(Tls::default().ca(ca.clone()).own(cert.clone(), key.clone())))
+            .await;
+    let redis = redis.unwrap();
+    works(&redis).await;
+    let master = group.master().unwrap();
+    let list = group.servers[master].cli(&["CLIENT", "LIST"]).unwrap();
+    let port = format!("laddr=127.0.0.1:{}", group.servers[master].tls_port().unwrap());
+    let ours = |line: &str| ["cmd=get", "cmd=evalsha", "cmd=unlink"].iter().any(|cmd| line.contains(cmd));
+    assert!(list.lines().any(|line| line.contains(&port) && ours(line)), "{list}");
+    let other = tempfile::TempDir::new().unwrap();
+    let stranger = read(certificates(other.path()).ca.as_deref().unwrap());
+    for wrong in [Tls::default().ca(ca), Tls::default().ca(stranger).own(cert, key), Tls::default()] {
+        assert!(Redis::sentinel(&urls, MASTER, with(wrong)).await.is_err());
+    }
 }
 
 #[tokio::test]

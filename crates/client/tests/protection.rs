@@ -399,6 +399,25 @@ async fn many_keys_are_one_load() {
         assert!(client.get_many(&[], none).await.unwrap().is_empty());
         let stats = client.stats();
         assert_eq!((stats.loads, stats.fills, stats.foreign), (1, 3, 1));
+        // JSON has no keys but texts.
+        type Odd = HashMap<(u8, u8), u8>;
+        let odd = async |_, _| {
+            let values = [("k6", Odd::new()), ("k7", Odd::from([((1, 2), 3)])), ("k8", Odd::new())];
+            Ok::<_, Infallible>(HashMap::from(values.map(|(key, value)| (key.to_owned(), value))))
+        };
+        let error = client.get_many(&["k6", "k7", "k8"], odd).await.unwrap_err();
+        assert!(matches!(&error, Error::Encode { key, .. } if key == "k7"), "{error}");
+        for key in ["k6", "k7", "k8"] {
+            assert_eq!(
+                cache.get(key),
+                None,
+                "{}: a lease was left behind, or half a batch",
+                client.strategy()
+            );
+            let lock = format!("rowbust:lock:{{{key}}}");
+            let fields = cache.server.cli(&["HKEYS", &lock]).unwrap();
+            assert!(!fields.contains("r:"), "a lock was left behind: {fields}");
+        }
         let fails = async |_, _| Err::<HashMap<String, u64>, _>("the database said no");
         assert!(matches!(client.get_many(&["k9"], fails).await, Err(Error::Load(_))));
         assert_eq!(cache.get("k9"), None, "a lease was left behind");

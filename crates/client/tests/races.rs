@@ -18,6 +18,7 @@ use support::{Cache, Db, Stops, until};
 use tokio::task::JoinHandle;
 
 const KEY: &str = "product:7";
+const OTHER: &str = "product:8";
 
 fn reading(client: &Client, db: &Arc<Db>) -> JoinHandle<Option<u64>> {
     let (client, db) = (client.clone(), db.clone());
@@ -348,8 +349,53 @@ async fn guarded_lets_one_reader_fill_and_the_others_load_without() {
     assert_eq!(db.loads(), 2);
 }
 
+/// One write, one connection: Redis carries the look at the pool out behind the grant, and once more where the script had to be sent.
 #[tokio::test]
-async fn guarded_reads_the_pool_after_its_lease_was_granted() {
+async fn guarded_reads_the_pool_behind_the_lease_that_was_granted() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let db = Db::with(KEY, 1);
+    let client = cache.client(Guarded::new()).await;
+    cache.server.cli(&["SCRIPT", "FLUSH"]).unwrap();
+    let monitor = Monitor::start(cache.server.port());
+    for known in [false, true] {
+        cache.unlink(KEY);
+        assert_eq!(db.get(&client, KEY).await.unwrap(), Some(1));
+        cache.server.cli(&["ECHO", "end"]).unwrap();
+        let seen = monitor.until("\"ECHO\" \"end\"");
+        let at = |what: &str| -> Vec<usize> {
+            seen.iter().enumerate().filter(|(_, line)| line.contains(what)).map(|(n, _)| n).collect()
+        };
+        let (granted, pools) = (at("lua] \"SET\""), at("\"GET\" \"rowbust:pool:main\""));
+        assert_eq!(pools.len(), if known { 1 } else { 2 }, "{seen:?}");
+        assert!(pools.last() > granted.first(), "{seen:?}");
+        assert_eq!(at("\"EVAL\"").is_empty(), known, "{seen:?}");
+    }
+    assert_eq!(client.stats().fills, 2);
+}
+
+/// What a Redis carries out, in its order.
+struct Monitor(std::sync::Mutex<std::io::Lines<std::io::BufReader<std::net::TcpStream>>>);
+
+impl Monitor {
+    fn start(port: u16) -> Self {
+        use std::io::{BufRead as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(support::WITHIN)).unwrap();
+        stream.write_all(b"MONITOR\r\n").unwrap();
+        let mut lines = std::io::BufReader::new(stream).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "+OK");
+        Self(std::sync::Mutex::new(lines))
+    }
+
+    fn until(&self, what: &str) -> Vec<String> {
+        let mut lines = self.0.lock().unwrap();
+        lines.by_ref().map(Result::unwrap).take_while(|line| !line.contains(what)).collect()
+    }
+}
+
+/// For several keys it is asked for once, and after all of their leases.
+#[tokio::test]
+async fn guarded_reads_the_pool_of_several_keys_after_their_leases_were_granted() {
     let Some(cache) = Cache::start(Need::Redis) else { return };
     let (db, stops) = (Db::with(KEY, 1), Arc::new(Stops::default()));
     let client = cache.held(Guarded::new(), &stops).await;
@@ -360,17 +406,20 @@ async fn guarded_reads_the_pool_after_its_lease_was_granted() {
         let (client, db) = (client.clone(), db.clone());
         tokio::spawn(async move {
             let seen = std::sync::Mutex::new(Vec::new());
-            let value = client.get_or_load(KEY, async |source| {
+            let values = client.get_many(&[KEY, OTHER], async |source, missing| {
                 seen.lock().unwrap().extend(source.members().to_vec());
-                Ok::<_, std::convert::Infallible>(db.read(KEY))
+                let row = |key: String| Some((db.read(&key)?, key)).map(|(value, key)| (key, value));
+                Ok::<_, std::convert::Infallible>(missing.into_iter().filter_map(row).collect())
             });
-            assert_eq!(value.await.unwrap(), Some(1));
+            assert_eq!(values.await.unwrap(), [(KEY.to_owned(), 1)].into());
             seen.into_inner().unwrap()
         })
     };
     pool.reached().await;
-    // The lease stands, and a member leaves.
-    assert!(cache.server.cli(&["GETRANGE", KEY, "1", "13"]).unwrap().contains("rowbust:lease"));
+    // The leases stand, and a member leaves.
+    for key in [KEY, OTHER] {
+        assert!(cache.server.cli(&["GETRANGE", key, "1", "13"]).unwrap().contains("rowbust:lease"));
+    }
     publish(r#"{"v":1,"members":["db1:3306"]}"#);
     pool.go();
     assert_eq!(reader.await.unwrap(), ["db1:3306"]);

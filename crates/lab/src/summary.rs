@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a summary of another format version is refused, as is one that isn't whole. Depends on [`crate::checker`].
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +46,64 @@ pub struct Run {
     pub workload: String,
     /// How long operations were made, in nanoseconds.
     pub length: Nanos,
+    /// Names of the faults, with `+` between; `none`.
+    #[serde(default)]
+    pub fault: String,
+    /// How often each truly struck.
+    #[serde(default)]
+    pub struck: BTreeMap<String, u64>,
     /// When which fault was on.
     pub faults: Vec<Fault>,
     /// Keys whose cached version wasn't the database's, as they were counted while it ran: time and number.
     pub stale_keys: Vec<(Nanos, u64)>,
     /// What the checker says.
     pub report: checker::Report,
+    /// What clients and daemon counted.
+    #[serde(default)]
+    pub measures: Measures,
     /// Why the run counts for nothing, if it does: a fault that never struck, for one.
     pub void: Option<String>,
+}
+
+/// What clients and daemon counted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
+    /// Loads: reads of the database for the cache.
+    pub database_reads: u64,
+    /// Fills that were accepted.
+    pub fills: u64,
+    /// Fills that were refused: a lease was revoked, a fence had moved.
+    pub refused_fills: u64,
+    /// Reads that loaded without filling, as somebody else had the right to fill.
+    pub lock_waits: u64,
+    /// Locks that were lost while they were held.
+    pub locks_lost: u64,
+    /// Second deletes of `delayed-double-delete`.
+    pub second_deletes: u64,
+    /// Commands of reads that Redis didn't carry out.
+    pub cache_errors: u64,
+    /// Writes after which keys couldn't be removed.
+    pub not_removed: u64,
+    /// From a commit to its first removal, by the daemon. MariaDB's binlog has whole seconds: there from the event's receipt. Since the
+    /// daemon's last start.
+    pub first_removal: Option<Removal>,
+    /// The same to the second removal.
+    pub second_removal: Option<Removal>,
+    /// What the workload found wrong in itself at the end: more sold than there was, for one.
+    pub broken: Vec<String>,
+}
+
+/// How long removals took, in seconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Removal {
+    /// How many there were.
+    pub count: u64,
+    /// Half of them took at most this: the bound of a bucket. None: longer than the last one.
+    pub p50: Option<f64>,
+    /// 99 %.
+    pub p99: Option<f64>,
+    /// Bound, and how many took at most this.
+    pub buckets: Vec<(f64, u64)>,
 }
 
 /// A fault and its time.

@@ -28,6 +28,8 @@ fn generate(page: &str) -> String {
 fn part(name: &str) -> String {
     match name.split_whitespace().collect::<Vec<_>>().as_slice() {
         ["setups"] => setups(),
+        // Counted by a test of the client.
+        ["round", "trips"] => include_str!("../../client/src/strategy/round_trips.md").to_owned(),
         ["conditions"] => two_columns("condition", Condition::ALL.iter().map(|c| (c.name(), c.about()))),
         ["properties"] => two_columns("property", Property::ALL.iter().map(|p| (p.name(), p.about()))),
         ["mutants"] => mutants(),

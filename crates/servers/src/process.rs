@@ -77,6 +77,14 @@ impl Identity {
         }
     }
 
+    /// Sends SIGKILL, if this very process still runs; doesn't wait.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill9(&self) -> Result<()> {
+        self.signal(Signal::SIGKILL)
+    }
+
     /// SIGTERM, then SIGKILL after `grace`; returns when the process is gone.
     ///
     /// # Errors
@@ -123,27 +131,34 @@ pub(crate) fn poll(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
 
 /// What to run, and how.
 #[derive(Debug, Clone)]
-pub(crate) struct Spec {
-    pub(crate) program: PathBuf,
-    pub(crate) args: Vec<OsString>,
-    pub(crate) env: Vec<(String, OsString)>,
-    pub(crate) dir: PathBuf,
+pub struct Spec {
+    /// Which program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Added to this process' environment.
+    pub env: Vec<(String, OsString)>,
+    /// Its working folder.
+    pub dir: PathBuf,
     /// Takes stdout and stderr, appended.
-    pub(crate) log: PathBuf,
+    pub log: PathBuf,
     /// Survives this process, in its own process group.
-    pub(crate) detached: bool,
+    pub detached: bool,
 }
 
-/// A child process with its identity.
+/// A child process with its identity. Its owner ends it; one that isn't detached ends with this process, however that ends.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     identity: Identity,
     child: Child,
 }
 
 impl Process {
     /// Starts the program.
-    pub(crate) fn spawn(spec: &Spec) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When it can't be started, or ends at once.
+    pub fn spawn(spec: &Spec) -> Result<Self> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -158,17 +173,24 @@ impl Process {
         }
     }
 
-    pub(crate) fn identity(&self) -> Identity {
+    /// Which process it is.
+    pub fn identity(&self) -> Identity {
         self.identity
     }
 
     /// The exit status, if it has ended; reaps it.
-    pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    /// When it can't be asked for.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
     /// SIGTERM, SIGKILL after `grace`; returns when it is reaped.
-    pub(crate) fn end(&mut self, grace: Duration) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it can't be signalled.
+    pub fn end(&mut self, grace: Duration) -> Result<()> {
         let Self { identity, child } = self;
         identity.end_with(grace, || !matches!(child.try_wait(), Ok(None)))
     }

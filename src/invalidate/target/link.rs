@@ -37,6 +37,8 @@ pub(super) struct Link {
     refused: Mutex<Option<Cmd>>,
     /// On a cluster: texts for hash tags that fall into slots of this server.
     tags: RwLock<Vec<String>>,
+    /// The least of all such numbers, which clients find by themselves.
+    least_tag: RwLock<Option<String>>,
     /// Which of them the marking key has; another one once its slot is on its way.
     mark: AtomicUsize,
     /// One connect at a time.
@@ -53,6 +55,7 @@ impl Link {
             connection: RwLock::new(None),
             refused: Mutex::new(None),
             tags: RwLock::default(),
+            least_tag: RwLock::default(),
             mark: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::new(()),
         }
@@ -68,6 +71,14 @@ impl Link {
 
     pub(super) fn set_tags(&self, tags: Vec<String>) {
         *self.tags.write().unwrap_or_else(PoisonError::into_inner) = tags;
+    }
+
+    pub(super) fn least_tag(&self) -> Option<String> {
+        self.least_tag.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_least_tag(&self, tag: Option<String>) {
+        *self.least_tag.write().unwrap_or_else(PoisonError::into_inner) = tag;
     }
 
     /// The key that `durability` writes.

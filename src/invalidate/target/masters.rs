@@ -21,6 +21,7 @@ pub struct Master {
     connection: MultiplexedConnection,
     address: String,
     tag: Option<String>,
+    least_tag: Option<String>,
     /// A slot is on its way to this server: without `ASKING` it sends back to the one before.
     asking: bool,
 }
@@ -100,6 +101,7 @@ impl Master {
             connection,
             address,
             tag: link.tags().into_iter().next(),
+            least_tag: link.least_tag(),
             link: Arc::clone(link),
             asking: false,
         })
@@ -114,6 +116,12 @@ impl Master {
     /// A slot that moves takes the keys with that tag along. `None` where there is no cluster: any key will do.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
+    }
+
+    /// On a cluster: the least number, as text, whose slot this master serves. Unlike [`Master::tag`] it changes with any slot that comes;
+    /// and who doesn't know the daemon's memory finds it.
+    pub fn least_tag(&self) -> Option<&str> {
+        self.least_tag.as_deref()
     }
 
     /// Sends a command and gives its reply. Trips the breaker where the server fails (a right that is missing is no such failure).

@@ -7,7 +7,7 @@
 pub(crate) mod app;
 mod commits;
 mod compare;
-mod daemon;
+pub(crate) mod daemon;
 mod live;
 mod monitor;
 mod report;

@@ -12,6 +12,20 @@ use crate::{
 };
 
 /// Makes a [`Client`].
+///
+/// ```no_run
+/// # async fn example(redis: rowbust_client::Redis) -> Result<(), rowbust_client::Error> {
+/// use std::{sync::Arc, time::Duration};
+/// use rowbust_client::{Client, Settings, strategy::{CacheAside, Guarded, Strategy}};
+/// // Chosen while the program runs:
+/// let strategy: Arc<dyn Strategy> = match std::env::var("CACHE").as_deref() {
+///     Ok("plain") => Arc::new(CacheAside),
+///     _ => Arc::new(Guarded::new()),
+/// };
+/// let settings = Settings { ttl: Duration::from_secs(60), ..Settings::default() };
+/// let client = Client::builder(redis).strategy_arc(strategy).settings(settings).build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Builder {
     redis: Redis,

@@ -110,8 +110,21 @@ impl Client {
             }
             Some(error) => Err(error),
         };
-        let mut loaded = match loaded {
-            Ok(loaded) => loaded,
+        // All are encoded before the first is filled: one that can't be leaves nothing half done.
+        let encoded = loaded.and_then(|mut loaded| {
+            let keys = turns.iter().map(|(key, _)| *key);
+            let encode = |key| {
+                let value = loaded.remove(key);
+                let cached = match &value {
+                    Some(value) => Cached::Value(codec::encode(key, value)?),
+                    None => Cached::Null,
+                };
+                Ok((cached, value))
+            };
+            keys.map(encode).collect::<Result<Vec<_>, Error>>()
+        });
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
             Err(error) => {
                 let tickets = turns.into_iter().filter_map(|(key, ticket)| Some((key, ticket?)));
                 join_all(tickets.map(|(key, ticket)| inner.strategy.abandon(&inner.cx, key, ticket))).await;
@@ -119,12 +132,7 @@ impl Client {
             }
         };
         let mut fills = Vec::new();
-        for (key, ticket) in turns {
-            let value = loaded.remove(key);
-            let cached = match &value {
-                Some(value) => Cached::Value(codec::encode(key, value)?),
-                None => Cached::Null,
-            };
+        for ((key, ticket), (cached, value)) in turns.into_iter().zip(encoded) {
             values.extend(value.map(|value| (key.to_owned(), value)));
             fills.push(async move { inner.fill(key, options, ticket, &cached).await });
         }

@@ -138,7 +138,7 @@ impl Inner {
         loader: &mut Option<Loader<'_>>,
         began: &mut Instant,
     ) -> Result<Answer, Error> {
-        let ticket = match self.acquire(key, options, must).await? {
+        let mut ticket = match self.acquire(key, options, must).await? {
             Acquired::Hit(Found(cached)) => {
                 return Ok(Answer { cached: Arc::new(cached), origin: Origin::Cache });
             }
@@ -153,7 +153,10 @@ impl Inner {
             return Err(spare());
         }
         let loaded = async {
-            let source = self.source(options).await?;
+            let source = match ticket.as_mut().and_then(Ticket::take_source) {
+                Some(source) => source,
+                None => self.source(options).await?,
+            };
             let load = self.gate.enter().await?;
             self.cx.before(Step::Load, key).await;
             let run = loader.take().ok_or_else(spare)?;

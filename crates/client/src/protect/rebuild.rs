@@ -34,7 +34,7 @@ pub(crate) async fn acquire(
             }
         }
         if is_ours {
-            return Ok(Acquired::Turn(Ticket(Right::Rebuild(name, token))));
+            return Ok(Acquired::Turn(Ticket::new(Right::Rebuild(name, token))));
         }
         let remaining = lock.wait.saturating_sub(begun.elapsed());
         if !wait {

@@ -1,8 +1,13 @@
 //! Leases, and one removal when the event is read.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 
-use super::{Acquired, Sealed, Strategy, guarded::Leases};
+use super::{
+    Acquired, Sealed, Strategy,
+    guarded::{Leases, pool_key},
+};
 use crate::{Error, context::Context, source::ReadSource};
 
 /// `binlog-lease`: fills need a lease, and the daemon removes once, when the event arrives (`second_removal: never`). For comparison: it shows
@@ -44,6 +49,20 @@ impl BinlogLease {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Guarded::hold`](super::Guarded::hold). Default: 5 s.
+    #[must_use]
+    pub fn hold(mut self, hold: Duration) -> Self {
+        self.leases.hold = hold;
+        self
+    }
+
+    /// As [`Guarded::source_name`](super::Guarded::source_name). Default: `main`.
+    #[must_use]
+    pub fn source_name(mut self, name: &str) -> Self {
+        self.leases.pool = Some(pool_key(name));
+        self
     }
 }
 

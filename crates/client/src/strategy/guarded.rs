@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use rowbust_protocol::lease::Token;
 
 use super::{Acquired, Found, Right, Sealed, Strategy, Ticket};
 use crate::{
@@ -18,12 +19,18 @@ use crate::{
 /// - Read: `GET`. On a miss: `LEASE`; then the pool of read sources; then the load, in a fresh snapshot on one of its members; then
 ///   `FILL`, which Redis refuses unless the key still holds this very lease. While another reader has the lease: wait a little, with
 ///   jitter, and ask again; then load without filling.
+///
+///   The pool must be read after the lease stands: one read before may name a server that visibility has stopped waiting for since
+///   (`rowbust lab model --mutant pool-before-lease`). On one server both go out in one write over one connection, `LEASE` first, and
+///   a server carries out what one connection sends in order; where the script has to be sent anew, both are. On a cluster the two keys
+///   stand on servers of their own, and the pool is asked for when `LEASE` is answered. [`Client::get_many`](crate::Client::get_many)
+///   asks for it once, when all leases are answered.
 /// - Write: update the database. The daemon removes the keys that its mappings name, when the event arrives and once more when the
 ///   commit is visible at every member of the pool (`second_removal: when_visible`, `guarded: true`).
 ///
 /// # Cost
-/// A hit is 1 round trip and no script: a bare `GET`. A miss is 4 (`GET`, `LEASE`, pool, `FILL`) and the load; with
-/// [`Guarded::primary_only`] 3. A write none but the update.
+/// A hit is 1 round trip and no script: a bare `GET`. A miss is 3 (`GET`, `LEASE` with the pool, `FILL`) and the load, as with plain
+/// fills and one more; on a cluster 4, or 3 with [`Guarded::primary_only`]. A write none but the update.
 ///
 /// # Why no race is left
 /// | reader | daemon | cache | database |
@@ -67,7 +74,7 @@ pub(crate) struct Leases {
 }
 
 /// Where the pool of the source of this name is published.
-fn pool_key(source: &str) -> String {
+pub(crate) fn pool_key(source: &str) -> String {
     format!("rowbust:pool:{source}")
 }
 
@@ -131,8 +138,11 @@ impl Leases {
         let mut pause = Duration::from_millis(2);
         loop {
             cx.before(Step::Lease, key).await;
-            let left = match cx.redis.lease(key, token, self.hold).await? {
-                LeaseReply::Granted => return Ok(Acquired::Turn(Ticket(Right::Lease(token)))),
+            let (reply, source) = self.ask(cx, key, token, wait).await?;
+            let left = match reply {
+                LeaseReply::Granted => {
+                    return Ok(Acquired::Turn(Ticket::new(Right::Lease(token)).reading_from(source)));
+                }
                 LeaseReply::Hit(Some(cached)) => return Ok(Acquired::Hit(Found(cached))),
                 // An entry of a later version: its own clients know what to do with it.
                 LeaseReply::Hit(None) => return Ok(Acquired::Busy),
@@ -146,6 +156,21 @@ impl Leases {
             tokio::time::sleep(jittered_pause(pause).min(longest)).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+
+    /// One of several keys gets no pool along: there is one for all, read behind the last of their leases.
+    async fn ask(
+        &self,
+        cx: &Context,
+        key: &str,
+        token: Token,
+        alone: bool,
+    ) -> Result<(LeaseReply, Option<ReadSource>), Error> {
+        let (true, Some(pool)) = (alone, &self.pool) else {
+            return Ok((cx.redis.lease(key, token, self.hold).await?, None));
+        };
+        let (reply, text) = cx.redis.lease_and_pool(key, token, self.hold, pool).await?;
+        Ok((reply, text.map(|text| cx.listed(pool, text.as_deref()))))
     }
 
     pub(crate) async fn source(&self, cx: &Context) -> Result<ReadSource, Error> {

@@ -112,7 +112,7 @@ impl Strategy for LockSerialized {
             cx.before(Step::Lock, key).await;
             let locks = if wait { self.locks } else { Locks { wait: Duration::ZERO, ..self.locks } };
             match locks.take(cx, key, false).await {
-                Ok(guard) => Ok(Acquired::Turn(Ticket(Right::Lock(guard, self.fenced)))),
+                Ok(guard) => Ok(Acquired::Turn(Ticket::new(Right::Lock(guard, self.fenced)))),
                 Err(Error::LockBusy { .. }) => Ok(Acquired::Busy),
                 Err(error) => Err(error),
             }

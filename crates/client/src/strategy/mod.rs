@@ -103,7 +103,11 @@ pub enum Acquired {
 
 /// The right to fill. Opaque.
 #[derive(Debug)]
-pub struct Ticket(pub(crate) Right);
+pub struct Ticket {
+    right: Right,
+    /// Where the load may read, if that was told with the right.
+    source: Option<ReadSource>,
+}
 
 #[derive(Debug)]
 pub(crate) enum Right {
@@ -118,8 +122,21 @@ pub(crate) enum Right {
 }
 
 impl Ticket {
+    pub(crate) fn new(right: Right) -> Self {
+        Self { right, source: None }
+    }
+
     pub(crate) fn plain() -> Self {
-        Self(Right::Plain)
+        Self::new(Right::Plain)
+    }
+
+    /// What was asked for *behind* the right, never before it.
+    pub(crate) fn reading_from(self, source: Option<ReadSource>) -> Self {
+        Self { source, ..self }
+    }
+
+    pub(crate) fn take_source(&mut self) -> Option<ReadSource> {
+        self.source.take()
     }
 }
 
@@ -133,6 +150,12 @@ pub struct Prepared {
 /// A strategy. Its methods are steps for [`Client`](crate::Client) to call; they are the same for one key and for many.
 ///
 /// The defaults are those of a cache that nobody removes from: GET, load, SET; the write only writes the database.
+///
+/// ```
+/// use rowbust_client::strategy::{Binlog, Guarded, Strategy};
+/// let all: [&dyn Strategy; 2] = [&Binlog, &Guarded::new()];
+/// assert_eq!(all.map(Strategy::name), ["binlog", "guarded"]);
+/// ```
 pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
     /// Its name, as in `rowbust lab`.
     fn name(&self) -> &'static str;
@@ -149,7 +172,7 @@ pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
         Box::pin(plain_lookup(cx, key))
     }
 
-    /// After a miss: asks to fill. `wait`: whether it is worth waiting for another's fill.
+    /// After a miss: asks to fill. `wait`: whether it is worth waiting for another's fill; it isn't for one of several keys.
     #[doc(hidden)]
     fn acquire<'a>(
         &'a self,
@@ -160,7 +183,7 @@ pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
         Box::pin(async { Ok(Acquired::Turn(Ticket::plain())) })
     }
 
-    /// Where the load may read; asked for after the turn was granted.
+    /// Where the load may read; asked for after the turn was granted, unless that said so.
     #[doc(hidden)]
     fn source<'a>(&'a self, _: &'a Context) -> BoxFuture<'a, Result<ReadSource, Error>> {
         Box::pin(async { Ok(ReadSource::primary()) })
@@ -233,7 +256,7 @@ pub(crate) async fn fill(
 ) -> Result<bool, Error> {
     cx.before(Step::Fill, key).await;
     let set = async || cx.redis.set(key, value, ttl).await.map(|()| true);
-    match ticket.0 {
+    match ticket.right {
         Right::Plain => set().await,
         Right::Lease(token) => cx.redis.fill(key, token, value, ttl).await,
         Right::Lock(guard, fenced) => {
@@ -256,7 +279,7 @@ pub(crate) async fn fill(
 
 pub(crate) async fn abandon(cx: &Context, key: &str, ticket: Ticket) {
     // What can't be given back expires.
-    match ticket.0 {
+    match ticket.right {
         Right::Plain => {}
         Right::Lease(token) => drop(cx.redis.release(key, &token.lease_prefix()).await),
         Right::Lock(guard, _) => guard.release_counted(cx).await,

@@ -20,7 +20,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    pub(super) fn of(values: &mut [Nanos]) -> Self {
+    pub(crate) fn of(values: &mut [Nanos]) -> Self {
         let mut at = |permille: usize| {
             let rank = (values.len() * permille).div_ceil(1000).max(1) - 1;
             if values.is_empty() { 0 } else { *values.select_nth_unstable(rank).1 }

@@ -13,6 +13,12 @@ const LEFT: f64 = 78.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 52.0;
+/// Beside a chart that is alone: its names; above it, its title.
+const NAMES: f64 = 200.0;
+const HEADING: f64 = 30.0;
+
+/// Between two areas that are told apart.
+const NEAR: f64 = 3.0;
 
 /// How many colours there are. With two kinds of line twice as many series are told apart.
 const COLOURS: usize = 7;
@@ -77,16 +83,19 @@ pub(super) fn classes(name: &str, number: usize) -> String {
 impl Chart {
     /// Alone in a file it brings its colours along.
     pub(super) fn svg(&self, alone: bool) -> String {
+        let (above, beside) = if alone { (HEADING, NAMES) } else { (0.0, 0.0) };
+        let (width, height) = (WIDTH + beside, HEIGHT + above);
         let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{0}-title\"><title id=\"{0}-title\">{1}</title>",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 -{above} {width} {height}\" role=\"img\" aria-labelledby=\"{0}-title\"><title id=\"{0}-title\">{1}</title>",
             self.id,
             escape(&self.description())
         );
         if alone {
             let _ = write!(
                 out,
-                "<style>{}</style><rect class=\"paper\" width=\"100%\" height=\"100%\"/>",
-                super::CHART_CSS
+                "<style>{}</style><rect class=\"paper\" y=\"-{above}\" width=\"{width}\" height=\"{height}\"/><text class=\"heading\" x=\"{LEFT}\" y=\"-8\">{}</text>",
+                super::CHART_CSS,
+                escape(self.title),
             );
         }
         self.shades(&mut out);
@@ -111,18 +120,34 @@ impl Chart {
         (LEFT + self.x.scale.place(x) * width, HEIGHT - BOTTOM - self.y.scale.place(y) * height)
     }
 
+    /// Each fault's times, its name at the first one. Times that are less than [`NEAR`] apart are drawn as one.
     fn shades(&self, out: &mut String) {
-        for (from, to, what) in &self.shades {
-            let (left, right) = (self.place((*from, 0.0)).0, self.place((*to, 0.0)).0);
-            let _ = write!(
-                out,
-                "<g class=\"shade\"><title>{0}</title><rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{1:.1}\" height=\"{2}\"/><text x=\"{3:.1}\" y=\"{4}\">{0}</text></g>",
-                escape(what),
-                (right - left).max(1.0),
-                HEIGHT - TOP - BOTTOM,
-                left + 4.0,
-                TOP + 12.0,
-            );
+        let mut names: Vec<&str> = Vec::new();
+        for (.., name) in &self.shades {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        for (row, name) in (0_u16..).zip(names) {
+            let mut areas: Vec<(f64, f64)> = Vec::new();
+            for (from, to, _) in self.shades.iter().filter(|(.., of)| of == name) {
+                let (left, right) = (self.place((*from, 0.0)).0, self.place((*to, 0.0)).0);
+                match areas.last_mut() {
+                    Some((_, end)) if left - *end < NEAR => *end = end.max(right),
+                    _ => areas.push((left, right)),
+                }
+            }
+            let _ = write!(out, "<g class=\"shade\"><title>{}</title>", escape(name));
+            for (left, right) in &areas {
+                let (width, height) = ((right - left).max(1.0), HEIGHT - TOP - BOTTOM);
+                let _ = write!(
+                    out,
+                    "<rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
+                );
+            }
+            let (x, y) =
+                (areas.first().map_or(LEFT, |(left, _)| left + 4.0), TOP + 12.0 + f64::from(row) * 14.0);
+            let _ = write!(out, "<text x=\"{x:.1}\" y=\"{y}\">{}</text></g>", escape(name));
         }
     }
 
@@ -193,11 +218,11 @@ impl Chart {
         out.push_str("</g>");
     }
 
-    /// In the upper right; a page has one of its own.
+    /// On the right; a page has one of its own.
     fn legend(&self, out: &mut String) {
         for (row, series) in (0_u16..).zip(self.series.iter().filter(|s| s.values.len() != 1)) {
-            let y = TOP + 28.0 + f64::from(row) * 16.0;
-            let x = WIDTH - RIGHT - 190.0;
+            let y = TOP + 10.0 + f64::from(row) * 18.0;
+            let x = WIDTH + 4.0;
             let _ = write!(
                 out,
                 "<g class=\"{}\"><polyline points=\"{x},{y} {},{y}\"/><text x=\"{}\" y=\"{}\">{}</text></g>",

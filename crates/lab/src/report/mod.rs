@@ -1,13 +1,20 @@
-//! One HTML file that shows a comparison, and each of its plots as SVG.
+//! One HTML file that shows a comparison, and each of its plots as SVG and PNG.
 //!
 //! Guarantees: the page asks nobody for anything and reads without a network; it holds all of the summary that a person would compare,
 //! as table too; names from the summary are text and never markup. May depend on [`crate::summary`].
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
-use crate::summary::{Run, Summary};
+use crate::summary::{Removal, Run, Summary};
 
 mod chart;
+#[cfg(feature = "png")]
+mod picture;
 mod plots;
 mod scale;
 #[cfg(test)]
@@ -31,33 +38,101 @@ pub struct File {
     pub content: String,
 }
 
-/// The report: `report.html`, and an SVG per plot and workload.
+/// What can't be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A plot can't be made pixels of: a mistake of this program.
+    #[cfg(feature = "png")]
+    #[error("{name} can't be drawn: {why}")]
+    Picture {
+        /// Which.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Writes [`render`]'s files into a folder, which is made if need be; and each plot as PNG, for light and for dark paper (with the feature
+/// `png`, a default). Gives their paths, the page's first.
+///
+/// # Errors
+/// See [`ReportError`].
+///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use rowbust_lab::{report, summary::Summary};
+/// let summary = Summary::load("lab/summary.json".as_ref())?;
+/// println!("{}", report::write(&summary, "lab".as_ref())?[0].display());
+/// # Ok(()) }
+/// ```
+pub fn write(summary: &Summary, folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ReportError::File { path, source }
+    };
+    fs::create_dir_all(folder).map_err(file(folder))?;
+    let mut paths = Vec::new();
+    for File { name, content } in render(summary) {
+        let path = folder.join(&name);
+        fs::write(&path, &content).map_err(file(&path))?;
+        paths.push(path);
+        #[cfg(feature = "png")]
+        if let Some(name) = name.strip_suffix(".svg") {
+            for (scheme, ending) in [(picture::Scheme::Light, ""), (picture::Scheme::Dark, "-dark")] {
+                let path = folder.join(format!("{name}{ending}.png"));
+                let png = picture::png(&content, scheme)
+                    .map_err(|why| ReportError::Picture { name: name.to_owned(), why })?;
+                fs::write(&path, png).map_err(file(&path))?;
+                paths.push(path);
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// The report: `report.html`, and an SVG per plot, workload and set of faults. The same summary makes the same bytes.
 pub fn render(summary: &Summary) -> Vec<File> {
     let names = names(summary);
     let mut page = head(summary);
     legend(&names, &mut page);
     let mut files = Vec::new();
-    for workload in summary.runs.iter().map(|run| run.workload.as_str()).collect::<BTreeSet<_>>() {
-        let runs: Vec<_> = summary.runs.iter().filter(|run| run.workload == workload).collect();
-        let _ = write!(page, "<section><h2>{}</h2>", escape(workload));
+    for title in summary.runs.iter().map(title).collect::<BTreeSet<_>>() {
+        let runs: Vec<_> = summary.runs.iter().filter(|run| self::title(run) == title).collect();
+        let _ = write!(page, "<section><h2>{}</h2>", escape(&title));
+        let name = file_name(&title);
         table(&runs, &mut page);
         for chart in plots::all(&runs, &names) {
             // A page may show one chart for several workloads, but an id only once.
-            let inline = chart.svg(false).replace(
-                &format!("{}-title", chart.id),
-                &format!("{}-{}-title", chart.id, file_name(workload)),
+            let id = format!("{}-title", chart.id);
+            let inline = chart.svg(false).replace(&id, &format!("{name}-{id}"));
+            let _ = write!(
+                page,
+                "<figure><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">{inline}</div><figcaption>{0}</figcaption></figure>",
+                escape(chart.title)
             );
-            let _ = write!(page, "<figure>{inline}<figcaption>{}</figcaption></figure>", escape(chart.title));
-            files.push(File {
-                name: format!("{}-{}.svg", file_name(workload), chart.id),
-                content: chart.svg(true),
-            });
+            files.push(File { name: format!("{name}-{}.svg", chart.id), content: chart.svg(true) });
         }
         page.push_str("</section>");
     }
     let _ = writeln!(page, "</main><script>{SCRIPT}</script></body></html>");
     files.insert(0, File { name: "report.html".into(), content: page });
     files
+}
+
+/// Runs that may be compared have one: the workload and what was done to it.
+fn title(run: &Run) -> String {
+    match run.fault.as_str() {
+        "" | "none" => run.workload.clone(),
+        fault => format!("{}, {}", run.workload, fault.replace('+', ", ")),
+    }
 }
 
 /// Strategies in the order in which they came; a strategy's place is its colour everywhere.
@@ -71,9 +146,11 @@ fn names(summary: &Summary) -> Vec<String> {
     names
 }
 
-/// Letters, digits and hyphens of it.
+/// Letters and digits of it, with hyphens between; not for ever.
 fn file_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let name: String = words.collect::<Vec<_>>().join("-").to_ascii_lowercase().chars().take(100).collect();
+    if name.is_empty() { "run".into() } else { name }
 }
 
 fn head(summary: &Summary) -> String {
@@ -116,14 +193,25 @@ fn table(runs: &[&Run], page: &mut String) {
     for head in [
         "strategy",
         "stale for good",
+        "absent",
         "stale reads",
-        "staleness p99",
+        "staleness p50",
+        "p99",
         "longest",
         "nines after 1 s",
+        "own write missed",
+        "went back",
         "hits",
         "operations/s",
-        "read p99",
-        "write p99",
+        "read p50",
+        "p99",
+        "write p50",
+        "p99",
+        "loads",
+        "fills refused",
+        "waits",
+        "first removal p99",
+        "second removal p99",
     ] {
         let _ = write!(page, "<th scope=\"col\">{head}</th>");
     }
@@ -132,6 +220,16 @@ fn table(runs: &[&Run], page: &mut String) {
         row(run, page);
     }
     page.push_str("</tbody></table></div>");
+    let struck: Vec<&Run> = runs.iter().copied().filter(|run| !run.struck.is_empty()).collect();
+    if !struck.is_empty() {
+        page.push_str("<details><summary>How often each fault struck</summary><ul>");
+        for run in struck {
+            let times: Vec<String> =
+                run.struck.iter().map(|(fault, times)| format!("{fault} {times}")).collect();
+            let _ = write!(page, "<li>{}: {}</li>", escape(&run.strategy), escape(&times.join(", ")));
+        }
+        page.push_str("</ul></details>");
+    }
     for run in runs {
         if let Some(why) = &run.void {
             let _ = write!(page, "<p class=\"bad\">{}: void: {}</p>", escape(&run.strategy), escape(why));
@@ -139,6 +237,7 @@ fn table(runs: &[&Run], page: &mut String) {
     }
 }
 
+/// Each figure with what it was in the summary, for programs that read the page.
 #[allow(clippy::cast_precision_loss)]
 fn row(run: &Run, page: &mut String) {
     let report = &run.report;
@@ -150,26 +249,55 @@ fn row(run: &Run, page: &mut String) {
     };
     let after_a_second = report.nines.iter().find(|nines| nines.after == 1_000_000_000);
     let nines = match after_a_second.map(|n| (n.nines, n.at_most)) {
-        Some((Some(nines), _)) => number(nines),
+        Some((Some(nines), _)) => (nines.to_string(), number(nines)),
         // The bound by the rule of three.
-        Some((None, Some(share))) => format!("> {}", number(-share.log10())),
-        _ => "–".into(),
+        Some((None, Some(share))) => (share.to_string(), format!("> {}", number(-share.log10()))),
+        _ => (String::new(), "–".into()),
     };
-    let percent = |part: f64| format!("{} %", number(part * 100.0));
-    let quantile = |count: u64, nanos: u64| if count == 0 { "–".into() } else { duration(nanos as f64) };
+    let percent = |part: f64| (part.to_string(), format!("{} %", number(part * 100.0)));
+    let count = |n: u64| (n.to_string(), n.to_string());
+    let quantile = |count: u64, nanos: u64| match count {
+        0 => (String::new(), "–".into()),
+        _ => (nanos.to_string(), duration(nanos as f64)),
+    };
     let hits = if report.reads == 0 { 0.0 } else { report.hits as f64 / report.reads as f64 };
-    let _ = write!(page, "<tr><th scope=\"row\">{}</th><td{mark}>{forever}</td>", escape(&run.strategy));
-    for cell in [
+    // Of a histogram: at most this.
+    let removal = |removal: &Option<Removal>| match removal {
+        None => (String::new(), "–".into()),
+        Some(removal) => match removal.p99 {
+            Some(p99) => (p99.to_string(), format!("≤ {}", duration(p99 * 1e9))),
+            None => (String::new(), "longer".into()),
+        },
+    };
+    let measures = &run.measures;
+    let (stale, reads, writes) = (&report.staleness, &report.read_latency, &report.write_latency);
+    let _ = write!(
+        page,
+        "<tr><th scope=\"row\">{}</th><td{mark}><data value=\"{forever}\">{forever}</data></td>",
+        escape(&run.strategy)
+    );
+    for (value, text) in [
+        count(report.absent),
         percent(run.stale_ratio()),
-        quantile(report.staleness.count, report.staleness.p99),
-        quantile(report.staleness.count, report.staleness.max),
+        quantile(stale.count, stale.p50),
+        quantile(stale.count, stale.p99),
+        quantile(stale.count, stale.max),
         nines,
+        count(report.own_write_missed),
+        count(report.went_back),
         percent(hits),
-        number(run.throughput()),
-        quantile(report.read_latency.count, report.read_latency.p99),
-        quantile(report.write_latency.count, report.write_latency.p99),
+        (run.throughput().to_string(), number(run.throughput())),
+        quantile(reads.count, reads.p50),
+        quantile(reads.count, reads.p99),
+        quantile(writes.count, writes.p50),
+        quantile(writes.count, writes.p99),
+        count(measures.database_reads),
+        count(measures.refused_fills),
+        count(measures.lock_waits),
+        removal(&measures.first_removal),
+        removal(&measures.second_removal),
     ] {
-        let _ = write!(page, "<td>{cell}</td>");
+        let _ = write!(page, "<td><data value=\"{value}\">{}</data></td>", escape(&text));
     }
     page.push_str("</tr>");
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     checker::{Bucket, Nines, Quantiles, Report},
-    summary::{Environment, FORMAT, Fault},
+    summary::{Environment, FORMAT, Fault, Measures},
 };
 
 const HOSTILE: &str = "<img src=x onerror=alert(1)>\"'&\u{0}";
@@ -13,6 +13,9 @@ fn summary() -> Summary {
         strategy: strategy.into(),
         workload: "read-mostly".into(),
         length: 10_000_000_000,
+        fault: "redis-stop".into(),
+        struck: [("redis-stop".into(), 1)].into(),
+        measures: Measures::default(),
         faults: vec![Fault { name: "redis stopped".into(), from: 3_000_000_000, to: 5_000_000_000 }],
         stale_keys: vec![(0, 0), (1_000_000_000, stale), (9_000_000_000, stale / 2)],
         report: Report {
@@ -69,19 +72,88 @@ fn what_it_shows() {
     let names: Vec<_> = files.iter().map(|f| f.name.as_str()).collect();
     let expected = [
         "report.html",
-        "read-mostly-stale-keys.svg",
-        "read-mostly-stale-reads.svg",
-        "read-mostly-staleness.svg",
-        "read-mostly-throughput.svg",
-        "read-mostly-read-latency.svg",
+        "read-mostly-redis-stop-stale-keys.svg",
+        "read-mostly-redis-stop-stale-reads.svg",
+        "read-mostly-redis-stop-staleness.svg",
+        "read-mostly-redis-stop-throughput.svg",
+        "read-mostly-redis-stop-read-latency.svg",
     ];
     assert_eq!(names, expected);
     let page = &files[0].content;
-    for text in
-        ["<td>7 %</td>", "> 1.52", "<td>20 ms</td>", "<td>110</td>", "redis stopped", "class=\"good\">0</td>"]
-    {
+    for text in [
+        "value=\"0.07\">7 %<",
+        "> 1.52",
+        ">20 ms<",
+        ">110<",
+        "redis stopped",
+        "class=\"good\"><data value=\"0\">0<",
+    ] {
         assert!(page.contains(text) || page.contains(&text.replace('>', "&gt;")), "{text}\n{page}");
     }
+}
+
+#[test]
+fn a_fault_that_comes_again_and_again_is_named_once() {
+    let mut many = summary();
+    many.runs.truncate(2);
+    let at = |n: u64, name: &str, every: u64| Fault {
+        name: name.into(),
+        from: n * every,
+        to: n * every + every / 2,
+    };
+    for run in &mut many.runs {
+        run.faults = (0..1000)
+            .map(|n| at(n, "lag", 10_000_000))
+            .chain((1..5).map(|n| at(n, "kill", 2_000_000_000)))
+            .collect();
+    }
+    let svg = &render(&many)[1].content;
+    assert_eq!((svg.matches(">lag</text>").count(), svg.matches(">kill</text>").count()), (1, 1));
+    // What can't be told apart is one area: 768 units for 10 s.
+    assert_eq!(svg.matches("class=\"shade\"").count(), 2);
+    assert_eq!(
+        svg.split("class=\"shade\"")
+            .map(|part| part.split("</g>").next().unwrap().matches("<rect").count())
+            .collect::<Vec<_>>()[1..],
+        [1, 4]
+    );
+}
+
+#[test]
+fn runs_under_other_faults_have_plots_of_their_own() {
+    let mut two = summary();
+    let calm: Vec<_> = two.runs.iter().map(|run| Run { fault: "none".into(), ..run.clone() }).collect();
+    two.runs.extend(calm);
+    let files = render(&two);
+    assert_eq!(files.len(), 1 + 2 * 5);
+    assert!(files.iter().any(|file| file.name == "read-mostly-stale-keys.svg"));
+    assert_eq!(files[0].content.matches("<h2>").count(), 2);
+}
+
+#[test]
+#[cfg(feature = "png")]
+fn files_are_written_with_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = write(&summary(), &folder.path().join("new")).unwrap();
+    assert_eq!(paths.len(), 1 + 3 * 5);
+    assert!(paths[0].ends_with("report.html"));
+    for path in &paths {
+        let bytes = std::fs::read(path).unwrap();
+        let is_png = bytes.starts_with(b"\x89PNG");
+        assert_eq!(is_png, path.extension().unwrap() == "png", "{}", path.display());
+    }
+    let taken = folder.path().join("file");
+    std::fs::write(&taken, "").unwrap();
+    let error = write(&summary(), &taken).unwrap_err().to_string();
+    assert!(error.contains("file"), "{error}");
+}
+
+#[test]
+fn file_names_are_file_names() {
+    for (name, expected) in [("a b", "a-b"), ("../x", "x"), ("", "run"), ("é", "run"), ("A_1, b", "a-1-b")] {
+        assert_eq!(file_name(name), expected);
+    }
+    assert!(file_name(&"long ".repeat(100)).len() <= 100);
 }
 
 #[test]

@@ -10,14 +10,10 @@ use indicatif::ProgressBar;
 use rowbust_lab::model::{self, Case, Condition, Limits, Mutant, NAMES, Outcome, Progress, Property};
 use serde_json::json;
 
-use super::{Exit, Global, out};
-
-/// `rowbust lab`
-#[derive(Debug, clap::Subcommand)]
-pub enum LabCommand {
-    /// Explore every interleaving of a strategy's steps: the shortest way to a stale value, or none
-    Model(ModelArgs),
-}
+use super::{
+    super::{Exit, Global, out},
+    unknown,
+};
 
 /// Arguments of `rowbust lab model`.
 #[derive(Debug, Clone, clap::Args)]
@@ -84,7 +80,7 @@ struct Plan {
     changed: bool,
 }
 
-pub(super) fn model(global: &Global, args: &ModelArgs) -> Exit {
+pub(super) fn execute(global: &Global, args: &ModelArgs) -> Exit {
     if args.list {
         list(global);
         return Exit::Ok;
@@ -199,15 +195,6 @@ fn plan(args: &ModelArgs) -> Result<Plan, String> {
         setup.validate()?;
     }
     Ok(Plan { changed: cases != before, cases, matrix })
-}
-
-fn unknown<'a>(what: &str, name: &str, all: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = all.collect();
-    let near = names.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
-    let near = near
-        .filter(|near| strsim::jaro(near, name) > 0.8)
-        .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    format!("there is no {what} `{name}`{near}. There are: {}", names.join(", "))
 }
 
 /// Explores, with progress on stderr: a line that changes on a terminal, else one each ten seconds.

@@ -1,0 +1,165 @@
+//! Which runs a comparison consists of, and what has become worse since an older one.
+
+use super::{Fault, Plan, Strategy, Workload};
+use crate::summary::{Run, Summary};
+
+/// One run of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// Which strategy.
+    pub strategy: Strategy,
+    /// What applications do.
+    pub workload: Workload,
+    /// What goes wrong.
+    pub fault: Option<Fault>,
+}
+
+impl Case {
+    /// The case with everything else as in `base`.
+    #[must_use]
+    pub fn plan(self, base: &Plan) -> Plan {
+        Plan {
+            strategies: vec![self.strategy],
+            workload: self.workload,
+            faults: self.fault.into_iter().collect(),
+            ..base.clone()
+        }
+    }
+
+    /// The name of its fault, or `none`.
+    #[must_use]
+    pub fn fault_name(self) -> &'static str {
+        self.fault.map_or("none", Fault::name)
+    }
+}
+
+/// Every strategy under the fault that shows its race, `guarded` under all that need no further servers: some two minutes.
+#[must_use]
+pub fn quick() -> Vec<Case> {
+    use {Fault as F, Strategy as S};
+    let all = [
+        (S::TtlOnly, None),
+        (S::CacheAside, Some(F::SlowReader)),
+        (S::DeleteFirst, Some(F::SlowReader)),
+        (S::WriteDbThenCache, Some(F::SlowWriter)),
+        (S::WriteCacheThenDb, Some(F::SlowWriter)),
+        (S::DelayedDoubleDelete, Some(F::SlowReader)),
+        (S::LockSerialized, Some(F::LockExpiry)),
+        (S::LockSerializedUnfenced, Some(F::LockExpiry)),
+        (S::LogicalExpiry, None),
+        (S::WriteThrough, Some(F::SlowReader)),
+        (S::Binlog, Some(F::VisibilityWindow)),
+        (S::Binlog, Some(F::ReplicaLag)),
+        (S::BinlogTwice, Some(F::SlowReader)),
+        (S::BinlogLease, Some(F::VisibilityWindow)),
+        (S::Guarded, Some(F::SlowReader)),
+        (S::Guarded, Some(F::VisibilityWindow)),
+        (S::Guarded, Some(F::ReplicaLag)),
+        (S::Guarded, Some(F::LockExpiry)),
+        (S::Guarded, Some(F::Evictions)),
+        (S::Guarded, Some(F::DaemonKill)),
+        (S::Guarded, Some(F::RedisPause)),
+        (S::Guarded, Some(F::RedisRestart)),
+    ];
+    let case = |(strategy, fault)| Case { strategy, workload: Workload::ReadMostly, fault };
+    all.into_iter().map(case).collect()
+}
+
+/// Every strategy under every fault that can strike it, then under every other workload: without a fault, and with slow readers.
+#[must_use]
+pub fn full() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for workload in Workload::ALL.iter().copied() {
+        for strategy in Strategy::ALL.iter().copied() {
+            cases.push(Case { strategy, workload, fault: None });
+            let all = Fault::ALL.iter().copied().filter(|fault| fault.misses(strategy).is_none());
+            let first = workload == Workload::ReadMostly;
+            let faults = all.filter(|fault| first || *fault == Fault::SlowReader);
+            cases.extend(faults.map(|fault| Case { strategy, workload, fault: Some(fault) }));
+        }
+    }
+    // Those that need the same servers one after the other.
+    cases.sort_by_key(|case| match case.fault {
+        Some(Fault::RedisFailover) => 1,
+        Some(Fault::KafkaStop) => 2,
+        _ => 0,
+    });
+    cases
+}
+
+/// Cases that can use the same servers.
+#[must_use]
+pub fn worlds(cases: &[Case]) -> Vec<Vec<Case>> {
+    let kind = |case: &Case| match case.fault {
+        Some(Fault::RedisFailover) => 1,
+        Some(Fault::KafkaStop) => 2,
+        _ => 0,
+    };
+    cases.chunk_by(|a, b| kind(a) == kind(b)).map(<[Case]>::to_vec).collect()
+}
+
+/// What is worse than it was: a key that is stale for good where none was, a run that is void where none was; twice the share of stale
+/// reads (and 1 % of reads more), three times the p99 of reads (and 5 ms more), half the throughput. Runs that only one of both has
+/// aren't compared.
+#[must_use]
+pub fn regressions(old: &Summary, new: &Summary) -> Vec<String> {
+    let mut all = Vec::new();
+    for now in &new.runs {
+        let same = |run: &&Run| {
+            (&run.strategy, &run.workload, &run.fault) == (&now.strategy, &now.workload, &now.fault)
+        };
+        let Some(was) = old.runs.iter().find(same) else { continue };
+        let name = format!("{} {} {}", now.strategy, now.workload, now.fault);
+        if was.void.is_some() {
+            continue;
+        }
+        if now.void.is_some() {
+            all.push(format!("{name}: void, which it wasn't"));
+            continue;
+        }
+        let stale = |run: &Run| run.report.permanently_stale.len();
+        if stale(was) == 0 && stale(now) > 0 {
+            all.push(format!("{name}: {} keys stale for good, none before", stale(now)));
+        }
+        let (before, after) = (was.stale_ratio(), now.stale_ratio());
+        if after > before * 2.0 && after > before + 0.01 {
+            all.push(format!(
+                "{name}: {:.2} % of reads stale, {:.2} % before",
+                after * 100.0,
+                before * 100.0
+            ));
+        }
+        let (before, after) = (was.report.read_latency.p99, now.report.read_latency.p99);
+        if after > before.saturating_mul(3) && after > before + 5_000_000 {
+            all.push(format!(
+                "{name}: p99 of reads {} ms, {} ms before",
+                after / 1_000_000,
+                before / 1_000_000
+            ));
+        }
+        let (before, after) = (was.throughput(), now.throughput());
+        if after < before / 2.0 {
+            all.push(format!("{name}: {after:.0} operations a second, {before:.0} before"));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_strategy_is_in_both_and_every_fault_strikes() {
+        for cases in [quick(), full()] {
+            for strategy in Strategy::ALL {
+                assert!(cases.iter().any(|case| case.strategy == *strategy), "{}", strategy.name());
+            }
+            assert!(cases.iter().all(|case| case.fault.is_none_or(|f| f.misses(case.strategy).is_none())));
+        }
+        assert!(Fault::ALL.iter().all(|fault| full().iter().any(|case| case.fault == Some(*fault))));
+        assert!(Workload::ALL.iter().all(|workload| full().iter().any(|case| case.workload == *workload)));
+        assert_eq!(worlds(&quick()).len(), 1);
+        assert_eq!(worlds(&full()).len(), 3);
+    }
+}

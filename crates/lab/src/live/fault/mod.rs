@@ -1,0 +1,183 @@
+//! What goes wrong during a run, and how often it truly did.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{LiveError, Strategy, World, clock::Clock, stage::Stage};
+use crate::history::Nanos;
+
+mod cache;
+mod servers;
+
+macro_rules! faults {
+    ($($variant:ident = $name:literal: $about:literal,)*) => {
+        /// A fault, as `docs/lab.md` describes it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Fault { $(#[doc = $about] $variant,)* }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it is.
+            #[must_use]
+            pub fn about(self) -> &'static str {
+                match self { $(Self::$variant => $about,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    SlowReader = "slow-reader": "Half of the readers are held up between load and fill, until the key was written and long enough after. Counts fills during which a write of the key began.",
+    SlowWriter = "slow-writer": "Half of the writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
+    VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
+    ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
+    LockExpiry = "lock-expiry": "Half of the processes stand still for longer than their lock or lease lasts. Counts how often.",
+    Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
+    DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
+    RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
+    RedisRestart = "redis-restart": "Redis dies and comes back with an older snapshot. Counts restarts with data.",
+    RedisFailover = "redis-failover": "The Redis master dies, sentinels promote a replica. Counts promotions.",
+    KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times.",
+}
+
+impl Fault {
+    /// By its name; `none` is none.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|fault| fault.name() == name)
+    }
+
+    /// Why it can't strike this strategy.
+    #[must_use]
+    pub fn misses(self, strategy: Strategy) -> Option<&'static str> {
+        match self {
+            Self::LockExpiry if !strategy.has_lock() && strategy != Strategy::WriteThrough => {
+                Some("it takes no lock and no lease")
+            }
+            Self::DaemonKill if !strategy.has_daemon() => Some("it has no daemon"),
+            _ => None,
+        }
+    }
+
+    /// Why it can't be had in this world.
+    pub(super) fn lacks(self, world: &World) -> Option<&'static str> {
+        match self {
+            Self::SlowReader | Self::SlowWriter | Self::LockExpiry | Self::DaemonKill => None,
+            _ if !world.is_private() => Some("it needs the lab's own servers"),
+            Self::ReplicaLag if !world.has_replica() => Some("it needs a replica"),
+            Self::RedisFailover if !world.has_sentinels() => Some("it needs a Redis with sentinels"),
+            Self::RedisRestart | Self::KafkaStop if world.has_sentinels() => {
+                Some("it needs a Redis without sentinels")
+            }
+            Self::KafkaStop if world.kafka().is_none() => Some("it needs Kafka"),
+            _ => None,
+        }
+    }
+}
+
+/// A fault in a run.
+#[derive(Debug)]
+pub(super) struct Striking {
+    pub(super) fault: Fault,
+    /// Of faults that strike all stages alike.
+    struck: AtomicU64,
+    windows: Mutex<Vec<(Nanos, Nanos)>>,
+}
+
+/// With what a fault works.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) world: &'a World,
+    pub(super) stages: &'a [std::sync::Arc<Stage>],
+    pub(super) clock: Clock,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Scene<'_> {
+    /// Sleeps, but no longer than until the fault is to end. Whether it is to go on.
+    pub(super) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+}
+
+impl Striking {
+    pub(super) fn new(fault: Fault) -> Self {
+        Self { fault, struck: AtomicU64::new(0), windows: Mutex::default() }
+    }
+
+    /// How often it struck this stage.
+    pub(super) fn count(&self, stage: &Stage) -> u64 {
+        let barriers = &stage.barriers;
+        match self.fault {
+            Fault::SlowReader => &barriers.overtaken,
+            Fault::SlowWriter => &barriers.crossed,
+            Fault::LockExpiry => &barriers.stood_still,
+            Fault::ReplicaLag => &barriers.lagged,
+            _ => &self.struck,
+        }
+        .load(Relaxed)
+    }
+
+    pub(super) fn windows(&self) -> Vec<(Nanos, Nanos)> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn struck(&self, times: u64) {
+        self.struck.fetch_add(times, Relaxed);
+    }
+
+    fn window(&self, from: Nanos, to: Nanos) {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).push((from, to));
+    }
+
+    /// Strikes until it is stopped, and heals.
+    pub(super) async fn run(&self, scene: Scene<'_>) -> Result<(), LiveError> {
+        let from = scene.clock.now();
+        let set = |on: bool| {
+            for stage in scene.stages {
+                let barriers = &stage.barriers;
+                match self.fault {
+                    Fault::SlowReader => barriers.slow_fills.store(on, Relaxed),
+                    Fault::SlowWriter => barriers.slow_writes.store(on, Relaxed),
+                    Fault::LockExpiry => barriers.still.store(on, Relaxed),
+                    _ => {}
+                }
+            }
+        };
+        match self.fault {
+            Fault::SlowReader | Fault::SlowWriter | Fault::LockExpiry => {
+                set(true);
+                scene.stop.cancelled().await;
+                set(false);
+                self.window(from, scene.clock.now());
+                Ok(())
+            }
+            Fault::VisibilityWindow => servers::visibility_window(self, scene).await,
+            Fault::ReplicaLag => servers::replica_lag(self, scene).await,
+            Fault::Evictions => cache::evictions(self, scene).await,
+            Fault::DaemonKill => cache::daemon_kill(self, scene).await,
+            Fault::RedisPause => cache::redis_pause(self, scene).await,
+            Fault::RedisRestart => cache::redis_restart(self, scene).await,
+            Fault::RedisFailover => cache::redis_failover(self, scene).await,
+            Fault::KafkaStop => cache::kafka_stop(self, scene).await,
+        }
+    }
+}

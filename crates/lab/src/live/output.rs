@@ -1,0 +1,160 @@
+//! The folder in which runs are kept.
+//!
+//! `summary.json` (what was found), `env.json` (where, and with what), `report.html` and plots; per run, in `runs/`, its histograms, and the
+//! daemon's config and log; on request its history, for [`crate::history::read`].
+//!
+//! Guarantees: nothing is overwritten unless that was asked for; files are whole or not there, but for a history.
+
+use std::{
+    fs,
+    io::BufWriter,
+    path::{Path, PathBuf},
+};
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::{Finished, LiveError, error::LiveError as Error};
+use crate::{
+    history, report,
+    summary::{Environment, FORMAT, Run, Summary},
+};
+
+/// A folder, and what is in it so far.
+#[derive(Debug)]
+pub struct Output {
+    dir: PathBuf,
+    with_history: bool,
+    summary: Summary,
+}
+
+impl Output {
+    /// Makes the folder. `config`: what `env.json` says beside the environment.
+    ///
+    /// # Errors
+    /// When something is there already, unless `force`; when it can't be made.
+    pub fn create(
+        dir: PathBuf,
+        force: bool,
+        with_history: bool,
+        environment: Environment,
+        config: &Value,
+    ) -> Result<Self, LiveError> {
+        let is_used = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some());
+        if is_used && !force {
+            return Err(Error::Usage(format!(
+                "{} isn't empty: name another folder with --out, or let its results be overwritten with --force",
+                dir.display()
+            )));
+        }
+        let runs = dir.join("runs");
+        if runs.exists() {
+            fs::remove_dir_all(&runs).map_err(Error::file(&runs))?;
+        }
+        fs::create_dir_all(&runs).map_err(Error::file(&runs))?;
+        let env = json!({
+            "schema_version": 1,
+            "rowbust": env!("CARGO_PKG_VERSION"),
+            "database": environment.database,
+            "redis": environment.redis,
+            "cores": environment.cores,
+            "seed": environment.seed,
+            "command": environment.command,
+            "config": config,
+        });
+        let output =
+            Self { dir, with_history, summary: Summary { format: FORMAT, environment, runs: Vec::new() } };
+        output.write("env.json", format!("{env:#}\n").as_bytes())?;
+        Ok(output)
+    }
+
+    /// The first of `BASE/1`, `BASE/2` … that isn't there.
+    #[must_use]
+    pub fn next_in(base: &Path) -> PathBuf {
+        (1_u32..)
+            .map(|n| base.join(n.to_string()))
+            .find(|dir| !dir.exists())
+            .unwrap_or_else(|| base.to_owned())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), LiveError> {
+        let path = self.dir.join(name);
+        let temporary = path.with_extension("tmp");
+        fs::write(&temporary, content).map_err(Error::file(&temporary))?;
+        fs::rename(&temporary, &path).map_err(Error::file(&path))
+    }
+
+    /// Adds a run.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn add(&mut self, finished: Finished) -> Result<&Run, LiveError> {
+        let Finished { run, ops, read_latency, write_latency, daemon_log, daemon_config } = finished;
+        let number = self.summary.runs.len() + 1;
+        let name = format!("runs/{number:03}-{}-{}-{}", run.strategy, run.workload, run.fault);
+        let folder = self.dir.join(&name);
+        fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+        let histograms = json!({
+            "schema_version": 1,
+            "unit": "ns",
+            "read_latency": buckets(&read_latency),
+            "write_latency": buckets(&write_latency),
+        });
+        self.write(&format!("{name}/histograms.json"), format!("{histograms}\n").as_bytes())?;
+        if !daemon_config.is_empty() {
+            self.write(&format!("{name}/rowbust.yaml"), daemon_config.as_bytes())?;
+            self.write(&format!("{name}/daemon.log"), daemon_log.as_bytes())?;
+        }
+        if self.with_history {
+            let path = folder.join("history.bin");
+            let file = fs::File::create(&path).map_err(Error::file(&path))?;
+            let written = history::Writer::new(BufWriter::new(file)).and_then(|mut writer| {
+                ops.iter().try_for_each(|op| writer.add(op))?;
+                writer.finish().map(drop)
+            });
+            written.map_err(Error::file(&path))?;
+        }
+        self.summary.runs.push(run);
+        self.save()?;
+        self.summary.runs.last().ok_or_else(|| Error::Usage("no run".into()))
+    }
+
+    fn save(&self) -> Result<(), LiveError> {
+        let text =
+            serde_json::to_vec_pretty(&self.summary).map_err(|e| Error::server("writing summary.json", e))?;
+        self.write("summary.json", &text)
+    }
+
+    /// Writes the report.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn report(&self) -> Result<(), LiveError> {
+        write_report(&self.dir, &self.summary)
+    }
+}
+
+/// Writes the report of a summary into a folder.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write_report(dir: &Path, summary: &Summary) -> Result<(), LiveError> {
+    Ok(report::write(summary, dir).map(drop)?)
+}
+
+/// Upper bound and count of what isn't empty.
+fn buckets(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
+    histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_since_last_iteration())).collect()
+}

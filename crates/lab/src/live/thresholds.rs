@@ -1,0 +1,266 @@
+//! What runs must show.
+//!
+//! A YAML list. Each entry names a strategy and, if it is to hold for some runs only, a workload and a fault; then measures, each with
+//! `min`, `max` or both. It holds if every run that it names is within; a void run is not within anything.
+//!
+//! ```yaml
+//! - { strategy: guarded, permanently_stale: { max: 0 } }
+//! - { strategy: cache-aside, fault: slow-reader, permanently_stale: { min: 1 }, read_p99_ms: { max: 50 } }
+//! ```
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Fault, LiveError, Strategy, Workload, error::LiveError as Error};
+use crate::summary::Run;
+
+/// The built-in ones: what a comparison must find to count for something.
+pub const DEFAULT: &str = include_str!("thresholds.yaml");
+
+/// A range. What isn't given bounds nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// At least this.
+    pub min: Option<f64>,
+    /// At most this.
+    pub max: Option<f64>,
+}
+
+macro_rules! thresholds {
+    ($($(#[$doc:meta])* $name:ident = $of:expr,)*) => {
+        /// What some runs must show.
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Threshold {
+            /// Of this strategy.
+            pub strategy: String,
+            /// Under this workload. Default: any.
+            pub workload: Option<String>,
+            /// Under this fault, or `none`. Default: any.
+            pub fault: Option<String>,
+            $($(#[$doc])* pub $name: Option<Range>,)*
+        }
+
+        impl Threshold {
+            /// The measures that it bounds.
+            fn bounds(&self) -> Vec<(&'static str, Range, fn(&Run) -> f64)> {
+                let mut all: Vec<(&'static str, Range, fn(&Run) -> f64)> = Vec::new();
+                $(if let Some(range) = self.$name {
+                    all.push((stringify!($name), range, $of));
+                })*
+                all
+            }
+        }
+    };
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+thresholds! {
+    /// Keys that were stale for good.
+    permanently_stale = |run| number(run.report.permanently_stale.len() as u64),
+    /// Share of reads that were stale, from 0 to 1.
+    stale_ratio = Run::stale_ratio,
+    /// Of the stale reads: how stale, p99, in milliseconds.
+    staleness_p99_ms = |run| number(run.report.staleness.p99) / 1e6,
+    /// Of the stale reads: how stale at most, in milliseconds.
+    staleness_max_ms = |run| number(run.report.staleness.max) / 1e6,
+    /// Reads of a client that lacked its own write.
+    own_write_missed = |run| number(run.report.own_write_missed),
+    /// Reads of a client that gave less than one before.
+    went_back = |run| number(run.report.went_back),
+    /// Reads of what was never committed.
+    dirty_reads = |run| number(run.report.dirty_reads),
+    /// Hits among reads, from 0 to 1.
+    hit_ratio = |run| number(run.report.hits) / number(run.report.reads.max(1)),
+    /// Reads and writes per second.
+    operations_per_second = Run::throughput,
+    /// Latency of reads, in milliseconds.
+    read_p99_ms = |run| number(run.report.read_latency.p99) / 1e6,
+    /// Latency of writes, in milliseconds.
+    write_p99_ms = |run| number(run.report.write_latency.p99) / 1e6,
+    /// What the workload found wrong in itself: more sold than there was.
+    broken = |run| number(run.measures.broken.len() as u64),
+}
+
+/// A threshold and a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The run's strategy.
+    pub strategy: String,
+    /// The run's workload.
+    pub workload: String,
+    /// The run's faults.
+    pub fault: String,
+    /// Which measure.
+    pub measure: &'static str,
+    /// What it is.
+    pub value: f64,
+    /// At least this.
+    pub min: Option<f64>,
+    /// At most this.
+    pub max: Option<f64>,
+    /// Whether it is. None: the run is void.
+    pub met: Option<bool>,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { strategy, workload, fault, measure, value, min, max, .. } = self;
+        write!(f, "{strategy} {workload} {fault}: {measure} is {value}")?;
+        if let Some(min) = min {
+            write!(f, ", at least {min} was to be found")?;
+        }
+        if let Some(max) = max {
+            write!(f, ", at most {max} may be")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads thresholds from YAML. `name`: for messages.
+///
+/// # Errors
+/// What isn't right, with its place.
+pub fn parse(text: &str, name: &str) -> Result<Vec<Threshold>, LiveError> {
+    let wrong = |why: String| Error::Usage(format!("{name}: {why}"));
+    let all: Vec<Threshold> = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    for threshold in &all {
+        let Threshold { strategy, workload, fault, .. } = threshold;
+        if Strategy::named(strategy).is_none() {
+            return Err(wrong(format!(
+                "there is no strategy {strategy}; `rowbust lab run --list` lists them"
+            )));
+        }
+        if let Some(workload) = workload.as_ref().filter(|name| Workload::named(name).is_none()) {
+            return Err(wrong(format!(
+                "there is no workload {workload}; `rowbust lab run --list` lists them"
+            )));
+        }
+        if let Some(fault) = fault.as_ref().filter(|name| *name != "none" && Fault::named(name).is_none()) {
+            return Err(wrong(format!("there is no fault {fault}; `rowbust lab run --list` lists them")));
+        }
+        for (measure, range, _) in threshold.bounds() {
+            if range == Range::default() {
+                return Err(wrong(format!("{strategy}: {measure} has neither min nor max")));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Those of a file, or the built-in ones.
+///
+/// # Errors
+/// When it can't be read, or isn't right.
+pub fn load(path: Option<&Path>) -> Result<Vec<Threshold>, LiveError> {
+    match path {
+        None => parse(DEFAULT, "the built-in thresholds"),
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|e| Error::Usage(format!("thresholds: {}: {e}", path.display())))?;
+            parse(&text, &path.display().to_string())
+        }
+    }
+}
+
+/// Holds thresholds against runs.
+#[must_use]
+pub fn judge(thresholds: &[Threshold], runs: &[Run]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for threshold in thresholds {
+        let names = |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
+        let matching = runs.iter().filter(|run| {
+            run.strategy == threshold.strategy
+                && names(&threshold.workload, &run.workload)
+                && names(&threshold.fault, &run.fault)
+        });
+        for run in matching {
+            for (measure, Range { min, max }, of) in threshold.bounds() {
+                let value = of(run);
+                let met = min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max);
+                verdicts.push(Verdict {
+                    strategy: run.strategy.clone(),
+                    workload: run.workload.clone(),
+                    fault: run.fault.clone(),
+                    measure,
+                    value,
+                    min,
+                    max,
+                    met: run.void.is_none().then_some(met),
+                });
+            }
+        }
+    }
+    verdicts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        checker::{Final, Report},
+        live::compare,
+        summary::Measures,
+    };
+
+    fn run(strategy: &str, fault: &str, stale: u32) -> Run {
+        let stale = (0..stale).map(|key| Final { key, cached: Some(1), database: 2 }).collect();
+        Run {
+            strategy: strategy.into(),
+            workload: "read-mostly".into(),
+            length: 1,
+            fault: fault.into(),
+            struck: Default::default(),
+            faults: Vec::new(),
+            stale_keys: Vec::new(),
+            report: Report { permanently_stale: stale, ..Report::default() },
+            measures: Measures::default(),
+            void: None,
+        }
+    }
+
+    fn met(runs: &[Run]) -> Vec<Option<bool>> {
+        judge(&load(None).unwrap(), runs).iter().map(|verdict| verdict.met).collect()
+    }
+
+    #[test]
+    fn the_built_in_ones_judge_each_run_that_the_quick_comparison_must_show() {
+        let thresholds = load(None).unwrap();
+        for threshold in &thresholds {
+            let is_named = |case: &compare::Case| {
+                case.strategy.name() == threshold.strategy
+                    && threshold.fault.as_ref().is_none_or(|fault| case.fault_name() == fault)
+            };
+            assert!(compare::quick().iter().any(is_named), "{threshold:?}");
+        }
+        assert_eq!(met(&[run("guarded", "slow-reader", 0)]), [Some(true), Some(true)]);
+        assert_eq!(met(&[run("guarded", "evictions", 1)]), [Some(false), Some(true)]);
+        assert_eq!(met(&[run("cache-aside", "slow-reader", 0)]), [Some(false)]);
+        assert_eq!(met(&[run("cache-aside", "slow-reader", 3)]), [Some(true)]);
+        assert_eq!(met(&[run("cache-aside", "none", 0)]), []);
+        let void = Run { void: Some("it never struck".into()), ..run("guarded", "slow-reader", 0) };
+        assert_eq!(met(&[void]), [None, None]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            ("- { strategy: cache-asid }", "cache-asid"),
+            ("- { strategy: guarded, fault: rain }", "rain"),
+            ("- { strategy: guarded, permanently_stale: {} }", "neither"),
+            ("- { strategy: guarded, permanent: { max: 0 } }", "permanent"),
+            ("guarded: { max: 0 }", "file"),
+        ] {
+            let message = parse(text, "file").unwrap_err().to_string();
+            assert!(message.contains(word), "{message}");
+        }
+        assert!(load(Some(Path::new("/nothing"))).unwrap_err().to_string().contains("/nothing"));
+    }
+}

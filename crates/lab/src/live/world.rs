@@ -1,0 +1,570 @@
+//! The servers of a run.
+//!
+//! Guarantees: servers listen on 127.0.0.1, in a temporary folder that is removed with them; nothing is installed. Of servers that were
+//! given, only schemas and keys of the lab's own names are touched.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use mysql_async::{Opts, OptsBuilder, Row};
+use redis::aio::MultiplexedConnection;
+use rowbust_client::ConnectOptions;
+use rowbust_servers::{
+    Installed, Kafka, MariaDb, MySql, Need, Redis, Sentinels, StartOptions,
+    sentinel::{MASTER, SentinelOptions},
+};
+use tempfile::TempDir;
+use tokio::task::{block_in_place, spawn_blocking};
+
+use super::{
+    Fault, LiveError, Plan,
+    db::{Flavor, Link},
+    error::LiveError as Error,
+};
+
+/// How long a server may take to come to a state.
+const WITHIN: Duration = Duration::from_secs(60);
+const STARTING: &str = "starting the lab's servers";
+/// How often it is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// The program whose `run` is the daemon under test.
+    pub program: PathBuf,
+    /// Which database. Default: MariaDB, or MySQL where that is what there is.
+    pub flavor: Option<Flavor>,
+    /// With a replica that readers use. Default: true.
+    pub replica: bool,
+    /// Redis as a master and two replicas with sentinels, for [`Fault::RedisFailover`](super::Fault::RedisFailover). Default: false.
+    pub sentinels: bool,
+    /// With Kafka as the daemon's retry queue, for [`Fault::KafkaStop`](super::Fault::KafkaStop). Default: false.
+    pub kafka: bool,
+    /// Servers that are there already. Default: none.
+    pub given: Option<Given>,
+}
+
+impl WorldOptions {
+    /// Defaults, with this program.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            flavor: None,
+            replica: true,
+            sentinels: false,
+            kafka: false,
+            given: None,
+        }
+    }
+
+    /// With this program, and what the faults of these plans need.
+    pub fn for_plans(program: impl Into<PathBuf>, plans: &[Plan]) -> Self {
+        let has = |fault| plans.iter().any(|plan| plan.faults.contains(&fault));
+        Self {
+            replica: has(Fault::ReplicaLag),
+            sentinels: has(Fault::RedisFailover),
+            kafka: has(Fault::KafkaStop),
+            ..Self::new(program)
+        }
+    }
+}
+
+/// Servers that are there already: faults that need their processes can't be had.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// `mysql://USER:PASSWORD@HOST:PORT`; the account makes and drops schemas, and follows the binlog.
+    pub mysql: String,
+    /// `redis://HOST:PORT`.
+    pub redis: String,
+}
+
+#[derive(Debug)]
+enum Database {
+    MariaDb(MariaDb),
+    MySql(MySql),
+}
+
+macro_rules! either {
+    ($database:expr, $server:ident => $body:expr) => {
+        match $database {
+            Database::MariaDb($server) => $body,
+            Database::MySql($server) => $body,
+        }
+    };
+}
+
+#[derive(Debug)]
+enum Primary {
+    Ours(Database),
+    Given(Opts),
+}
+
+#[derive(Debug)]
+enum Cache {
+    One(Redis),
+    Sentinels(Sentinels),
+    Given(String),
+}
+
+/// The servers of a run. Several runs may follow one another in it. Dropped, it ends what it started.
+#[derive(Debug)]
+pub struct World {
+    flavor: Flavor,
+    versions: (String, String),
+    primary: Primary,
+    replica: Option<Database>,
+    cache: Cache,
+    kafka: Option<Kafka>,
+    admin: Link,
+    replica_admin: Option<Link>,
+    runs: AtomicU32,
+    pub(super) program: PathBuf,
+    // Behind the servers: they are dropped first.
+    dir: TempDir,
+}
+
+impl World {
+    /// Starts the servers, or looks at those that are given.
+    ///
+    /// # Errors
+    /// When programs are missing (named, with what installs them), or a server doesn't come up.
+    pub async fn start(options: WorldOptions) -> Result<Self, LiveError> {
+        let dir = tempfile::Builder::new().prefix("rowbust-lab-").tempdir();
+        let dir = dir.map_err(Error::file(&std::env::temp_dir()))?;
+        let WorldOptions { program, flavor, replica, sentinels, kafka, given } = options;
+        if let Some(given) = given {
+            return Self::look_at(given, program, dir).await;
+        }
+        let flavor = find(flavor, kafka)?;
+        let place = dir.path().to_owned();
+        let started = spawn_blocking(move || {
+            // Side by side: each takes seconds.
+            std::thread::scope(|scope| {
+                let primary =
+                    scope.spawn(|| start_database(flavor, place.join("primary"), primary_args(flavor)));
+                let second = replica.then(|| {
+                    let args = vec!["--server-id=2".into(), "--log-slave-updates=1".into()];
+                    scope.spawn(|| start_database(flavor, place.join("replica"), args))
+                });
+                let kafka = kafka.then(|| {
+                    let options = StartOptions::new(place.join("kafka"));
+                    scope.spawn(|| Kafka::start(options).map_err(|e| Error::server(STARTING, e)))
+                });
+                let cache = start_cache(&place, sentinels);
+                let panicked = |_| Error::server(STARTING, "a thread panicked");
+                Ok::<_, LiveError>((
+                    primary.join().map_err(panicked)??,
+                    second.map(|s| s.join().map_err(panicked)?).transpose()?,
+                    kafka.map(|k| k.join().map_err(panicked)?).transpose()?,
+                    cache?,
+                ))
+            })
+        });
+        let (primary, replica, kafka, cache) = started.await.map_err(|e| Error::server(STARTING, e))??;
+        let version = |database: &Database| either!(database, s => s.version().to_owned());
+        let redis_version = match &cache {
+            Cache::One(redis) => redis.version().to_owned(),
+            Cache::Sentinels(all) => all.servers.first().map_or(String::new(), |s| s.version().to_owned()),
+            Cache::Given(_) => String::new(),
+        };
+        let name = if flavor == Flavor::MySql { "MySQL" } else { "MariaDB" };
+        let world = Self {
+            flavor,
+            versions: (format!("{name} {}", version(&primary)), format!("Redis {redis_version}")),
+            admin: Link::new(local(either!(&primary, s => s.port()))),
+            replica_admin: replica.as_ref().map(|r| Link::new(local(either!(r, s => s.port())))),
+            primary: Primary::Ours(primary),
+            replica,
+            cache,
+            kafka,
+            runs: AtomicU32::new(0),
+            program,
+            dir,
+        };
+        world.follow().await?;
+        Ok(world)
+    }
+
+    async fn look_at(given: Given, program: PathBuf, dir: TempDir) -> Result<Self, LiveError> {
+        let opts = Opts::from_url(&given.mysql)
+            .map_err(|e| Error::Usage(format!("the address of the database isn't one: {e}")))?;
+        let admin = Link::new(opts.clone());
+        let asking = "asking the given database for its version";
+        let version: Option<String> =
+            admin.first("SELECT @@version").await.map_err(Error::database(asking))?;
+        let version = version.unwrap_or_default();
+        let flavor = if version.contains("MariaDB") { Flavor::MariaDb } else { Flavor::MySql };
+        let name = if flavor == Flavor::MySql { "MySQL" } else { "MariaDB" };
+        let world = Self {
+            flavor,
+            versions: (format!("{name} {version}"), String::new()),
+            primary: Primary::Given(opts),
+            replica: None,
+            cache: Cache::Given(given.redis),
+            kafka: None,
+            admin,
+            replica_admin: None,
+            runs: AtomicU32::new(0),
+            program,
+            dir,
+        };
+        let mut raw = world.raw().await?;
+        let info: String = redis::cmd("INFO")
+            .arg("server")
+            .query_async(&mut raw)
+            .await
+            .map_err(Error::redis("asking the given Redis for its version"))?;
+        let redis = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").trim();
+        Ok(Self { versions: (world.versions.0.clone(), format!("Redis {redis}")), ..world })
+    }
+
+    /// Makes the replica follow.
+    async fn follow(&self) -> Result<(), LiveError> {
+        let Some(replica) = &self.replica_admin else { return Ok(()) };
+        let port = self.primary_port();
+        let source = match self.flavor {
+            Flavor::MySql => format!(
+                "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={port}, SOURCE_USER='root', \
+                 SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1"
+            ),
+            Flavor::MariaDb => format!(
+                "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='root', MASTER_USE_GTID=slave_pos"
+            ),
+        };
+        let start = format!("START {}", self.flavor.replica_word());
+        replica.run(vec![source, start]).await.map_err(Error::database("starting replication")).map(drop)
+    }
+
+    /// Which dialect the database speaks.
+    #[must_use]
+    pub fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+
+    /// Names and versions: of the database, of Redis.
+    #[must_use]
+    pub fn versions(&self) -> (&str, &str) {
+        (&self.versions.0, &self.versions.1)
+    }
+
+    /// Whether the servers are its own: their processes may be killed, and their memory be wiped.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        matches!(self.primary, Primary::Ours(_))
+    }
+
+    /// Whether there is a replica that readers use.
+    #[must_use]
+    pub fn has_replica(&self) -> bool {
+        self.replica.is_some()
+    }
+
+    /// Whether Redis is a group with sentinels.
+    #[must_use]
+    pub fn has_sentinels(&self) -> bool {
+        matches!(self.cache, Cache::Sentinels(_))
+    }
+
+    /// Kafka, if it is part of it.
+    #[must_use]
+    pub fn kafka(&self) -> Option<&Kafka> {
+        self.kafka.as_ref()
+    }
+
+    pub(super) fn next_run(&self) -> u32 {
+        self.runs.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// The lab's own connection to the primary.
+    pub(super) fn admin(&self) -> &Link {
+        &self.admin
+    }
+
+    pub(super) fn primary_opts(&self) -> Opts {
+        match &self.primary {
+            Primary::Ours(database) => local(either!(database, s => s.port())),
+            Primary::Given(opts) => opts.clone(),
+        }
+    }
+
+    fn primary_port(&self) -> u16 {
+        self.primary_opts().tcp_port()
+    }
+
+    pub(super) fn replica_port(&self) -> Option<u16> {
+        self.replica.as_ref().map(|r| either!(r, s => s.port()))
+    }
+
+    pub(super) fn replica_opts(&self) -> Option<Opts> {
+        self.replica_port().map(local)
+    }
+
+    /// What a process of the application needs to connect.
+    pub(super) fn connector(&self) -> Connector {
+        let redis = match &self.cache {
+            Cache::One(redis) => Address::One(redis.url()),
+            Cache::Given(url) => Address::One(url.clone()),
+            Cache::Sentinels(group) => {
+                Address::Sentinels(group.ports().iter().map(|p| format!("redis://127.0.0.1:{p}")).collect())
+            }
+        };
+        Connector { primary: self.primary_opts(), replica: self.replica_opts(), redis }
+    }
+
+    /// Where the daemon finds Redis: the value of `redis.main`.
+    pub(super) fn redis_config(&self) -> String {
+        match &self.cache {
+            Cache::One(redis) => format!("{{ url: \"{}/0\" }}", redis.url()),
+            Cache::Given(url) => format!("{{ url: \"{url}\" }}"),
+            Cache::Sentinels(group) => {
+                let nodes: Vec<String> = group.ports().iter().map(|p| format!("\"127.0.0.1:{p}\"")).collect();
+                format!("{{ mode: sentinel, master: {MASTER}, nodes: [{}] }}", nodes.join(", "))
+            }
+        }
+    }
+
+    /// A connection of the lab's own to the Redis that is the master now.
+    pub(super) async fn raw(&self) -> Result<MultiplexedConnection, LiveError> {
+        let url = match &self.cache {
+            Cache::One(redis) => redis.url(),
+            Cache::Given(url) => url.clone(),
+            Cache::Sentinels(group) => block_in_place(|| {
+                let master = group.master().and_then(|place| group.servers.get(place));
+                master
+                    .map(|server| server.url())
+                    .ok_or_else(|| Error::server("asking the sentinels", "no master"))
+            })?,
+        };
+        let config = redis::AsyncConnectionConfig::new()
+            .set_response_timeout(Some(Duration::from_secs(10)))
+            .set_connection_timeout(Some(Duration::from_secs(5)));
+        let client = redis::Client::open(url).map_err(Error::redis("the address of Redis"))?;
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(Error::redis("connecting to Redis"))
+    }
+
+    /// The server itself, where there is one and it is the lab's own.
+    pub(super) fn redis_server(&self) -> Option<&Redis> {
+        match &self.cache {
+            Cache::One(redis) => Some(redis),
+            _ => None,
+        }
+    }
+
+    pub(super) fn sentinels(&self) -> Option<&Sentinels> {
+        match &self.cache {
+            Cache::Sentinels(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// The newest end of the binlog.
+    pub(super) async fn newest(&self) -> Result<(String, u64), LiveError> {
+        let asking = "asking for the end of the binlog";
+        let row: Option<Row> =
+            self.admin.first(self.flavor.newest()).await.map_err(Error::database(asking))?;
+        let read = row.and_then(|row| Some((row.get::<String, _>(0)?, row.get::<u64, _>(1)?)));
+        read.ok_or_else(|| Error::server(asking, "the server has no binlog"))
+    }
+
+    /// Returns when the replica has all that the primary has now.
+    pub(super) async fn replica_caught_up(&self) -> Result<(), LiveError> {
+        let Some(replica) = &self.replica_admin else { return Ok(()) };
+        let asking = || Error::database("asking for GTIDs");
+        let (goal, reached) = match self.flavor {
+            Flavor::MariaDb => ("SELECT @@gtid_binlog_pos", "SELECT MASTER_GTID_WAIT('{}', 0) = 0"),
+            Flavor::MySql => ("SELECT @@gtid_executed", "SELECT GTID_SUBSET('{}', @@gtid_executed)"),
+        };
+        let goal: Option<String> = self.admin.first(goal).await.map_err(asking())?;
+        let goal: String = goal.unwrap_or_default().split_whitespace().collect();
+        let reached = reached.replace("{}", &goal);
+        let begun = Instant::now();
+        loop {
+            let answer: Option<Option<i64>> = replica.first(&reached).await.map_err(asking())?;
+            if answer.flatten() == Some(1) {
+                return Ok(());
+            }
+            if begun.elapsed() > WITHIN {
+                let why = format!("it isn't at {goal} after {} s", WITHIN.as_secs());
+                return Err(Error::server("waiting for the replica", why));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The replica goes on receiving, and applies nothing, or applies again.
+    pub(super) async fn hold_replica(&self, hold: bool) -> Result<(), LiveError> {
+        let Some(replica) = &self.replica_admin else { return Ok(()) };
+        let verb = if hold { "STOP" } else { "START" };
+        let sql = format!("{verb} {} SQL_THREAD", self.flavor.replica_word());
+        replica.run(vec![sql]).await.map_err(Error::database("holding the replica back")).map(drop)
+    }
+
+    /// From now on commits wait, in the binlog already, for a replica that never acknowledges; or go on.
+    pub(super) async fn withhold(&self, withhold: bool) -> Result<(), LiveError> {
+        let role = self.flavor.semisync_role();
+        let set = |name: &str, value: &str| format!("SET GLOBAL rpl_semi_sync_{role}_{name}={value}");
+        let statements = match withhold {
+            true => {
+                let nobody = if self.flavor == Flavor::MySql { "wait_no_replica" } else { "wait_no_slave" };
+                vec![
+                    set("timeout", "120000"),
+                    set("wait_point", "AFTER_SYNC"),
+                    set(nobody, "ON"),
+                    set("enabled", "ON"),
+                ]
+            }
+            false => vec![set("enabled", "OFF")],
+        };
+        self.admin.run(statements).await.map_err(Error::database("semi-synchronous replication")).map(drop)
+    }
+
+    /// How many commits wait so.
+    pub(super) async fn withheld(&self) -> Result<u64, LiveError> {
+        let role = self.flavor.semisync_role();
+        let sql = format!("SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_{role}_wait_sessions'");
+        let row: Option<(String, u64)> =
+            self.admin.first(&sql).await.map_err(Error::database("semi-synchronous replication"))?;
+        Ok(row.map_or(0, |(_, sessions)| sessions))
+    }
+
+    /// Nothing is left in Redis; of one that was given, no key with `name` in it.
+    pub(super) async fn wipe(&self, name: &str) -> Result<(), LiveError> {
+        let mut raw = self.raw().await?;
+        if self.is_private() {
+            let done: Result<(), _> = redis::cmd("FLUSHALL").query_async(&mut raw).await;
+            return done.map_err(Error::redis("FLUSHALL"));
+        }
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("*{name}*")).arg("COUNT").arg(1000);
+            let (next, keys): (u64, Vec<String>) =
+                scan.query_async(&mut raw).await.map_err(Error::redis("SCAN"))?;
+            if !keys.is_empty() {
+                let done: Result<(), _> = redis::cmd("UNLINK").arg(&keys).query_async(&mut raw).await;
+                done.map_err(Error::redis("UNLINK"))?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+/// Where an application finds the servers.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    pub(super) primary: Opts,
+    pub(super) replica: Option<Opts>,
+    redis: Address,
+}
+
+#[derive(Debug, Clone)]
+enum Address {
+    One(String),
+    Sentinels(Vec<String>),
+}
+
+impl Connector {
+    /// A connection for what the client library has no part in.
+    pub(super) async fn raw(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let client = match &self.redis {
+            Address::One(url) => redis::Client::open(url.as_str())?,
+            Address::Sentinels(urls) => {
+                let server = redis::sentinel::SentinelServerType::Master;
+                let mut group = redis::sentinel::SentinelClient::build(urls.clone(), MASTER, None, server)?;
+                group.async_get_client().await?
+            }
+        };
+        client.get_multiplexed_async_connection().await
+    }
+
+    /// A connection to Redis.
+    pub(super) async fn redis(&self) -> Result<rowbust_client::Redis, LiveError> {
+        let options = ConnectOptions::default();
+        Ok(match &self.redis {
+            Address::One(url) => rowbust_client::Redis::connect(url, options).await?,
+            Address::Sentinels(urls) => {
+                let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+                rowbust_client::Redis::sentinel(&urls, MASTER, options).await?
+            }
+        })
+    }
+}
+
+/// Root without a password, over TCP.
+fn local(port: u16) -> Opts {
+    OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(port)
+        .user(Some("root"))
+        .prefer_socket(false)
+        .stmt_cache_size(0)
+        .into()
+}
+
+/// Which database can be started, if everything is here.
+fn find(flavor: Option<Flavor>, kafka: bool) -> Result<Flavor, LiveError> {
+    let found = Installed::find(&[Need::MariaDb, Need::MySql, Need::Redis, Need::Kafka]);
+    let missing = |what: &str, package: &str| {
+        Error::Missing(format!(
+            "no {what} here: install {package}, or run `cargo xtask servers install` in rowbust's source, or give servers' addresses \
+             with --mysql and --redis"
+        ))
+    };
+    if !found.has(Need::Redis) {
+        return Err(missing("Redis 7 or newer", "redis-server (Debian: redis-tools is enough)"));
+    }
+    if kafka && !found.has(Need::Kafka) {
+        return Err(missing("Kafka", "a Java runtime and Kafka 4"));
+    }
+    match flavor {
+        None | Some(Flavor::MariaDb) if found.has(Need::MariaDb) => Ok(Flavor::MariaDb),
+        None | Some(Flavor::MySql) if found.has(Need::MySql) => Ok(Flavor::MySql),
+        None => Err(missing("MariaDB 10.11 or MySQL 9, or newer,", "mariadb-server-core and mariadb-client")),
+        Some(Flavor::MariaDb) => {
+            Err(missing("MariaDB 10.11 or newer", "mariadb-server-core and mariadb-client"))
+        }
+        Some(Flavor::MySql) => Err(missing("MySQL 9", "mysql-server 9")),
+    }
+}
+
+fn primary_args(flavor: Flavor) -> Vec<String> {
+    match flavor {
+        Flavor::MariaDb => Vec::new(),
+        Flavor::MySql => vec!["--plugin-load-add=semisync_source.so".into()],
+    }
+}
+
+fn start_database(flavor: Flavor, dir: PathBuf, more: Vec<String>) -> Result<Database, LiveError> {
+    let mut options = StartOptions::new(dir);
+    // Nobody pulls the plug; kill -9 loses nothing of what was written.
+    options.args = vec!["--innodb-flush-log-at-trx-commit=2".into(), "--sync-binlog=0".into()];
+    options.args.extend(more);
+    let started = match flavor {
+        Flavor::MariaDb => MariaDb::start(options).map(Database::MariaDb),
+        Flavor::MySql => MySql::start(options).map(Database::MySql),
+    };
+    started.map_err(|e| Error::server(STARTING, e))
+}
+
+fn start_cache(place: &std::path::Path, sentinels: bool) -> Result<Cache, LiveError> {
+    let started = match sentinels {
+        false => Redis::start(StartOptions::new(place.join("redis"))).map(Cache::One),
+        true => Sentinels::start(&SentinelOptions::new(Need::Redis, place.join("sentinels")))
+            .map(Cache::Sentinels),
+    };
+    started.map_err(|e| Error::server(STARTING, e))
+}
