@@ -17,6 +17,9 @@ use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Kafka, Need, StartOptions, require};
 
+#[path = "ha/lease.rs"]
+mod lease_only;
+
 on_both!(
     stands_by_and_takes_over,
     fight_in_redis,

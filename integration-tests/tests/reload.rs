@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
 use nix::sys::signal::Signal;
 use rowbust_integration_tests::daemon::cli;
@@ -15,6 +15,8 @@ use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_integration_tests::{on_both, shop};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
 
 on_both!(ten_reloads_under_load, a_bad_file_changes_nothing);
 
@@ -143,5 +145,102 @@ async fn a_bad_file_changes_nothing(flavor: Flavor) -> Result<()> {
     ensure!(stage.removals.of("tx:7").len() >= 2, "{}", daemon.log_tail());
     let status = daemon.sigterm(WITHIN).await?;
     ensure!(status.code() == Some(0), "{status}\n{}", daemon.log_tail());
+    Ok(())
+}
+
+/// The events of a stream, with the lines as they come.
+struct Events(Lines<BufReader<TcpStream>>);
+
+impl Events {
+    async fn open(stage: &Stage, token: &str) -> Result<Self> {
+        let mut stream = TcpStream::connect(("127.0.0.1", stage.admin())).await?;
+        let header =
+            if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let request = format!("GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut events = Self(BufReader::new(stream).lines());
+        ensure!(events.next().await?.is_some_and(|(kind, _)| kind == "hello"));
+        Ok(events)
+    }
+
+    /// The next event and its data; `None`: the stream has ended.
+    async fn next(&mut self) -> Result<Option<(String, String)>> {
+        let read = async {
+            let mut kind = String::new();
+            while let Some(line) = self.0.next_line().await? {
+                if let Some(name) = line.strip_prefix("event: ") {
+                    kind = name.to_owned();
+                } else if let Some(data) = line.strip_prefix("data: ") {
+                    return Ok(Some((kind, data.to_owned())));
+                }
+            }
+            Ok(None)
+        };
+        tokio::time::timeout(WITHIN, read).await.context("no event, and no end")?
+    }
+
+    /// The events up to its end.
+    async fn end(&mut self) -> Result<Vec<(String, String)>> {
+        let all = async {
+            let mut seen = Vec::new();
+            while let Some(event) = self.next().await? {
+                seen.push(event);
+            }
+            Ok(seen)
+        };
+        tokio::time::timeout(WITHIN, all).await.context("it goes on")?
+    }
+
+    /// Returns when a removal of this key was shown.
+    async fn shows(&mut self, key: &str) -> Result<()> {
+        while let Some((kind, data)) = self.next().await? {
+            if kind == "removal" && data.contains(key) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("it ended before {key}")
+    }
+}
+
+/// A stream that was opened with a token ends with the token: at a reload before anything more is shown, and where a file has another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_token_ends_streams() -> Result<()> {
+    let Some(mut stage) = Stage::new(Flavor::MariaDb, "streams").await? else { return Ok(()) };
+    stage.open_shop(5).await?;
+    let tokens = ["the-first-token-of-three", "the-second-token-of-three", "the-third-token-of-three"];
+    stage.settings.admin = format!(", token: {}", tokens[0]);
+    let mut daemon = stage.start().await?;
+    let (mut old, mut local) = (Events::open(&stage, tokens[0]).await?, Events::open(&stage, "").await?);
+    let mut conn = stage.sql().await?;
+    conn.query_drop("UPDATE products SET ver=1001 WHERE id=1").await?;
+    for stream in [&mut old, &mut local] {
+        stream.shows("ver:1001").await?;
+    }
+
+    let file = stage.dir().join("token");
+    fs::write(&file, tokens[1])?;
+    stage.settings.admin = format!(", token_file: {}", file.display());
+    stage.config()?;
+    daemon.signal(Signal::SIGHUP)?;
+    until("the reload", WITHIN, async || {
+        let config = daemon.status().await?["config"].clone();
+        Ok(Seen::check(config["reloads"] == 1, || format!("{config}; {}", daemon.log_tail())))
+    })
+    .await?;
+    let mut new = Events::open(&stage, tokens[1]).await?;
+    conn.query_drop("UPDATE products SET ver=1002 WHERE id=1").await?;
+    // One that may see keys by its address goes on.
+    for stream in [&mut new, &mut local] {
+        stream.shows("ver:1002").await?;
+    }
+    let seen = old.end().await?;
+    ensure!(
+        !seen.iter().any(|(_, data)| data.contains("1002")),
+        "keys were shown to the old token: {seen:?}"
+    );
+
+    fs::write(&file, tokens[2])?;
+    new.end().await?;
+    ensure!(daemon.sigterm(WITHIN).await?.success(), "{}", daemon.log_tail());
     Ok(())
 }

@@ -190,6 +190,103 @@ async fn everything_was_deleted() -> Result<()> {
     Ok(())
 }
 
+/// Before the first mark, what is lost is known by the server's run; also by the next daemon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_before_the_first_mark() -> Result<()> {
+    for killed in [false, true] {
+        let name = if killed { "unmarked_killed" } else { "unmarked" };
+        let Some(mut stage) = Stage::new(Flavor::MariaDb, name).await? else { return Ok(()) };
+        stage.open_shop(PRODUCTS).await?;
+        let mut redis = shop::redis(stage.redis.port()).await?;
+        redis::cmd("SAVE").exec_async(&mut redis).await?;
+        // No mark; removals go on.
+        redis::cmd("ACL").arg("SETUSER").arg("default").arg("-set").exec_async(&mut redis).await?;
+        let mut daemon = stage.start().await?;
+        change(&stage, &daemon).await?;
+        ensure!(!redis.exists::<_, bool>(mark_key(&stage)?).await?, "void: a mark");
+        if killed {
+            ensure!(daemon.kill9()?);
+        }
+        stage.redis_forgets().await?;
+        ensure!(stage.stale().await?.len() >= 9, "void: nothing came back");
+        stage.proxy.open().await?;
+        if killed {
+            daemon = stage.start().await?;
+        }
+        counted(&daemon, "rowbust_memory_flushes_total", 1.0).await?;
+        healed(&stage, &daemon, true).await?;
+        ensure!(counts(&daemon).await? == (0.0, 1.0), "{}", daemon.log_tail());
+    }
+    Ok(())
+}
+
+/// An account that may not write marks loses what they are for, and nothing else: a mark that isn't there is no loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_that_may_not_be_written() -> Result<()> {
+    let Some(stage) = Stage::new(Flavor::MariaDb, "unwritten").await? else { return Ok(()) };
+    stage.open_shop(PRODUCTS).await?;
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    redis::cmd("ACL").arg("SETUSER").arg("default").arg("-set").exec_async(&mut redis).await?;
+    let mut daemon = stage.start().await?;
+    for _ in 0..2 {
+        change(&stage, &daemon).await?;
+        daemon.metric_at_least("rowbust_mark_failing", 1.0, WITHIN).await?;
+        // It is tried again and again.
+        let mut conn = stage.sql().await?;
+        for _ in 0..20 {
+            let saved = stage.checkpoint()?.generation;
+            run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=1"]).await?;
+            until("a save", WITHIN, async || {
+                Ok(Seen::check(stage.checkpoint()?.generation > saved, String::new))
+            })
+            .await?;
+        }
+        ensure!(counts(&daemon).await? == (0.0, 0.0), "{}", daemon.log_tail());
+        ensure!(redis.exists::<_, bool>("product:9").await?, "flushed: {}", daemon.log_tail());
+        ensure!(daemon.kill9()?);
+        daemon = stage.start().await?;
+    }
+    Ok(())
+}
+
+/// What only Redis can name is flushed as exact keys are: prefixes, and the members of sets with the sets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prefixes_and_sets_after_a_loss() -> Result<()> {
+    let Some(mut stage) = Stage::new(Flavor::MariaDb, "wide").await? else { return Ok(()) };
+    stage.settings.mappings = Some(
+        "\n  - table: wide.products\n    fill_grace: 50ms\n    keys:\n      - { prefix: \"feed:{id}:\" }\n      \
+         - { members_of: \"tag:{category_id}\", members_prefix: \"page:\" }\n"
+            .into(),
+    );
+    stage.open_shop(PRODUCTS).await?;
+    let daemon = stage.start().await?;
+    marked(&stage, &daemon).await?;
+    let mut redis = shop::redis(stage.redis.port()).await?;
+    let mut all = redis::pipe();
+    all.atomic().cmd("FLUSHALL").ignore();
+    for n in 0..300 {
+        all.set(format!("feed:{n}:a"), "stale").ignore().set(format!("page:{n}"), "stale").ignore();
+        all.sadd(format!("tag:{}", n % 7), format!("page:{n}")).ignore();
+        all.sadd(format!("tag:{}", n % 7), format!("other:{n}")).ignore();
+        all.set(format!("other:{n}"), 1).ignore().set(format!("feeds:{n}"), 1).ignore();
+    }
+    // In no set: nothing names it.
+    all.set("page:x", 1).ignore();
+    all.exec_async(&mut redis).await?;
+    counted(&daemon, "rowbust_memory_flushes_total", 1.0).await?;
+    marked(&stage, &daemon).await?;
+    let left = shop::cached(&mut redis).await?;
+    let is_ours = |key: &&String| key.starts_with("feed:") || (key.starts_with("page:") && *key != "page:x");
+    ensure!(!left.iter().any(|key| is_ours(&key)), "{left:?}\n{}", daemon.log_tail());
+    for tag in 0..7 {
+        let members: Vec<String> = redis.smembers(format!("tag:{tag}")).await?;
+        ensure!(members.iter().all(|member| member.starts_with("other:")), "{members:?}");
+    }
+    let kept = |begin: &str| left.iter().filter(|key| key.starts_with(begin)).count();
+    ensure!((kept("other:"), kept("feeds:"), kept("page:x")) == (300, 300, 1), "I7: {left:?}");
+    Ok(())
+}
+
 /// A daemon that dies in the middle of that flush has left no mark: the next one flushes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_it_flushes() -> Result<()> {

@@ -124,15 +124,29 @@ async fn it_is_told_of_each_turn_of_a_life() -> Result<()> {
     stage.proxy.open().await?;
 
     // A new config; then one with a mistake.
-    for (text, status) in [("limits: { memory: 48MiB }", 200), ("limits: { memory: 1MB }", 200)] {
-        ensure!(status == 200);
+    for (text, reloads, failures) in [("limits: { memory: 47MiB }", 1, 0), ("limits: { memory: 1MB }", 1, 1)]
+    {
         let since = Instant::now();
         let old = fs::read_to_string(&config)?;
-        fs::write(&config, old.replace("limits: { memory: 48MiB }", text) + "# again\n")?;
+        let begin = old.find("limits: {").context("no limits")?;
+        let end = begin + old[begin..].find('\n').context("no line")?;
+        fs::write(&config, format!("{}{text}{}", &old[..begin], &old[end..]))?;
         service.signal(Signal::SIGHUP)?;
         service.hears("RELOADING=1", since, 1).await?;
         service.hears("MONOTONIC_USEC=", since, 1).await?;
         service.hears("READY=1", since, 1).await?;
+        // Of the second one the daemon says so, and goes on with the old one: ready, fed, removing.
+        let status = http::json(stage.admin(), "/status").await?;
+        let counted = (&status["config"]["reloads"], &status["config"]["reload_failures"]);
+        ensure!(counted == (&reloads.into(), &failures.into()), "{}", status["config"]);
+        ensure!(fs::read_to_string(&service.log)?.contains("the old one stays") == (failures == 1));
+        service.hears("WATCHDOG=1", since, 2).await?;
+        let removed = stage.removals.of("product:1").len();
+        conn.query_drop("UPDATE products SET ver = ver + 1 WHERE id = 1").await?;
+        until("a removal", WITHIN, async || {
+            Ok(Seen::check(stage.removals.of("product:1").len() > removed, String::new))
+        })
+        .await?;
     }
 
     // What doesn't run feeds nothing.

@@ -1,12 +1,13 @@
 //! `GET /events`: what happens, as server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! Guarantees: bounded for each client and for all ([`CLIENTS`]); one that doesn't keep up is told and dropped, one that doesn't read
-//! at all loses its connection. While nobody listens nothing is computed and nobody asked. May depend on `journal`, `recent`,
+//! at all loses its connection, and so does one that may no longer see keys. While nobody listens nothing is computed and nobody asked. May depend on `journal`, `recent`,
 //! `source::behind` and the state.
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,6 @@ use axum::{
 };
 use futures_util::{FutureExt as _, stream};
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering::Relaxed;
 use tokio::task::JoinHandle;
 
 use super::{Hub, access::Need, error::ApiError, status::Status};
@@ -49,14 +49,15 @@ pub(super) async fn events(State(hub): State<Hub>, headers: HeaderMap) -> Respon
         )
         .into_response();
     };
-    let keys = hub.access().check(Need::Keys, &headers).await.is_ok();
+    let rights = Rights::new(hub, headers).await;
+    let keys = rights.keys;
     let hello = json!({
         "schema_version": 1,
         "version": env!("CARGO_PKG_VERSION"),
         "keys": keys,
         "interval_seconds": EVERY.as_secs_f64(),
     });
-    let state = Client { listener, keys, hello: Some(hello), dropped: false };
+    let state = Client { listener, rights, hello: Some(hello), dropped: false };
     let stream = stream::unfold(state, |mut client| async {
         let event = client.next().await?;
         Some((Ok::<_, Infallible>(event), client))
@@ -64,9 +65,37 @@ pub(super) async fn events(State(hub): State<Hub>, headers: HeaderMap) -> Respon
     Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
+/// Whether a client may see keys.
+struct Rights {
+    hub: Hub,
+    headers: HeaderMap,
+    keys: bool,
+    /// Under which config, and when, it was looked at.
+    checked: (Weak<Status>, Instant),
+}
+
+impl Rights {
+    async fn new(hub: Hub, headers: HeaderMap) -> Self {
+        let checked = (Arc::downgrade(&hub.status()), Instant::now());
+        let keys = hub.access().check(Need::Keys, &headers).await.is_ok();
+        Self { hub, headers, keys, checked }
+    }
+
+    /// Whether what was given still holds: asked again under a new config, and each second, for a token's file may be another one.
+    async fn hold(&mut self) -> bool {
+        let now = Arc::downgrade(&self.hub.status());
+        let (of, at) = &self.checked;
+        if !self.keys || (of.ptr_eq(&now) && at.elapsed() < EVERY) {
+            return true;
+        }
+        self.checked = (now, Instant::now());
+        self.hub.access().check(Need::Keys, &self.headers).await.is_ok()
+    }
+}
+
 struct Client {
     listener: Listener,
-    keys: bool,
+    rights: Rights,
     hello: Option<Value>,
     dropped: bool,
 }
@@ -80,8 +109,13 @@ impl Client {
             return Some(event("hello", &hello));
         }
         loop {
-            match self.listener.next().await? {
-                Ok(said) if said.has_keys && !self.keys => {}
+            let next = self.listener.next().await?;
+            if !self.rights.hold().await {
+                // It may ask again, and is told what it may see then.
+                return None;
+            }
+            match next {
+                Ok(said) if said.has_keys && !self.rights.keys => {}
                 Ok(said) => return Some(event(said.kind, &said.data)),
                 Err(missed) => {
                     self.dropped = true;

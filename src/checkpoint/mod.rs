@@ -97,6 +97,15 @@ impl Watch {
         let _ = saves.wait_for(|saves| *saves > 0).await;
     }
 
+    /// These marks may stand in Redis: saved soon, unless the position is held.
+    pub fn may_publish(&self, published: BTreeMap<String, Published>) {
+        self.published.send_if_modified(|now| {
+            let is_new = *now != published;
+            *now = published;
+            is_new
+        });
+    }
+
     /// Completes when it is saved that these marks may stand in Redis. `false`: it won't be, another daemon has taken over.
     pub async fn will_publish(&self, published: BTreeMap<String, Published>) -> bool {
         let mut saves = self.saves.clone();

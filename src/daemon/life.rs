@@ -129,7 +129,12 @@ impl Parts {
             _ => Hold::never(),
         };
         let anchor = resume.as_ref().and_then(|resume| resume.anchor);
-        let may_stand = begun.saved.map(|saved| saved.published).unwrap_or_default();
+        let mut may_stand = begun.saved.map(|saved| saved.published).unwrap_or_default();
+        if marks.from_epoch <= epoch {
+            // Before anything is removed: a server that has no mark yet is known by its run. Not where a flush for a loss is due, which is
+            // begun again until it is done.
+            may_stand = marks.expected.clone().into_iter().chain(may_stand).collect();
+        }
         let (writer, saved) =
             checkpoint::Writer::new(store, hold, identity, begins, anchor, self.frontier.clone(), may_stand);
 

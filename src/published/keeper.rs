@@ -17,7 +17,10 @@ use super::{
     oldest, redis,
 };
 use crate::{
-    checkpoint::{self, file::Published},
+    checkpoint::{
+        self,
+        file::{Published, Saved},
+    },
     invalidate::target::{Master, Target},
     pipeline::{Done, frontier::Frontier},
     retry::Queue,
@@ -125,8 +128,9 @@ impl Keeper {
                 self.told.remove(target.name());
             }
         }
-        if let Some(newest) = &newest {
-            self.publish(newest, &mut seen, written).await;
+        match &newest {
+            Some(newest) => self.publish(newest, &mut seen, written).await,
+            None => self.remember(&seen),
         }
         self.tell(now, &mut seen, written).await;
         Ok(())
@@ -140,6 +144,17 @@ impl Keeper {
             && !frontier.undrained
             && !snapshot.behind
             && snapshot.saved.is_some_and(|saved| Mark::of(&saved).is_at(mark))
+    }
+
+    /// In which run a server is that has no mark yet: what it forgets until then is known by that.
+    fn remember(&self, seen: &[Seen]) {
+        let flushed = |saved: &Saved| saved.epoch >= self.from_epoch;
+        let Some(saved) = self.checkpoint.snapshot().saved.filter(flushed) else { return };
+        let is_new = |one: &&Seen| !saved.published.contains_key(&one.place);
+        if seen.iter().any(|one| is_new(&one)) {
+            let new = seen.iter().filter(is_new).map(|one| (one.place.clone(), one.look.as_published()));
+            self.checkpoint.may_publish(new.chain(saved.published.clone()).collect());
+        }
     }
 
     async fn publish(&mut self, newest: &Mark, seen: &mut [Seen], written: &mut BTreeMap<String, Mark>) {
@@ -164,12 +179,17 @@ impl Keeper {
             return;
         }
         let text = newest.text();
+        let mut is_first = false;
         for one in seen {
             if written.get(&one.place).is_some_and(|mark| mark.is_at(newest)) {
                 continue;
             }
             let published = redis::publish(&mut one.master, &one.key, one.look.found.as_deref(), &text).await;
-            if let Some(will) = will.get(&one.place) {
+            if let Some(will) = will.get_mut(&one.place) {
+                if matches!(published, Ok(true)) && will.before.is_empty() {
+                    will.before.clone_from(&will.id);
+                    is_first = true;
+                }
                 // Also where the answer was lost: either one may stand there.
                 self.expected.insert(one.place.clone(), will.clone());
             }
@@ -183,6 +203,10 @@ impl Keeper {
                     }
                 }
             }
+        }
+        if is_first {
+            // It is there: once that is saved, its lack is a loss.
+            self.checkpoint.may_publish(will);
         }
     }
 

@@ -194,10 +194,16 @@ pub fn judge(published: Option<&Published>, look: &Look) -> Verdict {
             }
         }
         Some(mark) => Verdict::Rewind(Box::new(mark), "an older mark than the last one was found"),
-        // Nothing was published yet and nothing is there. In another run removals may be lost all the same, that were acknowledged
-        // before the first mark was written.
-        None if published.id.is_empty() && (same_run || look.run.is_empty() || published.run.is_empty()) => {
-            Verdict::Keep
+        // None was there, and none is known to have been written since.
+        None if published.before.is_empty() => {
+            let is_told = !look.run.is_empty() && !published.run.is_empty();
+            if is_told && !same_run && !look.began_empty {
+                Verdict::Lost(
+                    "redis was restarted, or another one took its place, before it had a mark".to_owned(),
+                )
+            } else {
+                Verdict::Keep
+            }
         }
         None if same_run && !look.run.is_empty() && look.evicted != published.evicted => Verdict::Evicted,
         None if !same_run && look.began_empty => Verdict::Keep,
@@ -263,11 +269,15 @@ mod tests {
             (Some(&last), Look { began_empty: true, ..look(None, "a/r") }, "lost"),
             (None, look(None, "a/r"), "keep"),
             (None, look(Some("1-3"), "a/r"), "rewind 1-3"),
+            // Before the first mark, or while it isn't known to be written.
             (Some(&published("", "", "a/r")), look(None, "a/r"), "keep"),
-            (Some(&published("", "", "")), look(None, "b/r"), "keep"),
-            // What was acknowledged before the first mark is gone, but nothing stale can be there.
-            (Some(&published("", "", "a/r")), Look { began_empty: true, ..look(None, "b/r") }, "keep"),
             (Some(&published("", "", "a/r")), look(None, "b/r"), "lost"),
+            (Some(&published("", "", "a/r")), look(None, ""), "keep"),
+            (Some(&published("", "", "")), look(None, "b/r"), "keep"),
+            (Some(&published("", "", "a/r")), Look { began_empty: true, ..look(None, "b/r") }, "keep"),
+            (Some(&published("1-1", "", "a/r")), look(None, "a/r"), "keep"),
+            (Some(&published("1-1", "", "a/r")), look(None, "b/r"), "lost"),
+            (Some(&published("1-1", "", "a/r")), look(Some("1-1"), "a/r"), "keep"),
             (Some(&last), Look { found: Some("{}".into()), ..look(None, "a/r") }, "lost"),
         ];
         for (published, look, expected) in cases {

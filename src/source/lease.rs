@@ -221,6 +221,8 @@ async fn attempt(conn: &mut Conn, name: &str, wait: Duration) -> Result<Answer, 
     ));
     let answer = match tokio::time::timeout(wait + ANSWER, asked).await {
         Ok(Ok(answer)) => answer,
+        // It waited longer than the server lets a statement take (max_execution_time, max_statement_time).
+        Ok(Err(mysql_async::Error::Server(e))) if matches!(e.code, 3024 | 1969) => Some((Some(0), 0)),
         // A statement that the server (or a proxy before it) doesn't take. Being ended while it waited is none.
         Ok(Err(mysql_async::Error::Server(e)))
             if !matches!(e.code, 1053 | 1317 | 1927 | 3169 | 1205 | 4031) =>
@@ -232,13 +234,16 @@ async fn attempt(conn: &mut Conn, name: &str, wait: Duration) -> Result<Answer, 
     };
     match answer {
         Some((Some(1), id)) => Ok(Answer::Got(id)),
-        Some((Some(_), _)) => {
+        Some((answer, _)) => {
             let holder: Option<Option<u64>> =
                 in_time(ANSWER, conn.query_first(format!("SELECT IS_USED_LOCK({name})"))).await?;
-            Ok(Answer::Taken(holder.flatten()))
+            match (answer, holder.flatten()) {
+                // NULL: out of memory, or killed; but MariaDB says that of max_statement_time, too.
+                (None, None) => Err(SourceError::Lost("GET_LOCK gives NULL".into())),
+                (_, holder) => Ok(Answer::Taken(holder)),
+            }
         }
-        // NULL: killed, or out of memory.
-        _ => Err(SourceError::Lost("GET_LOCK gives NULL".into())),
+        None => Err(SourceError::Lost("GET_LOCK gives nothing".into())),
     }
 }
 

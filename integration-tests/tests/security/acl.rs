@@ -14,7 +14,7 @@ use rowbust_servers::redis_cluster::ClusterOptions;
 use rowbust_servers::sentinel::{MASTER, SentinelOptions};
 use rowbust_servers::{Need, Redis, RedisCluster, Sentinels, StartOptions};
 
-use super::{WITHIN, block};
+use super::{DOC, WITHIN, block};
 
 const SETINFO: &str = "+client|setinfo";
 
@@ -198,6 +198,26 @@ async fn redis_acl_of_one_server() -> Result<()> {
     refused.await.map_err(|e| daemon.explain(&e))?;
     ensure!(redis.cli(&["-n", "3", "GET", "other:7"])?.trim() == "kept");
     Ok(())
+}
+
+/// In the form for Redis 6, which knows no selectors: what the page has in parentheses is replaced by what it says instead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_acl_without_selectors() -> Result<()> {
+    let Some((mut stage, acl)) = acl_stage("acl_six").await? else { return Ok(()) };
+    let redis = Redis::start_with(StartOptions::new(stage.dir().join("own")), None, Some(&acl))?;
+    let mut rules = rules(redis.version(), &[])?;
+    let begin = rules.iter().position(|rule| rule.starts_with('(')).context("no selector")?;
+    let end = rules.iter().position(|rule| rule.ends_with(')')).context("an open selector")?;
+    let (_, instead) = DOC.split_once("Redis 6 has no selectors: put `").context("no form for Redis 6")?;
+    let instead = instead.split('`').next().unwrap_or_default();
+    rules.splice(begin..=end, instead.split_whitespace());
+    ensure!(!rules.iter().any(|rule| rule.contains(['(', ')', '%'])), "of Redis 7: {rules:?}");
+    allow(&redis, &rules)?;
+    let target =
+        format!("{{ url: \"redis://127.0.0.1:{}\", username: rowbust, password: choose-one }}", redis.port());
+    let daemon = remove_everything(&mut stage, target, &redis, false).await?;
+    rules.retain(|rule| *rule != "+select");
+    to_the_letter(&[&redis], &rules, &daemon)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

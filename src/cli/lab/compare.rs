@@ -139,6 +139,7 @@ async fn compared(
     // What can be wrong with files is said before the first minute has passed.
     let thresholds = thresholds::load(args.thresholds.as_deref())?;
     let against = args.against.as_ref().map(|path| summary_at(path)).transpose()?;
+    let folder = args.live.folder()?;
     let base = args.live.plan(Workload::ReadMostly, if args.full { 10 } else { 3 });
     let mut output: Option<Output> = None;
     let reporter = Reporter::default();
@@ -149,15 +150,15 @@ async fn compared(
         for plan in &plans {
             plan.check(&world)?;
         }
+        let output = match &mut output {
+            Some(output) => output,
+            None => output.insert(args.live.output(folder.clone(), &world)?),
+        };
         for (case, plan) in cases.iter().zip(&plans) {
             done += 1;
             let name = format!("{} {} {}", case.strategy.name(), case.workload.name(), case.fault_name());
             let what = format!("{done}: {name}");
             let finished = live::run(&world, plan, stop, &|progress| reporter.say(&what, progress)).await?;
-            let output = match &mut output {
-                Some(output) => output,
-                None => output.insert(args.live.output(&world)?),
-            };
             for finished in finished {
                 output.add(finished)?;
             }

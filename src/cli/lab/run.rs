@@ -111,9 +111,10 @@ pub(super) fn execute(global: &Global, args: &RunArgs) -> Exit {
     };
     let plan = Plan { strategies: vec![strategy], faults, ..args.live.plan(workload, 10) };
     let done = block_on(async |stop| {
+        let folder = args.live.folder()?;
         let world = args.live.world(std::slice::from_ref(&plan)).await?;
         plan.check(&world)?;
-        let mut output = args.live.output(&world)?;
+        let mut output = args.live.output(folder, &world)?;
         let reporter = Reporter::default();
         let what = format!("{} {} {}", strategy.name(), workload.name(), args.fault.join("+"));
         let finished = live::run(&world, &plan, &stop, &|progress| reporter.say(&what, progress)).await;
@@ -229,9 +230,15 @@ impl LiveArgs {
         World::start(WorldOptions { flavor, given, ..WorldOptions::for_plans(program, plans) }).await
     }
 
-    /// The folder for what is found.
-    pub(super) fn output(&self, world: &World) -> Result<Output, LiveError> {
+    /// Where results are to be put: known to be free before anything is started.
+    pub(super) fn folder(&self) -> Result<PathBuf, LiveError> {
         let dir = self.out.clone().unwrap_or_else(|| Output::next_in("rowbust-lab".as_ref()));
+        Output::check(&dir, self.force)?;
+        Ok(dir)
+    }
+
+    /// The folder for what is found.
+    pub(super) fn output(&self, dir: PathBuf, world: &World) -> Result<Output, LiveError> {
         let (database, redis) = world.versions();
         let environment = Environment {
             seed: self.seed,

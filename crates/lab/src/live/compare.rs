@@ -148,6 +148,64 @@ pub fn regressions(old: &Summary, new: &Summary) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        checker::{Final, Quantiles, Report},
+        summary::{Environment, FORMAT, Measures},
+    };
+
+    fn summary(change: impl FnOnce(&mut Run)) -> Summary {
+        let mut run = Run {
+            strategy: "guarded".into(),
+            workload: "read-mostly".into(),
+            length: 1_000_000_000,
+            fault: "none".into(),
+            struck: Default::default(),
+            faults: Vec::new(),
+            stale_keys: Vec::new(),
+            report: Report {
+                reads: 1000,
+                stale_reads: 10,
+                read_latency: Quantiles { p99: 2_000_000, ..Quantiles::default() },
+                ..Report::default()
+            },
+            measures: Measures::default(),
+            void: None,
+        };
+        change(&mut run);
+        let environment = Environment {
+            seed: 1,
+            database: String::new(),
+            redis: String::new(),
+            cores: 2,
+            command: String::new(),
+        };
+        Summary { format: FORMAT, environment, runs: vec![run] }
+    }
+
+    #[test]
+    fn only_what_is_clearly_worse_is_a_regression() {
+        let old = summary(|_| {});
+        let worse = |change: fn(&mut Run)| regressions(&old, &summary(change));
+        assert!(worse(|_| {}).is_empty());
+        assert!(worse(|run| run.report.stale_reads = 20).is_empty());
+        assert!(worse(|run| run.report.reads = 501).is_empty());
+        assert!(worse(|run| run.fault = "evictions".into()).is_empty());
+        let stale = |run: &mut Run| {
+            run.report.permanently_stale = vec![Final { key: 1, cached: Some(1), database: 2 }];
+        };
+        for (change, word) in [
+            (stale as fn(&mut Run), "stale for good"),
+            (|run| run.report.stale_reads = 31, "3.10 % of reads"),
+            (|run| run.report.read_latency.p99 = 8_000_000, "8 ms"),
+            (|run| run.length = 3_000_000_000, "operations"),
+            (|run| run.void = Some("why".into()), "void"),
+        ] {
+            let worse = worse(change);
+            assert!(worse.len() == 1 && worse[0].contains(word), "{worse:?}");
+        }
+        let void = summary(|run| run.void = Some("why".into()));
+        assert!(regressions(&void, &summary(stale)).is_empty());
+    }
 
     #[test]
     fn every_strategy_is_in_both_and_every_fault_strikes() {

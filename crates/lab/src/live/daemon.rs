@@ -86,12 +86,6 @@ impl Daemon {
         Ok(was_alive)
     }
 
-    /// SIGTERM, and whether it ended in good order.
-    pub(super) fn stop(&mut self) -> Result<(), LiveError> {
-        let Some(mut process) = self.process.take() else { return Ok(()) };
-        process.end(Duration::from_secs(30)).map_err(|e| Error::server(DOING, e))
-    }
-
     /// `/status`.
     pub(super) async fn status(&self) -> Result<Value, LiveError> {
         let answer = http::get(self.admin, "/status").await;

@@ -40,13 +40,7 @@ impl Output {
         environment: Environment,
         config: &Value,
     ) -> Result<Self, LiveError> {
-        let is_used = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some());
-        if is_used && !force {
-            return Err(Error::Usage(format!(
-                "{} isn't empty: name another folder with --out, or let its results be overwritten with --force",
-                dir.display()
-            )));
-        }
+        Self::check(&dir, force)?;
         let runs = dir.join("runs");
         if runs.exists() {
             fs::remove_dir_all(&runs).map_err(Error::file(&runs))?;
@@ -66,6 +60,21 @@ impl Output {
             Self { dir, with_history, summary: Summary { format: FORMAT, environment, runs: Vec::new() } };
         output.write("env.json", format!("{env:#}\n").as_bytes())?;
         Ok(output)
+    }
+
+    /// Whether results may be put there.
+    ///
+    /// # Errors
+    /// When something is there already, unless `force`.
+    pub fn check(dir: &Path, force: bool) -> Result<(), LiveError> {
+        let is_used = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        if is_used && !force {
+            return Err(Error::Usage(format!(
+                "{} isn't empty: name another folder with --out, or let its results be overwritten with --force",
+                dir.display()
+            )));
+        }
+        Ok(())
     }
 
     /// The first of `BASE/1`, `BASE/2` … that isn't there.

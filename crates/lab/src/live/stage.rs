@@ -219,9 +219,9 @@ impl Stage {
 
     /// Ends the daemon, drops the schema.
     pub(super) async fn close(&self, world: &World) -> Result<(), LiveError> {
-        let daemon = self.daemon.lock().await.take();
-        if let Some(mut daemon) = daemon {
-            tokio::task::block_in_place(|| daemon.stop())?;
+        // Nothing is owed any more that an orderly end would deliver.
+        if let Some(mut daemon) = self.daemon.lock().await.take() {
+            daemon.kill9()?;
         }
         let drop = format!("DROP DATABASE IF EXISTS {}", self.schema);
         world.admin().run(vec![drop]).await.map_err(Error::database("dropping the run's schema"))?;

@@ -98,12 +98,14 @@ macro_rules! either {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Primary {
     Ours(Database),
     Given(Opts),
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Cache {
     One(Redis),
     Sentinels(Sentinels),
