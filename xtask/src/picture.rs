@@ -14,9 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The plot, as the report names its files.
 const PLOT: &str = "stale-keys";
-const STRATEGIES: [Strategy; 8] = [
+const STRATEGIES: [Strategy; 7] = [
     Strategy::CacheAside,
-    Strategy::WriteThrough,
     Strategy::DelayedDoubleDelete,
     Strategy::LockSerialized,
     Strategy::Binlog,
