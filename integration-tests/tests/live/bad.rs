@@ -272,7 +272,10 @@ async fn a_broker_that_refuses() -> Result<()> {
     until("the group's lack of rights", Duration::from_secs(30), async || {
         let checked = site.check()?;
         Ok(match checked.has("retry.group", "error", "refused.rowbust") {
-            Ok(line) => Seen::Done(ensure!(line.help.contains("READ"), "{line:?}")),
+            Ok(line) => {
+                ensure!(line.help.contains("READ"), "{line:?}");
+                Seen::Done(())
+            }
             Err(error) => Seen::NotYet(format!("{error:#}")),
         })
     })
