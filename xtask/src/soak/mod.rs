@@ -111,8 +111,17 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
             seed: args.seed + u64::from(number),
             ..Plan::new(Workload::ReadMostly)
         };
-        let finished =
-            run(&world, &plan, &stop, &|_| {}).await.with_context(|| format!("round {}", number + 1))?;
+        let once = async || run(&world, &plan, &stop, &|_| {}).await;
+        let finished = match once().await {
+            Err(error) if !stop.is_cancelled() => {
+                // Faults that come at the same moment may trip each other up; what was found in rounds before counts all the same.
+                eprintln!("round {}: {error}; once more", number + 1);
+                soak.repeat(error.to_string());
+                once().await
+            }
+            done => done,
+        };
+        let finished = finished.with_context(|| format!("round {}", number + 1))?;
         for finished in &finished {
             if finished.run.strategy == Strategy::Guarded.name()
                 && !finished.run.report.permanently_stale.is_empty()

@@ -101,10 +101,16 @@ pub(crate) struct Soak {
     totals: BTreeMap<String, Round>,
     #[serde(flatten)]
     verdict: Verdict,
+    /// Rounds that broke off, and why: they were begun anew.
+    repeated: Vec<String>,
     rounds: Vec<Vec<Round>>,
 }
 
 impl Soak {
+    pub(crate) fn repeat(&mut self, why: String) {
+        self.repeated.push(why);
+    }
+
     pub(crate) fn new(minutes: u32, readers: u32, writers: u32, servers: [&str; 2]) -> Self {
         let verdict = Verdict::Void(vec!["no round was finished".to_owned()]);
         let servers = servers.map(str::to_owned).to_vec();
@@ -116,6 +122,7 @@ impl Soak {
             servers,
             totals: BTreeMap::new(),
             verdict,
+            repeated: Vec::new(),
             rounds: Vec::new(),
         }
     }
