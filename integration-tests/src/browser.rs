@@ -216,14 +216,13 @@ impl Browser {
     /// # Errors
     /// When the browser doesn't answer.
     pub async fn press(&self, key: &str) -> Result<()> {
-        let (code, text) = match key {
-            "Tab" => (9, ""),
-            " " => (32, " "),
-            _ => (13, "\r"),
+        let (code, number, text) = match key {
+            " " => ("Space", 32, " "),
+            "Tab" => ("Tab", 9, ""),
+            _ => ("Enter", 13, "\r"),
         };
         for kind in ["keyDown", "keyUp"] {
-            let params =
-                json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text });
+            let params = json!({ "type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number, "text": text });
             self.call("Input.dispatchKeyEvent", params).await?;
         }
         Ok(())

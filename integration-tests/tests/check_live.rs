@@ -14,6 +14,8 @@ use rowbust_servers::{Need, Redis, StartOptions, require};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "live/bad.rs"]
+mod bad_forms;
 #[path = "live/redis.rs"]
 mod redis_lines;
 #[path = "live/replicas.rs"]
@@ -28,6 +30,8 @@ mod tables_lines;
 /// A config and what stands around it.
 struct Site {
     dir: TempDir,
+    /// Of both servers.
+    host: String,
     db_port: u16,
     redis_port: u16,
     user: String,
@@ -47,6 +51,7 @@ impl Site {
         let dir = tempfile::Builder::new().prefix("rowbust-check-").tempdir()?;
         Ok(Self {
             dir,
+            host: "127.0.0.1".into(),
             db_port,
             redis_port,
             user: USER.into(),
@@ -67,14 +72,14 @@ impl Site {
         fs::write(self.path("password"), format!("{}\n", self.password))?;
         set_mode(&self.path("password"), 0o600)?;
         let redis = if self.redis.is_empty() {
-            format!("\"redis://127.0.0.1:{}/0\"", self.redis_port)
+            format!("\"redis://{}:{}/0\"", self.host, self.redis_port)
         } else {
             self.redis.clone()
         };
         let text = format!(
-            "source:\n  url: mysql://{}@127.0.0.1:{}\n  password_file: password\n{}redis:\n  main: {redis}\n\
+            "source:\n  url: mysql://{}@{}:{}\n  password_file: password\n{}redis:\n  main: {redis}\n\
              admin: {{ listen: \"127.0.0.1:{}\" }}\n{}mappings:\n{}",
-            self.user, self.db_port, self.source, self.admin, self.more, self.mappings
+            self.user, self.host, self.db_port, self.source, self.admin, self.more, self.mappings
         );
         let path = self.path("rowbust.yaml");
         fs::write(&path, text)?;

@@ -10,12 +10,15 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use redis::AsyncCommands as _;
 use rowbust::checkpoint::file::Saved;
 use rowbust::checkpoint::{CheckpointError, Store, look};
-use rowbust::config::{Config, Password};
+use rowbust::config::{Config, Password, RedisMode};
 use rowbust_integration_tests::db::{Db, Flavor, run};
 use rowbust_integration_tests::hosts::{Common, Host};
 use rowbust_integration_tests::stage::Stage;
+use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_integration_tests::{on_both, shop};
-use rowbust_servers::{Kafka, Need, StartOptions, require};
+use rowbust_servers::redis_cluster::ClusterOptions;
+use rowbust_servers::sentinel::{MASTER, SentinelOptions};
+use rowbust_servers::{Kafka, Need, RedisCluster, Sentinels, StartOptions, require};
 
 on_both!(records_in_redis, set_by_hand);
 
@@ -179,6 +182,109 @@ async fn records_in_redis(flavor: Flavor) -> Result<()> {
     let control: Option<u64> = cache.get("control:1").await?;
     ensure!(control == Some(1), "more was removed than the mappings make");
     ensure!(host.logs().contains("there is none, so nothing is known"), "{}", host.logs());
+    Ok(())
+}
+
+/// A host's config with the record on this target instead.
+async fn kept_on(stage: &Stage, mode: RedisMode) -> Result<Config> {
+    let common = Common { checkpoint: "{ redis: ha, name: records }".into(), ..Common::in_redis() };
+    let mut config = Host::new(stage, "a", &common).await?.config()?;
+    let target = config.redis.get_mut(1).context("no second target")?;
+    (target.mode, target.db) = (mode, 0);
+    Ok(config)
+}
+
+fn addresses(ports: Vec<u16>) -> Vec<(String, u16)> {
+    ports.into_iter().map(|port| ("127.0.0.1".to_owned(), port)).collect()
+}
+
+/// Saves, at the latest once the store can be reached again.
+async fn saves(store: &Store, position: u64) -> Result<()> {
+    until("a save", WITHIN, async || {
+        Ok(match store.save(saved(position)).await {
+            Ok(_) => Seen::Done(()),
+            Err(error @ CheckpointError::Unavailable { .. }) => Seen::NotYet(error.to_string()),
+            Err(error) => return Err(error.into()),
+        })
+    })
+    .await
+}
+
+/// On a cluster, whose slots move under it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_on_a_cluster() -> Result<()> {
+    let Some(stage) = Stage::new(Flavor::MariaDb, "clustered_records").await? else { return Ok(()) };
+    let options = ClusterOptions::new(Need::Redis, stage.dir().join("cluster"));
+    let cluster = tokio::task::spawn_blocking(move || RedisCluster::start(&options)).await??;
+    let config = kept_on(&stage, RedisMode::Cluster { nodes: addresses(cluster.ports()) }).await?;
+    keeps_its_promises(&config).await?;
+
+    let key = "rowbust:checkpoint:records";
+    let slot: u16 = cluster.nodes[0].cli(&["CLUSTER", "KEYSLOT", key])?.parse()?;
+    let has = |node: usize| {
+        anyhow::Ok(cluster.nodes[node].cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])? == "1")
+    };
+    let mut from = 3;
+    for node in 0..3 {
+        if has(node)? {
+            from = node;
+        }
+    }
+    ensure!(from < 3, "no master has it");
+    let (old, _) = Store::take(&config, 0, false).await?;
+    let (store, _) = Store::take(&config, 0, false).await?;
+    saves(&store, 300).await?;
+    let to = (from + 1) % 3;
+    cluster.begin_move(slot, from, to)?;
+    saves(&store, 310).await?;
+    ensure!(cluster.move_keys(slot, from, to, 10)? == 1);
+    // It isn't there any more, and the other one is only asked with leave.
+    saves(&store, 320).await?;
+    ensure!(look(&config).await?.map(|(s, _)| s.position) == Some(320), "half moved");
+    cluster.end_move(slot, from, to)?;
+    saves(&store, 330).await?;
+    ensure!(has(to)? && !has(from)?, "void: it didn't move");
+    ensure!(look(&config).await?.map(|(s, _)| s.position) == Some(330), "moved");
+    let late = old.save(saved(340)).await;
+    ensure!(is_fenced(&late), "{late:?}");
+    Ok(())
+}
+
+/// Behind sentinels, which replace the master.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_behind_sentinels() -> Result<()> {
+    let Some(stage) = Stage::new(Flavor::MariaDb, "watched_records").await? else { return Ok(()) };
+    let options = SentinelOptions::new(Need::Redis, stage.dir().join("group"));
+    let group = tokio::task::spawn_blocking(move || Sentinels::start(&options)).await??;
+    let mode = RedisMode::Sentinel {
+        master: MASTER.to_owned(),
+        nodes: addresses(group.ports()),
+        username: None,
+        password: Password::Empty,
+        tls: None,
+    };
+    let config = kept_on(&stage, mode).await?;
+    keeps_its_promises(&config).await?;
+    let (old, _) = Store::take(&config, 0, false).await?;
+    let (store, _) = Store::take(&config, 0, false).await?;
+    saves(&store, 300).await?;
+    until("the replica has it", WITHIN, async || {
+        let there = group.servers[1].cli(&["HGET", "rowbust:checkpoint:records", "checkpoint"])?;
+        Ok(Seen::check(there.contains("\"position\": 300") || there.contains("\"position\":300"), || there))
+    })
+    .await?;
+    group.sentinels[0].cli(&["SENTINEL", "FAILOVER", MASTER])?;
+    ensure!(tokio::task::block_in_place(|| group.promoted(0))? == 1);
+    // Until then the old one takes what it will throw away, as of every client.
+    until("the old master is a replica", WITHIN, async || {
+        let role = group.servers[0].cli(&["ROLE"])?;
+        Ok(Seen::check(role.starts_with("slave"), || role))
+    })
+    .await?;
+    saves(&store, 310).await?;
+    ensure!(look(&config).await?.map(|(s, _)| s.position) == Some(310), "lost in the failover");
+    let late = saves(&old, 320).await.map_err(|error| error.to_string());
+    ensure!(late.as_ref().is_err_and(|why| why.contains("fence")), "{late:?}");
     Ok(())
 }
 

@@ -104,7 +104,14 @@ async fn kafka(brokers: &[String], prefix: &str, properties: &crate::config::Pro
             }
         }
     }
+    // Its offsets are those of a tier's topics; the last one is that of the dead letters.
+    let tiers = found.topics.split_last().map_or(&[][..], |(_, tiers)| tiers);
     match &found.group_error {
+        None if !tiers.iter().any(|topic| topic.exists) => group.not_tested(
+            "retry.group",
+            format!("{}: may its offsets be read? There is no topic to ask for", found.group),
+            "look again once the topics are there, and may be described",
+        ),
         None => group.ok("retry.group", found.group.clone()),
         Some(error) => {
             let (what, help) = error.split_once("; ").unwrap_or((error.as_str(), "see docs/retry.md"));

@@ -130,6 +130,10 @@ async fn rights_on_a_cluster() -> Result<()> {
     );
     granted(&site, &nodes, &["asking", "cluster|nodes", "cluster|slots", "sadd", "exec"])?;
     site.check()?.has("redis.cluster", "ok", "3 masters serve all slots")?;
+    // A slot on its way.
+    tokio::task::block_in_place(|| cluster.begin_move(7, 0, 1))?;
+    site.check()?.has("redis.cluster", "warning", "on their way")?;
+    tokio::task::block_in_place(|| cluster.end_move(7, 0, 1))?;
     // One right on one node.
     tokio::task::block_in_place(|| nodes[1].cli(&["ACL", "SETUSER", "rowbust", "-hdel"]))?;
     site.check()?.has("redis.commands", "error", "hdel")?;

@@ -24,9 +24,10 @@ const ROUND: u64 = 60;
 /// Whom it is about, and whom the faults must harm.
 const STRATEGIES: [Strategy; 2] = [Strategy::Guarded, Strategy::CacheAside];
 /// In every round. Each must strike both.
-const ALWAYS: [&str; 5] = ["slow-reader", "replica-lag", "visibility-window", "evictions", "daemon-kill"];
+const ALWAYS: [Fault; 5] =
+    [Fault::SlowReader, Fault::ReplicaLag, Fault::VisibilityWindow, Fault::Evictions, Fault::DaemonKill];
 /// Redis is stopped in one way or in the other, in turns: it and Kafka for a while, or it comes back with an older snapshot.
-const IN_TURNS: [&str; 2] = ["kafka-stop", "redis-restart"];
+const IN_TURNS: [Fault; 2] = [Fault::KafkaStop, Fault::RedisRestart];
 
 /// Arguments of `cargo xtask soak`.
 #[derive(clap::Args)]
@@ -90,7 +91,7 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
     for number in 0..args.minutes {
         let plan = Plan {
             strategies: STRATEGIES.to_vec(),
-            faults: faults(number)?,
+            faults: faults(number),
             length: Duration::from_secs(ROUND),
             readers: args.readers,
             writers: args.writers,
@@ -107,10 +108,9 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
     Ok(soak)
 }
 
-fn faults(round: u32) -> Result<Vec<Fault>> {
+fn faults(round: u32) -> Vec<Fault> {
     let of_turn = IN_TURNS.iter().cycle().nth(round as usize);
-    let named = |name: &&str| Fault::named(name).with_context(|| format!("the lab has no fault {name}"));
-    ALWAYS.iter().chain(of_turn).map(named).collect()
+    ALWAYS.iter().chain(of_turn).copied().collect()
 }
 
 fn write(path: &Path, soak: &Soak) -> Result<()> {
