@@ -48,9 +48,6 @@ pub enum LiveError {
     /// The report.
     #[error(transparent)]
     Report(#[from] crate::report::ReportError),
-    /// The report can't be written.
-    #[error(transparent)]
-    Report(#[from] crate::report::ReportError),
     /// What was asked for can't be.
     #[error("{0}")]
     Usage(String),
