@@ -22,9 +22,12 @@ use verdict::{Round, Soak, Verdict};
 
 /// Seconds of load in a round.
 const ROUND: u64 = 60;
+/// Before its end nothing is taken away any more for so long: else a stopped Redis has, now and then, nothing of `cache-aside` that
+/// could be stale.
+const CALM: Duration = Duration::from_secs(6);
 /// Whom it is about, and whom the faults must harm.
 const STRATEGIES: [Strategy; 2] = [Strategy::Guarded, Strategy::CacheAside];
-/// All of them all the time. Each must strike both.
+/// All of them all the time, but for the end of a round. Each must strike both.
 const FAULTS: [Fault; 6] = [
     Fault::SlowReader,
     Fault::ReplicaLag,
@@ -106,6 +109,7 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
             strategies: STRATEGIES.to_vec(),
             faults: faults.clone(),
             length: Duration::from_secs(ROUND),
+            calm: CALM,
             readers: args.readers,
             writers: args.writers,
             seed: args.seed + u64::from(number),
