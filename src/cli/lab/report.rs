@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rowbust_lab::live::{LiveError, output::write_report};
+use rowbust_lab::{live::LiveError, report};
 use serde_json::json;
 
 use super::{
@@ -32,18 +32,17 @@ pub(super) fn execute(global: &Global, args: &ReportArgs) -> Exit {
         let summary = summary_at(&args.path)?;
         let beside = if args.path.is_dir() { Some(args.path.as_path()) } else { args.path.parent() };
         let dir = args.out.clone().or_else(|| beside.map(PathBuf::from)).unwrap_or_default();
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| LiveError::File { path: dir.display().to_string(), source })?;
-        write_report(&dir, &summary)?;
-        Ok::<_, LiveError>(dir)
+        Ok::<_, LiveError>(report::write(&summary, &dir)?)
     };
     match written() {
-        Ok(dir) if global.json => {
-            out::json(&json!({ "schema_version": 1, "report": dir.join("report.html") }));
+        Ok(files) if global.json => {
+            out::json(&json!({ "schema_version": 1, "report": files.first(), "files": files }));
             Exit::Ok
         }
-        Ok(dir) => {
-            out::stdout(&format!("{}\n", dir.join("report.html").display()));
+        Ok(files) => {
+            if let Some(page) = files.first() {
+                out::stdout(&format!("{}\n", page.display()));
+            }
             Exit::Ok
         }
         Err(error) => {

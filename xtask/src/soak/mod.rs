@@ -25,9 +25,12 @@ const ROUND: u64 = 60;
 /// Further rounds, one by one, while no fault has harmed `cache-aside`: evictions and later writes end stale values too, and in a minute it
 /// may get away.
 const MORE: u32 = 4;
+/// Before its end nothing is taken away any more for so long: else a stopped Redis has, now and then, nothing of `cache-aside` that
+/// could be stale.
+const CALM: Duration = Duration::from_secs(6);
 /// Whom it is about, and whom the faults must harm.
 const STRATEGIES: [Strategy; 2] = [Strategy::Guarded, Strategy::CacheAside];
-/// All of them all the time. Each must strike both.
+/// All of them all the time, but for the end of a round. Each must strike both.
 const FAULTS: [Fault; 6] = [
     Fault::SlowReader,
     Fault::ReplicaLag,
@@ -112,6 +115,7 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
             strategies: STRATEGIES.to_vec(),
             faults: faults.clone(),
             length: Duration::from_secs(ROUND),
+            calm: CALM,
             readers: args.readers,
             writers: args.writers,
             seed: args.seed + u64::from(number),

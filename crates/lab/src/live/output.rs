@@ -151,16 +151,8 @@ impl Output {
     /// # Errors
     /// When it can't be written.
     pub fn report(&self) -> Result<(), LiveError> {
-        write_report(&self.dir, &self.summary)
+        Ok(report::write(&self.summary, &self.dir).map(drop)?)
     }
-}
-
-/// Writes the report of a summary into a folder.
-///
-/// # Errors
-/// When it can't be written.
-pub fn write_report(dir: &Path, summary: &Summary) -> Result<(), LiveError> {
-    Ok(report::write(summary, dir).map(drop)?)
 }
 
 /// Upper bound and count of what isn't empty.
