@@ -285,7 +285,7 @@ async fn by_keyboard(browser: &Browser) -> Result<()> {
     }
     ensure!(reached == (0..wanted).map(Some).collect::<Vec<_>>(), "{reached:?}");
     browser.eval("document.querySelector('input[value=\"1\"]').focus()").await?;
-    let shown = "[...document.querySelectorAll('figure .n1')].filter(line => line.checkVisibility()).length";
+    let shown = "[...document.querySelectorAll('figure .n1')].filter(line => getComputedStyle(line).display !== 'none').length";
     let before = browser.eval(shown).await?.as_u64().unwrap();
     browser.press(" ").await?;
     let after = browser.eval(shown).await?.as_u64().unwrap();

@@ -1,10 +1,11 @@
-//! Developer tasks: `cargo xtask demo | servers | test | bench | soak | fuzz | package`.
+//! Developer tasks: `cargo xtask demo | servers | test | bench | soak | picture | fuzz | package`.
 
 mod bench;
 mod ci;
 mod demo;
 mod fuzz;
 mod package;
+mod picture;
 mod servers;
 mod soak;
 
@@ -37,6 +38,8 @@ enum Task {
     Bench(bench::Args),
     /// `guarded` and `cache-aside` side by side with everything going wrong, for minutes or days: no key of the first may be left stale.
     Soak(soak::Args),
+    /// The picture of the README, from a real run.
+    Picture(picture::Args),
     /// Hostile bytes for all that is parsed.
     Fuzz(fuzz::Args),
     /// The archive and the Debian package of a release, built and looked into.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
             Ok(verdict) if verdict.is_failure() => return ExitCode::from(99),
             other => other.and_then(|verdict| verdict.into_result()),
         },
+        Task::Picture(args) => picture::run_all(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Package(args) => package::run(&args),
     };

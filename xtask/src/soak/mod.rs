@@ -13,7 +13,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rowbust_lab::live::{Fault, Flavor, Plan, Strategy, Workload, World, WorldOptions, run};
+use rowbust_lab::history;
+use rowbust_lab::live::{Fault, Finished, Flavor, Plan, Strategy, Workload, World, WorldOptions, run};
 use rowbust_servers::{Need, install};
 use tokio_util::sync::CancellationToken;
 
@@ -23,11 +24,15 @@ use verdict::{Round, Soak, Verdict};
 const ROUND: u64 = 60;
 /// Whom it is about, and whom the faults must harm.
 const STRATEGIES: [Strategy; 2] = [Strategy::Guarded, Strategy::CacheAside];
-/// In every round. Each must strike both.
-const ALWAYS: [Fault; 5] =
-    [Fault::SlowReader, Fault::ReplicaLag, Fault::VisibilityWindow, Fault::Evictions, Fault::DaemonKill];
-/// Redis is stopped in one way or in the other, in turns: it and Kafka for a while, or it comes back with an older snapshot.
-const IN_TURNS: [Fault; 2] = [Fault::KafkaStop, Fault::RedisRestart];
+/// All of them all the time. Each must strike both.
+const FAULTS: [Fault; 6] = [
+    Fault::SlowReader,
+    Fault::ReplicaLag,
+    Fault::VisibilityWindow,
+    Fault::Evictions,
+    Fault::DaemonKill,
+    Fault::KafkaStop,
+];
 
 /// Arguments of `cargo xtask soak`.
 #[derive(clap::Args)]
@@ -50,6 +55,9 @@ pub(crate) struct Args {
     /// MySQL instead of MariaDB.
     #[arg(long)]
     mysql: bool,
+    /// Redis comes back with an older snapshot, again and again, instead of being stopped together with Kafka.
+    #[arg(long)]
+    rollback: bool,
     /// Where the result goes.
     #[arg(long, default_value = "target/soak/soak.json")]
     out: PathBuf,
@@ -87,11 +95,16 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
         World::start(WorldOptions { flavor: Some(flavor), kafka: true, ..WorldOptions::new(program) })
             .await?;
     let (database, redis) = world.versions();
+    let mut faults = FAULTS.to_vec();
+    if args.rollback {
+        faults.retain(|fault| *fault != Fault::KafkaStop);
+        faults.push(Fault::RedisRestart);
+    }
     let mut soak = Soak::new(args.minutes, args.readers, args.writers, [database, redis]);
     for number in 0..args.minutes {
         let plan = Plan {
             strategies: STRATEGIES.to_vec(),
-            faults: faults(number),
+            faults: faults.clone(),
             length: Duration::from_secs(ROUND),
             readers: args.readers,
             writers: args.writers,
@@ -100,6 +113,13 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
         };
         let finished =
             run(&world, &plan, &stop, &|_| {}).await.with_context(|| format!("round {}", number + 1))?;
+        for finished in &finished {
+            if finished.run.strategy == Strategy::Guarded.name()
+                && !finished.run.report.permanently_stale.is_empty()
+            {
+                keep(&args.out.with_file_name(format!("round-{}", number + 1)), finished)?;
+            }
+        }
         soak.add(finished.iter().map(|finished| Round::of(plan.seed, &finished.run)).collect());
         eprintln!("{}", soak.line());
         // What is there so far survives an interruption.
@@ -108,9 +128,18 @@ async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
     Ok(soak)
 }
 
-fn faults(round: u32) -> Vec<Fault> {
-    let of_turn = IN_TURNS.iter().cycle().nth(round as usize);
-    ALWAYS.iter().chain(of_turn).copied().collect()
+/// What shows how a key of `guarded` was left stale.
+fn keep(folder: &Path, finished: &Finished) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::write(folder.join("run.json"), serde_json::to_vec_pretty(&finished.run)?)?;
+    std::fs::write(folder.join("daemon.log"), &finished.daemon_log)?;
+    std::fs::write(folder.join("rowbust.yaml"), &finished.daemon_config)?;
+    let file = std::fs::File::create(folder.join("history.bin"))?;
+    let mut writer = history::Writer::new(std::io::BufWriter::new(file))?;
+    finished.ops.iter().try_for_each(|op| writer.add(op))?;
+    writer.finish()?;
+    eprintln!("{}: kept", folder.display());
+    Ok(())
 }
 
 fn write(path: &Path, soak: &Soak) -> Result<()> {

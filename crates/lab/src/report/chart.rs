@@ -51,6 +51,8 @@ pub(super) struct Chart {
     pub(super) series: Vec<Series>,
     /// From, to, what.
     pub(super) shades: Vec<(f64, f64, String)>,
+    /// A moment, and what it is.
+    pub(super) mark: Option<(f64, &'static str)>,
     /// Each value is a step that lasts until the next one.
     pub(super) steps: bool,
 }
@@ -100,6 +102,15 @@ impl Chart {
         }
         self.shades(&mut out);
         self.axes(&mut out);
+        if let Some((x, what)) = self.mark {
+            let (x, bottom) = (self.place((x, 0.0)).0, HEIGHT - BOTTOM);
+            let _ = write!(
+                out,
+                "<g class=\"mark\"><line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/><text x=\"{:.1}\" y=\"{:.1}\">{what}</text></g>",
+                x - 5.0,
+                bottom - 8.0,
+            );
+        }
         for series in &self.series {
             self.line(series, &mut out);
         }

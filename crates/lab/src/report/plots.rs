@@ -49,13 +49,16 @@ fn stale_keys(runs: &[&Run], names: &[String]) -> Chart {
     });
     let scale = Scale::log(0.1, greatest(&series, |(_, y)| *y));
     let text = |value: f64| if value < 1.0 { "0".into() } else { number(value) };
+    let last_write = runs.iter().map(|run| run.length).max().unwrap_or(0) as f64 / 1e9;
+    let end = greatest(&series, |(x, _)| *x).max(last_write);
     Chart {
         id: "stale-keys",
         title: "Keys whose cached value isn't the database's",
-        x: seconds(runs),
+        x: Axis { label: "time, s", scale: Scale::linear(end), text: number },
         y: Axis { label: "stale keys", scale, text },
         series,
         shades: shades(runs),
+        mark: (end > last_write).then_some((last_write, "last write")),
         steps: true,
     }
 }
@@ -79,6 +82,7 @@ fn stale_reads(runs: &[&Run], names: &[String]) -> Chart {
         },
         series,
         shades: shades(runs),
+        mark: None,
         steps: true,
     }
 }
@@ -100,6 +104,7 @@ fn staleness(runs: &[&Run], names: &[String]) -> Chart {
         y: Axis { label: "stale reads, %", scale: Scale::linear(100.0), text: number },
         series,
         shades: Vec::new(),
+        mark: None,
         steps: true,
     }
 }
@@ -120,6 +125,7 @@ fn trade(runs: &[&Run], names: &[String]) -> Chart {
         y: Axis { label: "stale reads, %", scale: Scale::log(LEAST, greatest(&series, |(_, y)| *y)), text },
         series,
         shades: Vec::new(),
+        mark: None,
         steps: false,
     }
 }
@@ -165,6 +171,7 @@ fn latency(
         },
         series,
         shades: Vec::new(),
+        mark: None,
         steps: false,
     }
 }
