@@ -101,10 +101,16 @@ pub(crate) struct Soak {
     totals: BTreeMap<String, Round>,
     #[serde(flatten)]
     verdict: Verdict,
+    /// Rounds that broke off, and why: they were begun anew.
+    repeated: Vec<String>,
     rounds: Vec<Vec<Round>>,
 }
 
 impl Soak {
+    pub(crate) fn repeat(&mut self, why: String) {
+        self.repeated.push(why);
+    }
+
     pub(crate) fn new(minutes: u32, readers: u32, writers: u32, servers: [&str; 2]) -> Self {
         let verdict = Verdict::Void(vec!["no round was finished".to_owned()]);
         let servers = servers.map(str::to_owned).to_vec();
@@ -116,6 +122,7 @@ impl Soak {
             servers,
             totals: BTreeMap::new(),
             verdict,
+            repeated: Vec::new(),
             rounds: Vec::new(),
         }
     }
@@ -143,6 +150,12 @@ impl Soak {
         }
         self.rounds.push(round);
         self.verdict = judge(&self.totals);
+    }
+
+    /// Whether nothing is wrong but that the faults have shown too little.
+    pub(crate) fn is_too_mild(&self) -> bool {
+        let total = |name| self.totals.get(name).map_or(0, |round: &Round| round.stale_for_good);
+        total(OURS) == 0 && (total(OTHER) == 0 || matches!(self.verdict, Verdict::Void(_)))
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
@@ -256,6 +269,8 @@ mod tests {
         assert!(matches!(of(1, 2), Verdict::Failed(why) if why[0].contains("1 keys of guarded")));
         assert!(matches!(of(0, 0), Verdict::Failed(why) if why[0].contains("too mild")));
         assert!(matches!(soak(Vec::new()).verdict(), Verdict::Void(_)));
+        let mild = |ours, other| soak(vec![vec![round(OURS, ours), round(OTHER, other)]]).is_too_mild();
+        assert_eq!((mild(0, 0), mild(0, 1), mild(1, 0)), (true, false, false));
         assert!(matches!(soak(vec![vec![round(OURS, 0)]]).verdict(), Verdict::Void(_)));
     }
 

@@ -44,6 +44,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// How long writers write. Default: 10 s.
     pub length: Duration,
+    /// For so long before that, no more keys are evicted and no server or daemon is taken away: what readers that are held up put back
+    /// then stays. Default: 0.
+    pub calm: Duration,
     /// Processes that read, per strategy. Default: 8.
     pub readers: u32,
     /// Processes that write, per strategy. Default: 8.
@@ -65,6 +68,7 @@ impl Plan {
             workload,
             faults: Vec::new(),
             length: Duration::from_secs(10),
+            calm: Duration::ZERO,
             readers: 8,
             writers: 8,
             rows: 100,
@@ -229,12 +233,15 @@ async fn drive(
 ) -> Result<Vec<Finished>, LiveError> {
     let clock = Clock::start();
     let faults: Vec<Striking> = plan.faults.iter().map(|fault| Striking::new(*fault)).collect();
-    let (healed, sampled) = (CancellationToken::new(), CancellationToken::new());
+    let (calm, healed, sampled) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let crowds: Result<Vec<Crowd>, _> =
         stages.iter().map(|stage| start(world, plan, stage, shared, clock)).collect();
     let crowds = crowds?;
-    let scene = Scene { world, stages, clock, stop: &healed };
-    let strike = try_join_all(faults.iter().map(|fault| fault.run(scene)));
+    let strike = try_join_all(faults.iter().map(|fault| {
+        let stop = if fault.fault.takes_away() { &calm } else { &healed };
+        fault.run(Scene { world, stages, clock, stop })
+    }));
     let samples = join_all(stages.iter().map(|stage| sampler::sample(world, stage, clock, &sampled)));
     let say = |phase| {
         let operations = shared.reads.load(Relaxed) + shared.writes.load(Relaxed);
@@ -243,12 +250,16 @@ async fn drive(
     let conduct = async {
         while clock.now() < nanos(plan.length) {
             say("load");
+            if !plan.calm.is_zero() && clock.now() + nanos(plan.calm) >= nanos(plan.length) {
+                calm.cancel();
+            }
             let left = nanos(plan.length).saturating_sub(clock.now());
             tokio::time::sleep(Duration::from_nanos(left).min(Duration::from_millis(250))).await;
         }
         let length = clock.now();
         shared.stop_writers.store(true, Relaxed);
         tokio::time::sleep(TAIL).await;
+        calm.cancel();
         healed.cancel();
         Ok::<Nanos, LiveError>(length)
     };

@@ -48,8 +48,11 @@ pub(super) async fn evictions(this: &Striking, scene: Scene<'_>) -> Result<(), L
             Err(error) => tracing::debug!(%error, "no eviction"),
         }
     }
-    if let Ok(mut raw) = scene.world.raw().await {
-        set(&mut raw, "maxmemory", "0").await?;
+    // Another fault may just be taking Redis away: then too it comes back without a limit.
+    if let Ok(mut raw) = scene.world.raw().await
+        && let Err(error) = set(&mut raw, "maxmemory", "0").await
+    {
+        tracing::debug!(%error, "the limit goes with the server");
     }
     Ok(())
 }

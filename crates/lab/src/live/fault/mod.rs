@@ -74,6 +74,23 @@ impl Fault {
         }
     }
 
+    /// Whether keys, a server or the daemon go away by it; the others only delay.
+    pub(super) fn takes_away(self) -> bool {
+        match self {
+            Self::Evictions
+            | Self::DaemonKill
+            | Self::RedisPause
+            | Self::RedisRestart
+            | Self::RedisFailover
+            | Self::KafkaStop => true,
+            Self::SlowReader
+            | Self::SlowWriter
+            | Self::VisibilityWindow
+            | Self::ReplicaLag
+            | Self::LockExpiry => false,
+        }
+    }
+
     /// Why it can't be had in this world.
     pub(super) fn lacks(self, world: &World) -> Option<&'static str> {
         match self {
