@@ -45,7 +45,9 @@ fn run(dir: &Path, args: &[&str], code: i32) -> Result<Value> {
 }
 
 /// Strategy, fault, how often that struck, keys stale for good, why it is void.
-fn found(compared: &Value) -> Result<Vec<(String, String, u64, usize, Option<String>)>> {
+type Found = (String, String, u64, usize, Option<String>);
+
+fn found(compared: &Value) -> Result<Vec<Found>> {
     let runs = compared["runs"].as_array().context("no runs")?;
     let one = |run: &Value| {
         Some((

@@ -223,12 +223,26 @@ impl Stage {
         if let Some(mut daemon) = self.daemon.lock().await.take() {
             daemon.kill9()?;
         }
+        self.unmark(world).await?;
         let drop = format!("DROP DATABASE IF EXISTS {}", self.schema);
         world.admin().run(vec![drop]).await.map_err(Error::database("dropping the run's schema"))?;
         fs::remove_dir_all(&self.dir).map_err(Error::file(&self.dir))
     }
 
-    /// A connection of the lab's own.
+    /// Removes the daemon's mark from a Redis that was given: its name is the checkpoint's, not the lab's.
+    async fn unmark(&self, world: &World) -> Result<(), LiveError> {
+        let saved = fs::read_to_string(self.dir.join("checkpoint")).unwrap_or_default();
+        let json = saved.split_once('\n').map_or("", |(_, json)| json);
+        let lineage = serde_json::from_str::<Value>(json).ok();
+        let lineage =
+            lineage.as_ref().and_then(|saved| saved["lineage"].as_str()).filter(|name| !name.is_empty());
+        let (Some(lineage), false) = (lineage, world.is_private()) else { return Ok(()) };
+        let mark = format!("rowbust:mark:{lineage}");
+        let done: Result<(), _> = redis::cmd("UNLINK").arg(mark).query_async(&mut world.raw().await?).await;
+        done.map_err(Error::redis("UNLINK"))
+    }
+
+    /// What the keys of all cells hold.
     pub(super) async fn cached(
         &self,
         raw: &mut MultiplexedConnection,

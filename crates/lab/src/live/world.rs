@@ -11,11 +11,7 @@ use std::{
 
 use mysql_async::{Opts, OptsBuilder, Row};
 use redis::aio::MultiplexedConnection;
-use rowbust_client::ConnectOptions;
-use rowbust_servers::{
-    Installed, Kafka, MariaDb, MySql, Need, Redis, Sentinels, StartOptions,
-    sentinel::{MASTER, SentinelOptions},
-};
+use rowbust_servers::{Kafka, MariaDb, MySql, Redis, Sentinels, StartOptions, sentinel::MASTER};
 use tempfile::TempDir;
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -24,6 +20,13 @@ use super::{
     db::{Flavor, Link},
     error::LiveError as Error,
 };
+use connector::Address;
+use start::{find, primary_args, start_cache, start_database};
+
+mod connector;
+mod start;
+
+pub(super) use connector::Connector;
 
 /// How long a server may take to come to a state.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -465,47 +468,6 @@ impl World {
     }
 }
 
-/// Where an application finds the servers.
-#[derive(Debug, Clone)]
-pub(super) struct Connector {
-    pub(super) primary: Opts,
-    pub(super) replica: Option<Opts>,
-    redis: Address,
-}
-
-#[derive(Debug, Clone)]
-enum Address {
-    One(String),
-    Sentinels(Vec<String>),
-}
-
-impl Connector {
-    /// A connection for what the client library has no part in.
-    pub(super) async fn raw(&self) -> redis::RedisResult<MultiplexedConnection> {
-        let client = match &self.redis {
-            Address::One(url) => redis::Client::open(url.as_str())?,
-            Address::Sentinels(urls) => {
-                let server = redis::sentinel::SentinelServerType::Master;
-                let mut group = redis::sentinel::SentinelClient::build(urls.clone(), MASTER, None, server)?;
-                group.async_get_client().await?
-            }
-        };
-        client.get_multiplexed_async_connection().await
-    }
-
-    /// A connection to Redis.
-    pub(super) async fn redis(&self) -> Result<rowbust_client::Redis, LiveError> {
-        let options = ConnectOptions::default();
-        Ok(match &self.redis {
-            Address::One(url) => rowbust_client::Redis::connect(url, options).await?,
-            Address::Sentinels(urls) => {
-                let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-                rowbust_client::Redis::sentinel(&urls, MASTER, options).await?
-            }
-        })
-    }
-}
-
 /// Root without a password, over TCP.
 fn local(port: u16) -> Opts {
     OptsBuilder::default()
@@ -515,58 +477,4 @@ fn local(port: u16) -> Opts {
         .prefer_socket(false)
         .stmt_cache_size(0)
         .into()
-}
-
-/// Which database can be started, if everything is here.
-fn find(flavor: Option<Flavor>, kafka: bool) -> Result<Flavor, LiveError> {
-    let found = Installed::find(&[Need::MariaDb, Need::MySql, Need::Redis, Need::Kafka]);
-    let missing = |what: &str, package: &str| {
-        Error::Missing(format!(
-            "no {what} here: install {package}, or run `cargo xtask servers install` in rowbust's source, or give servers' addresses \
-             with --mysql and --redis"
-        ))
-    };
-    if !found.has(Need::Redis) {
-        return Err(missing("Redis 7 or newer", "redis-server (Debian: redis-tools is enough)"));
-    }
-    if kafka && !found.has(Need::Kafka) {
-        return Err(missing("Kafka", "a Java runtime and Kafka 4"));
-    }
-    match flavor {
-        None | Some(Flavor::MariaDb) if found.has(Need::MariaDb) => Ok(Flavor::MariaDb),
-        None | Some(Flavor::MySql) if found.has(Need::MySql) => Ok(Flavor::MySql),
-        None => Err(missing("MariaDB 10.11 or MySQL 9, or newer,", "mariadb-server-core and mariadb-client")),
-        Some(Flavor::MariaDb) => {
-            Err(missing("MariaDB 10.11 or newer", "mariadb-server-core and mariadb-client"))
-        }
-        Some(Flavor::MySql) => Err(missing("MySQL 9", "mysql-server 9")),
-    }
-}
-
-fn primary_args(flavor: Flavor) -> Vec<String> {
-    match flavor {
-        Flavor::MariaDb => Vec::new(),
-        Flavor::MySql => vec!["--plugin-load-add=semisync_source.so".into()],
-    }
-}
-
-fn start_database(flavor: Flavor, dir: PathBuf, more: Vec<String>) -> Result<Database, LiveError> {
-    let mut options = StartOptions::new(dir);
-    // Nobody pulls the plug; kill -9 loses nothing of what was written.
-    options.args = vec!["--innodb-flush-log-at-trx-commit=2".into(), "--sync-binlog=0".into()];
-    options.args.extend(more);
-    let started = match flavor {
-        Flavor::MariaDb => MariaDb::start(options).map(Database::MariaDb),
-        Flavor::MySql => MySql::start(options).map(Database::MySql),
-    };
-    started.map_err(|e| Error::server(STARTING, e))
-}
-
-fn start_cache(place: &std::path::Path, sentinels: bool) -> Result<Cache, LiveError> {
-    let started = match sentinels {
-        false => Redis::start(StartOptions::new(place.join("redis"))).map(Cache::One),
-        true => Sentinels::start(&SentinelOptions::new(Need::Redis, place.join("sentinels")))
-            .map(Cache::Sentinels),
-    };
-    started.map_err(|e| Error::server(STARTING, e))
 }
