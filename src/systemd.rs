@@ -36,6 +36,8 @@ enum Phase {
     /// Another daemon is active.
     StandingBy,
     Following(Arc<Status>),
+    /// What was read is finished, the rest is being closed.
+    Ending,
 }
 
 /// Tells systemd how the daemon is. All clones are one.
@@ -67,6 +69,11 @@ impl Notifier {
         self.set(Phase::Following(status));
     }
 
+    /// The daemon follows no more. Whatever its state held can be closed.
+    pub fn ending(&self) {
+        self.set(Phase::Ending);
+    }
+
     fn set(&self, phase: Phase) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
@@ -81,7 +88,7 @@ impl Notifier {
             let now = Instant::now();
             ready = ready || {
                 let begun = match &phase {
-                    Phase::Beginning => false,
+                    Phase::Beginning | Phase::Ending => false,
                     Phase::StandingBy => true,
                     Phase::Following(status) => status.source.is_connected(),
                 };
@@ -142,6 +149,7 @@ fn describe(phase: &Phase) -> String {
     match phase {
         Phase::Beginning => "beginning: looking for the source, the checkpoint and the targets".into(),
         Phase::StandingBy => "standing by: another daemon is active".into(),
+        Phase::Ending => "ending: what was read is finished".into(),
         Phase::Following(status) => {
             let pending = status.queue.stats().pending.unwrap_or(0);
             let failing = status.targets.iter().filter(|target| target.breaker.is_open());

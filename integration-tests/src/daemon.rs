@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -195,10 +195,12 @@ impl Daemon {
     /// SIGTERM, and the exit status.
     ///
     /// # Errors
-    /// When it isn't gone within `limit`.
+    /// When it isn't gone within `limit`, or couldn't close its queue: some part of it still held it, and the daemon waited in vain.
     pub async fn sigterm(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
-        self.exited(limit).await
+        let status = self.exited(limit).await?;
+        ensure!(!self.log_text().contains("the retry queue is still in use"), "{}", self.log_tail());
+        Ok(status)
     }
 
     /// Sends a signal.

@@ -264,6 +264,7 @@ impl Process {
     /// Another daemon of this host may open it next.
     async fn close_queue(&mut self) {
         self.admin = None;
+        self.systemd.ending();
         let Some(mut queue) = self.queue.take() else { return };
         let until = tokio::time::Instant::now() + QUEUE_CLOSES_WITHIN;
         loop {
