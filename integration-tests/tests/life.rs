@@ -19,6 +19,8 @@ use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_integration_tests::{on_both, oracle, shop};
 use rowbust_servers::ports::free_port;
 use rowbust_servers::{Need, Redis, RedisTls, StartOptions, require};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 on_both!(sigterm_drains, second_signal, server_id_clash, refused_by_preflight, redis_with_tls_and_acl);
 
@@ -68,6 +70,30 @@ async fn sigterm_drains(flavor: Flavor) -> Result<()> {
     ensure!(replayed.is_empty(), "replayed: {replayed:?}");
     ensure!(after.iter().all(|key| again.contains_key(key)), "not removed after the restart");
     stage.judge(&history, &[snapshot], 50, 50).await.map_err(|e| daemon.explain(&e))?;
+    Ok(())
+}
+
+/// Who looks at the daemon doesn't hold up its end: a page that is open, a scraper that keeps its connection, one that says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_doesnt_hold_up_the_end() -> Result<()> {
+    let Some(stage) = Stage::new(Flavor::MariaDb, "looked_at").await? else { return Ok(()) };
+    stage.open_shop(10).await?;
+    let mut daemon = stage.start().await?;
+    let mut clients = Vec::new();
+    for path in ["/events", "/metrics", ""] {
+        let mut client = TcpStream::connect(("127.0.0.1", stage.admin())).await?;
+        if !path.is_empty() {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client.write_all(request.as_bytes()).await?;
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).await?;
+            ensure!(answer == *b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&answer));
+        }
+        clients.push(client);
+    }
+    // It fails if the queue couldn't be closed.
+    let status = daemon.sigterm(WITHIN).await?;
+    ensure!(status.code() == Some(0), "{status}\n{}", daemon.log_tail());
     Ok(())
 }
 

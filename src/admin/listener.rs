@@ -1,7 +1,8 @@
 //! The admin server's socket.
 //!
 //! Guarantees: however many connect, and whatever they don't send, the daemon keeps its file descriptors: [`CLIENTS`] connections at
-//! once (more wait in the system's backlog), and one on which nothing moves for [`IDLE`] is closed. May depend on nothing of ours.
+//! once (more wait in the system's backlog), and one on which nothing moves for [`IDLE`] is closed. When the server ends, so do its
+//! connections, whatever goes on there. May depend on nothing of ours.
 
 use std::{
     io::{self, ErrorKind},
@@ -19,6 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Connections at once.
 const CLIENTS: usize = 256;
@@ -34,15 +36,17 @@ pub(super) struct Bounded {
     listener: TcpListener,
     free: Arc<Semaphore>,
     idle: Duration,
+    ended: CancellationToken,
 }
 
 impl Bounded {
-    pub(super) fn new(listener: TcpListener) -> Self {
-        Self::with(listener, CLIENTS, IDLE)
+    /// With `ended` its connections end.
+    pub(super) fn new(listener: TcpListener, ended: CancellationToken) -> Self {
+        Self::with(listener, CLIENTS, IDLE, ended)
     }
 
-    fn with(listener: TcpListener, clients: usize, idle: Duration) -> Self {
-        Self { listener, free: Arc::new(Semaphore::new(clients)), idle }
+    fn with(listener: TcpListener, clients: usize, idle: Duration, ended: CancellationToken) -> Self {
+        Self { listener, free: Arc::new(Semaphore::new(clients)), idle, ended }
     }
 }
 
@@ -58,7 +62,8 @@ impl Listener for Bounded {
         // Where the system has no such option, a stuck client keeps its connection until it is idle.
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(STUCK));
         let wake = Box::pin(tokio::time::sleep(self.idle));
-        (Client { stream, wake, idle: self.idle, moved: Instant::now(), _place: place }, address)
+        let ended = Box::pin(self.ended.clone().cancelled_owned());
+        (Client { stream, wake, idle: self.idle, moved: Instant::now(), ended, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -73,6 +78,7 @@ pub(super) struct Client {
     wake: Pin<Box<Sleep>>,
     idle: Duration,
     moved: Instant,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -85,7 +91,11 @@ impl Client {
         done
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    /// Why it is closed, if it is to be.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(io::Error::new(ErrorKind::ConnectionAborted, "the server ends"));
+        }
         while self.wake.as_mut().poll(cx).is_ready() {
             let until = self.moved + self.idle;
             if until <= Instant::now() {
@@ -107,7 +117,7 @@ impl AsyncRead for Client {
         if self.moved(read).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        self.poll_idle(cx).map(Err)
+        self.poll_over(cx).map(Err)
     }
 }
 
@@ -151,7 +161,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().route("/", get(|| async { "here" }));
-        tokio::spawn(async move { axum::serve(Bounded::with(listener, clients, idle), app).await });
+        let bounded = Bounded::with(listener, clients, idle, CancellationToken::new());
+        tokio::spawn(async move { axum::serve(bounded, app).await });
         address
     }
 

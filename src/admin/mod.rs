@@ -31,6 +31,7 @@ use axum::{
     routing::{get, post},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::control::Control;
 use self::{
@@ -91,6 +92,8 @@ pub struct Server {
     pub hub: Hub,
     task: JoinHandle<std::io::Result<()>>,
     teller: JoinHandle<()>,
+    /// Ends the connections, each of which has a task of its own.
+    _ends: DropGuard,
 }
 
 impl Drop for Server {
@@ -118,10 +121,11 @@ impl Server {
             shown: RwLock::new(Shown { status, access }),
         }));
         let app = router(hub.clone());
-        let listener = listener::Bounded::new(listener);
+        let ended = CancellationToken::new();
+        let listener = listener::Bounded::new(listener, ended.clone());
         let task = tokio::spawn(async move { axum::serve(listener, app).await });
         let teller = tokio::spawn(events::tell(hub.clone()));
-        Ok(Self { hub, task, teller })
+        Ok(Self { hub, task, teller, _ends: ended.drop_guard() })
     }
 }
 

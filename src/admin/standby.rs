@@ -141,5 +141,7 @@ pub async fn serve(
         .route_layer(from_fn_with_state(access, look))
         .fallback(not_here)
         .with_state(standby);
-    axum::serve(Bounded::new(listener), app).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    axum::serve(Bounded::new(listener, CancellationToken::new()), app)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
 }
