@@ -16,6 +16,9 @@ use serde_json::Value;
 /// A loaded machine is slow to start servers.
 const WITHIN: Duration = Duration::from_secs(120);
 
+/// Behind a signal the lab cleans up for so long, then leaves things as they are.
+const ORDERLY: Duration = Duration::from_secs(20);
+
 /// `rowbust lab …` with temporary folders in `dir`.
 fn lab(dir: &Path, args: &[&str]) -> Result<Command> {
     let temporary = dir.join("tmp");
@@ -185,7 +188,8 @@ fn a_fault_that_never_struck_makes_a_run_void() -> Result<()> {
 fn a_signal_ends_all_that_was_started() -> Result<()> {
     let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
     let dir = tempfile::tempdir()?;
-    let mut command = lab(dir.path(), &["run", "--seconds", "600", "--out", "o"])?;
+    let mut command =
+        lab(dir.path(), &["run", "--fault", "visibility-window", "--seconds", "600", "--out", "o"])?;
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     // The daemon's folder is made once the servers are there.
@@ -205,8 +209,11 @@ fn a_signal_ends_all_that_was_started() -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     };
     kill(pid, Signal::SIGINT)?;
+    let begun = Instant::now();
     let out = child.wait_with_output()?;
     ensure!(out.status.code() == Some(130) && text(&out).contains("interrupted"), "{}", text(&out));
+    // Commits that wait for an acknowledgement don't hold it up.
+    ensure!(begun.elapsed() < ORDERLY, "it was cut off after {:?}", begun.elapsed());
     for server in servers {
         let server = server.context("a server without a record")?;
         ensure!(!server.process.is_alive(), "{} goes on", server.name);

@@ -63,6 +63,9 @@ pub struct Run {
     pub measures: Measures,
     /// Why the run counts for nothing, if it does: a fault that never struck, for one.
     pub void: Option<String>,
+    /// How often it was made before and showed nothing: a fault never struck, or less was found than a threshold asks for.
+    #[serde(default)]
+    pub repeats: u32,
 }
 
 /// What clients and daemon counted.

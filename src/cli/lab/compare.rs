@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use rowbust_lab::{
     live::{
-        self, LiveError, Workload,
+        self, LiveError, Plan, Workload,
         compare::{self, Case, regressions, worlds},
         output::Output,
-        thresholds::{self, Verdict},
+        thresholds::{self, Verdict, is_too_mild},
     },
     summary::Summary,
 };
@@ -56,6 +56,9 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub live: LiveArgs,
 }
+
+/// How often a run that shows nothing is made again: whether a race is met is chance.
+const REPEATS: u32 = 3;
 
 /// What came of it.
 struct Compared {
@@ -158,9 +161,20 @@ async fn compared(
             done += 1;
             let name = format!("{} {} {}", case.strategy.name(), case.workload.name(), case.fault_name());
             let what = format!("{done}: {name}");
-            let finished = live::run(&world, plan, stop, &|progress| reporter.say(&what, progress)).await?;
-            for finished in finished {
-                output.add(finished)?;
+            for repeats in 0..=REPEATS {
+                let plan = Plan { seed: plan.seed + u64::from(repeats), ..plan.clone() };
+                let mut finished =
+                    live::run(&world, &plan, stop, &|progress| reporter.say(&what, progress)).await?;
+                if repeats < REPEATS && finished.iter().any(|one| is_too_mild(&thresholds, &one.run)) {
+                    reporter.clear();
+                    out::stderr(&format!("{name}: showed nothing with seed {}, once more\n", plan.seed));
+                    continue;
+                }
+                for mut finished in finished.drain(..) {
+                    finished.run.repeats = repeats;
+                    output.add(finished)?;
+                }
+                break;
             }
         }
     }

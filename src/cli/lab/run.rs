@@ -144,6 +144,9 @@ pub(super) fn execute(global: &Global, args: &RunArgs) -> Exit {
     }
 }
 
+/// How long cleaning up may take behind a signal.
+const CLEANED_WITHIN: Duration = Duration::from_secs(20);
+
 /// Runs it on a runtime of its own, until a signal. Errors are printed.
 pub(super) fn block_on<T>(
     work: impl AsyncFnOnce(CancellationToken) -> Result<T, LiveError>,
@@ -153,13 +156,18 @@ pub(super) fn block_on<T>(
         out::complain(&format!("no runtime: {error}"));
         Exit::Failure
     })?;
-    let stop = CancellationToken::new();
+    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
     let done = runtime.block_on(async {
-        let watch = tokio::spawn(signals(stop.clone()));
+        let watch = tokio::spawn(signals(stop.clone(), now.clone()));
+        let over = async {
+            stop.cancelled().await;
+            // Servers that were given are left as they were found, if they answer; a second signal doesn't wait for that.
+            let _ = tokio::time::timeout(CLEANED_WITHIN, now.cancelled()).await;
+        };
         let done = tokio::select! {
-            // What it started ends when it is dropped.
-            () = stop.cancelled() => Err(LiveError::Interrupted),
             done = work(stop.child_token()) => done,
+            // What it started ends when it is dropped.
+            () = over => Err(LiveError::Interrupted),
         };
         watch.abort();
         done
@@ -175,18 +183,20 @@ pub(super) fn block_on<T>(
     })
 }
 
-async fn signals(stop: CancellationToken) {
+async fn signals(stop: CancellationToken, now: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return;
     };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    for token in [stop, now] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        token.cancel();
     }
-    stop.cancel();
 }
 
 pub(super) fn strategy(name: &str) -> Result<Strategy, String> {

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use rowbust_lab::history;
 use rowbust_lab::live::{Fault, Finished, Flavor, Plan, Strategy, Workload, World, WorldOptions, run};
 use rowbust_servers::{Need, install};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use verdict::{Round, Soak, Verdict};
@@ -91,10 +92,13 @@ pub(crate) fn run_soak(args: &Args) -> Result<Verdict> {
 async fn rounds(args: &Args, program: PathBuf) -> Result<Soak> {
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            on_signal.cancel();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
         }
+        on_signal.cancel();
     });
     let flavor = if args.mysql { Flavor::MySql } else { Flavor::MariaDb };
     let world =

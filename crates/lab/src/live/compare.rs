@@ -170,6 +170,7 @@ mod tests {
             },
             measures: Measures::default(),
             void: None,
+            repeats: 0,
         };
         change(&mut run);
         let environment = Environment {

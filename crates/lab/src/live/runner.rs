@@ -149,6 +149,9 @@ pub async fn run(
         Err(error) => Err(error),
     };
     shared.stop_all();
+    if done.is_err() {
+        world.heal().await;
+    }
     for stage in &stages {
         let closed = stage.close(world).await;
         if done.is_ok() {
@@ -359,6 +362,7 @@ async fn finish_stage(
         report: judged.report,
         measures,
         void,
+        repeats: 0,
     };
     Ok(Finished {
         run,

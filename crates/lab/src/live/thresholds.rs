@@ -169,6 +169,16 @@ pub fn load(path: Option<&Path>) -> Result<Vec<Threshold>, LiveError> {
     }
 }
 
+/// Whether a run showed nothing, which may be chance: a fault never struck, or less was found than is asked for. What is more than may
+/// be is no chance.
+#[must_use]
+pub fn is_too_mild(thresholds: &[Threshold], run: &Run) -> bool {
+    let verdicts = judge(thresholds, std::slice::from_ref(run));
+    let is_above = verdicts.iter().any(|v| v.max.is_some_and(|max| v.value > max));
+    let lacks = verdicts.iter().any(|v| v.min.is_some_and(|min| v.value < min));
+    !is_above && (lacks || run.void.is_some())
+}
+
 /// Holds thresholds against runs.
 #[must_use]
 pub fn judge(thresholds: &[Threshold], runs: &[Run]) -> Vec<Verdict> {
@@ -223,6 +233,7 @@ mod tests {
             report: Report { permanently_stale: stale, ..Report::default() },
             measures: Measures::default(),
             void: None,
+            repeats: 0,
         }
     }
 
@@ -247,6 +258,19 @@ mod tests {
         assert_eq!(met(&[run("cache-aside", "none", 0)]), []);
         let void = Run { void: Some("it never struck".into()), ..run("guarded", "slow-reader", 0) };
         assert_eq!(met(&[void]), [None, None]);
+    }
+
+    #[test]
+    fn chance_is_tried_again_and_harm_is_not() {
+        let thresholds = load(None).unwrap();
+        let mild = |run: &Run| is_too_mild(&thresholds, run);
+        assert!(mild(&run("cache-aside", "slow-reader", 0)));
+        assert!(!mild(&run("cache-aside", "slow-reader", 1)));
+        assert!(!mild(&run("guarded", "evictions", 0)));
+        assert!(!mild(&run("guarded", "evictions", 1)));
+        let void = |stale| Run { void: Some("it never struck".into()), ..run("guarded", "evictions", stale) };
+        assert!(mild(&void(0)));
+        assert!(!mild(&void(1)));
     }
 
     #[test]

@@ -434,6 +434,34 @@ impl World {
         self.admin.run(statements).await.map_err(Error::database("semi-synchronous replication")).map(drop)
     }
 
+    /// Undoes what faults that were broken off may have left. What can't be undone is noticed by what comes next.
+    pub(super) async fn heal(&self) {
+        if !self.is_private() {
+            return;
+        }
+        if let Some(kafka) = self.kafka()
+            && let Err(error) = kafka.thaw()
+        {
+            tracing::debug!(%error, "kafka can't go on");
+        }
+        if let Err(error) = self.withhold(false).await.and(self.hold_replica(false).await) {
+            tracing::debug!(%error, "the database can't go on");
+        }
+        if self.raw().await.is_err()
+            && let Some(redis) = self.redis_server()
+            && let Err(error) = block_in_place(|| redis.start_again())
+        {
+            tracing::debug!(%error, "redis can't go on");
+        }
+        if let Ok(mut raw) = self.raw().await {
+            let unlimited: Result<(), _> =
+                redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").query_async(&mut raw).await;
+            if let Err(error) = unlimited {
+                tracing::debug!(%error, "redis keeps its limit");
+            }
+        }
+    }
+
     /// How many commits wait so.
     pub(super) async fn withheld(&self) -> Result<u64, LiveError> {
         let role = self.flavor.semisync_role();

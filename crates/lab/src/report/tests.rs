@@ -44,6 +44,7 @@ fn summary() -> Summary {
             ..Report::default()
         },
         void: None,
+        repeats: 0,
     };
     Summary {
         format: FORMAT,
