@@ -78,6 +78,7 @@ fn run(n: u64, strategy: &str, workload: &str, faults: &[Fault]) -> Run {
             ..Report::default()
         },
         void: (strategy == HOSTILE).then(|| HOSTILE.to_owned()),
+        repeats: 0,
     }
 }
 
