@@ -11,5 +11,6 @@ pub mod checker;
 pub mod history;
 pub mod live;
 pub mod model;
+mod names;
 pub mod report;
 pub mod summary;

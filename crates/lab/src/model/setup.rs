@@ -5,54 +5,33 @@ use super::{
     property::Property,
     state::{KEYS, READERS, WRITERS, WRITES},
 };
+use crate::names::named;
 
-macro_rules! conditions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal : $about:literal,)*) => {
-        /// Something that may happen in a set-up, or an assumption that holds there.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum Condition {
-            $(#[doc = $about] $name,)*
-        }
-
-        impl Condition {
-            /// All of them.
-            pub const ALL: &[Condition] = &[$(Condition::$name,)*];
-
-            /// Its name on the command line.
-            pub fn name(self) -> &'static str {
-                match self { $(Condition::$name => $text,)* }
-            }
-
-            /// What it means, in one line.
-            pub fn about(self) -> &'static str {
-                match self { $(Condition::$name => $about,)* }
-            }
-        }
-    };
-}
-
-conditions! {
-    Window = "window": "a commit is in the binlog before it is visible at the primary (semi-sync: for any length of time)",
-    Replica = "replica": "readers may read from a replica, which lags by any length of time",
-    ReplicaLeaves = "replica-leaves": "the operator takes the replica out; from then on it may lag for ever",
-    ReplicaJoins = "replica-joins": "the replica is not a source at first; the operator may add it, and again after it left",
-    Eviction = "eviction": "Redis may drop any key at any time",
-    Duplicates = "duplicates": "any removal may come again at any later time",
-    LostReplies = "lost-replies": "a fill may be carried out without its reader hearing of it: it comes again",
-    FollowerCrash = "follower-crash": "the follower may be killed at any time and begins at any checkpoint that it may have saved",
-    ReaderCrash = "reader-crash": "a reader may be killed at any step",
-    WriterCrash = "writer-crash": "a writer may be killed at any step",
-    CommitFails = "commit-fails": "a commit may be refused",
-    RedisErrors = "redis-errors": "a removal may fail; the retry queue then owes it",
-    RedisRollback = "redis-rollback": "Redis may fall back to any earlier state of its own (failover, old snapshot)",
-    LooksAtRuns = "looks-at-runs": "a rollback is told, now and then, by the run of Redis' process beside F, as rowbust does; without it by a number written behind each batch of removals",
-    LockExpiry = "lock-expiry": "a lock may expire while its holder still works (a pause longer than the lock's time)",
-    Backlog = "backlog": "a change seen visible everywhere before its first removal gets that one only",
-    PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",
-    Grace = "grace": "assumption: the removal that waits for a grace (second removal, delayed delete) comes after all fills that read before",
-    Ttl = "ttl": "values expire",
-    OwedInRedis = "owed-in-redis": "the second delete is written down in Redis with the first, not in the writer's memory after the commit",
+named! {
+    /// Something that may happen in a set-up, or an assumption that holds there.
+    #[repr(u8)]
+    Condition {
+        Window = "window": "a commit is in the binlog before it is visible at the primary (semi-sync: for any length of time)",
+        Replica = "replica": "readers may read from a replica, which lags by any length of time",
+        ReplicaLeaves = "replica-leaves": "the operator takes the replica out; from then on it may lag for ever",
+        ReplicaJoins = "replica-joins": "the replica is not a source at first; the operator may add it, and again after it left",
+        Eviction = "eviction": "Redis may drop any key at any time",
+        Duplicates = "duplicates": "any removal may come again at any later time",
+        LostReplies = "lost-replies": "a fill may be carried out without its reader hearing of it: it comes again",
+        FollowerCrash = "follower-crash": "the follower may be killed at any time and begins at any checkpoint that it may have saved",
+        ReaderCrash = "reader-crash": "a reader may be killed at any step",
+        WriterCrash = "writer-crash": "a writer may be killed at any step",
+        CommitFails = "commit-fails": "a commit may be refused",
+        RedisErrors = "redis-errors": "a removal may fail; the retry queue then owes it",
+        RedisRollback = "redis-rollback": "Redis may fall back to any earlier state of its own (failover, old snapshot)",
+        LooksAtRuns = "looks-at-runs": "a rollback is told, now and then, by the run of Redis' process beside F, as rowbust does; without it by a number written behind each batch of removals",
+        LockExpiry = "lock-expiry": "a lock may expire while its holder still works (a pause longer than the lock's time)",
+        Backlog = "backlog": "a change seen visible everywhere before its first removal gets that one only",
+        PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",
+        Grace = "grace": "assumption: the removal that waits for a grace (second removal, delayed delete) comes after all fills that read before",
+        Ttl = "ttl": "values expire",
+        OwedInRedis = "owed-in-redis": "the second delete is written down in Redis with the first, not in the writer's memory after the commit",
+    }
 }
 
 /// What the model must say of a set-up.

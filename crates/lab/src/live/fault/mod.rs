@@ -11,57 +11,29 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{LiveError, Strategy, World, clock::Clock, stage::Stage};
-use crate::history::Nanos;
+use crate::{history::Nanos, names::named};
 
 mod cache;
 mod servers;
 
-macro_rules! faults {
-    ($($variant:ident = $name:literal: $about:literal,)*) => {
-        /// A fault, as `docs/lab.md` describes it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Fault { $(#[doc = $about] $variant,)* }
-
-        impl Fault {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// Its name on the command line.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What it is.
-            #[must_use]
-            pub fn about(self) -> &'static str {
-                match self { $(Self::$variant => $about,)* }
-            }
-        }
-    };
-}
-
-faults! {
-    SlowReader = "slow-reader": "Half of the readers are held up between load and fill, until the key was written and long enough after. Counts fills during which a write of the key began.",
-    SlowWriter = "slow-writer": "Half of the writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
-    VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
-    ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
-    LockExpiry = "lock-expiry": "Half of the processes stand still for longer than their lock or lease lasts. Counts how often.",
-    Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
-    DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
-    RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
-    RedisRestart = "redis-restart": "Redis dies and comes back with an older snapshot. Counts restarts with data.",
-    RedisFailover = "redis-failover": "The Redis master dies, sentinels promote a replica. Counts promotions.",
-    KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times.",
+named! {
+    /// A fault, as `docs/lab.md` describes it.
+    Fault {
+        SlowReader = "slow-reader": "Half of the readers are held up between load and fill, until the key was written and long enough after. Counts fills during which a write of the key began.",
+        SlowWriter = "slow-writer": "Half of the writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
+        VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
+        ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
+        LockExpiry = "lock-expiry": "Half of the processes stand still for longer than their lock or lease lasts. Counts how often.",
+        Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
+        DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
+        RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
+        RedisRestart = "redis-restart": "Redis dies and comes back with an older snapshot. Counts restarts with data.",
+        RedisFailover = "redis-failover": "The Redis master dies, sentinels promote a replica. Counts promotions.",
+        KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times.",
+    }
 }
 
 impl Fault {
-    /// By its name; `none` is none.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|fault| fault.name() == name)
-    }
-
     /// Why it can't strike this strategy.
     #[must_use]
     pub fn misses(self, strategy: Strategy) -> Option<&'static str> {

@@ -1,6 +1,6 @@
 //! Counters that are kept in several rows.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, LocalBoxFuture};
 
@@ -58,14 +58,6 @@ impl Load for Counters {
 
     fn state(&self, schema: &str) -> String {
         format!("SELECT id * {SHARDS} + shard, ver, val FROM {schema}.counters")
-    }
-
-    fn cells_of(&self, item: u32) -> Range<u32> {
-        item..item + 1
-    }
-
-    fn item_of(&self, cell: u32) -> u32 {
-        cell
     }
 
     fn pauses(&self) -> (Duration, Duration) {

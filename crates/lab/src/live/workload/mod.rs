@@ -8,53 +8,26 @@ use futures_util::future::{BoxFuture, LocalBoxFuture};
 use redis::aio::MultiplexedConnection;
 
 use super::{LiveError, World, actor::App, stage::Stage};
+use crate::names::named;
 
 mod counter;
 mod moves;
 mod rows;
 mod sale;
 
-macro_rules! workloads {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal: $about:literal,)*) => {
-        /// A workload, as `docs/lab.md` describes it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Workload { $(#[doc = $about] $variant,)* }
-
-        impl Workload {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// Its name on the command line.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What it is.
-            #[must_use]
-            pub fn about(self) -> &'static str {
-                match self { $(Self::$variant => $about,)* }
-            }
-        }
-    };
-}
-
-workloads! {
-    ReadMostly = "read-mostly": "Many reads, few writes, and a hot key: Zipf's law over the rows.",
-    WriteHeavy = "write-heavy": "As many writes as reads.",
-    ManyKeys = "many-keys": "Four keys per row, all of which a write makes wrong.",
-    KeyMoves = "key-moves": "Rows found by an indexed column, which changes: each write swaps two rows, and makes both keys wrong.",
-    FlashSale = "flash-sale": "Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was.",
-    ShardedCounter = "sharded-counter": "Counters of eight rows each, so that writers don't meet at one; a read takes all eight at once.",
+named! {
+    /// A workload, as `docs/lab.md` describes it.
+    Workload {
+        ReadMostly = "read-mostly": "Many reads, few writes, and a hot key: Zipf's law over the rows.",
+        WriteHeavy = "write-heavy": "As many writes as reads.",
+        ManyKeys = "many-keys": "Four keys per row, all of which a write makes wrong.",
+        KeyMoves = "key-moves": "Rows found by an indexed column, which changes: each write swaps two rows, and makes both keys wrong.",
+        FlashSale = "flash-sale": "Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was.",
+        ShardedCounter = "sharded-counter": "Counters of eight rows each, so that writers don't meet at one; a read takes all eight at once.",
+    }
 }
 
 impl Workload {
-    /// By its name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|workload| workload.name() == name)
-    }
-
     pub(super) fn load(self, rows: u32) -> Arc<dyn Load> {
         let ms = Duration::from_millis;
         match self {
@@ -88,10 +61,14 @@ pub(super) trait Load: fmt::Debug + Send + Sync {
     fn mappings(&self, schema: &str, prefix: &str) -> Vec<Mapping>;
     /// Gives item, version and value of all.
     fn state(&self, schema: &str) -> String;
-    /// The cells of an item.
-    fn cells_of(&self, item: u32) -> Range<u32>;
+    /// The cells of an item: one, unless told otherwise.
+    fn cells_of(&self, item: u32) -> Range<u32> {
+        item..item + 1
+    }
     /// The item of a cell.
-    fn item_of(&self, cell: u32) -> u32;
+    fn item_of(&self, cell: u32) -> u32 {
+        cell
+    }
     /// The value that an item begins with: unique, and below 2^32.
     fn first(&self, item: u32) -> u64 {
         u64::from(item) + 1

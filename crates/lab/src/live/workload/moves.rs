@@ -1,6 +1,6 @@
 //! Rows that are found by a column that changes.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use mysql_async::prelude::Queryable as _;
@@ -46,14 +46,6 @@ impl Load for Moves {
 
     fn state(&self, schema: &str) -> String {
         format!("SELECT slot, ver, val FROM {schema}.items")
-    }
-
-    fn cells_of(&self, item: u32) -> Range<u32> {
-        item..item + 1
-    }
-
-    fn item_of(&self, cell: u32) -> u32 {
-        cell
     }
 
     fn pauses(&self) -> (Duration, Duration) {

@@ -4,7 +4,7 @@
 //! database (order and stock in one transaction, each order once), and strikes it out. The stock in the database is what the
 //! cached key shows. The database refuses to sell what isn't there, so that a Redis that forgets can't make it.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, LocalBoxFuture};
 use mysql_async::prelude::Queryable as _;
@@ -63,14 +63,6 @@ impl Load for Sale {
 
     fn state(&self, schema: &str) -> String {
         format!("SELECT id, ver, val FROM {schema}.stock")
-    }
-
-    fn cells_of(&self, item: u32) -> Range<u32> {
-        item..item + 1
-    }
-
-    fn item_of(&self, cell: u32) -> u32 {
-        cell
     }
 
     fn pauses(&self) -> (Duration, Duration) {
