@@ -25,10 +25,11 @@ use tokio::task::block_in_place;
 const WITHIN: Duration = Duration::from_secs(40);
 
 /// How a command begins that isn't typed, and why.
-const NOT_TYPED: [(&str, &str); 7] = [
+const NOT_TYPED: [(&str, &str); 8] = [
     ("cargo xtask", "runs these tests, and more"),
     ("cargo build", "the test has built the program"),
     ("install -m 755 target/release/rowbust", "the program is in PATH by another way"),
+    ("rowbust lab", "takes minutes: lab.rs has it at small size, crates/lab/tests the model"),
     ("docker compose", "there is no engine: compose.rs runs what it would start"),
     ("systemctl", "there is no systemd: its unit is checked by systemd.rs"),
     ("helm", "chart.rs renders it"),
