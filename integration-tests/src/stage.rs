@@ -226,6 +226,21 @@ impl Stage {
         self.fence()
     }
 
+    /// Returns when all is done and the mark in Redis says so: a Redis that is restarted before it ever had one is flushed, for nobody
+    /// knows what it forgot.
+    ///
+    /// # Errors
+    /// When that takes more than a minute.
+    pub async fn marked(&self, daemon: &Daemon) -> Result<()> {
+        self.quiet(daemon).await?;
+        let waited = until("the mark", QUIET_WITHIN, async || {
+            let marks = daemon.status().await?["marks"].clone();
+            let target = &marks["targets"][0];
+            Ok(Seen::check(target["lag_seconds"] == 0.0 && target["error"].is_null(), || marks.to_string()))
+        });
+        waited.await.map_err(|error| daemon.explain(&error))
+    }
+
     /// Returns when everything that Redis removed until now is noted.
     ///
     /// # Errors

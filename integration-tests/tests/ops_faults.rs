@@ -203,7 +203,9 @@ async fn sweeps_under_faults(flavor: Flavor) -> Result<()> {
     // A member outside of the mapping's bounds, in a set that every sweep meets.
     let _: () = cache.sadd("tag:1", "feed:control").await?;
     let _: () = cache.sadd("tag:99", "tagged:99:p1").await?;
-    ensure!(stage.start().await?.kill9()?);
+    let mut first = stage.start().await?;
+    stage.marked(&first).await?;
+    ensure!(first.kill9()?);
 
     let load = Load {
         db: Arc::clone(&stage.db),

@@ -63,6 +63,7 @@ async fn redis_stopped(flavor: Flavor) -> Result<()> {
     let Some(mut stage) = Stage::new(flavor, "redis_stopped").await? else { return Ok(()) };
     stage.open_shop(PRODUCTS).await?;
     let mut daemon = stage.start().await?;
+    stage.marked(&daemon).await?;
     let load = stage.load(plan(seed("redis_stopped")));
     load_goes_on(&load, 50).await?;
     stage.redis_down().await?;
@@ -112,6 +113,7 @@ async fn redis_and_kafka_stopped(flavor: Flavor) -> Result<()> {
         Some(format!("{{ kafka: {{ brokers: [\"{brokers}\"], prefix: e2e }}, delay: 1s, attempts: 5 }}"));
     stage.open_shop(PRODUCTS).await?;
     let daemon = stage.start().await?;
+    stage.marked(&daemon).await?;
     let load = stage.load(plan(seed("redis_and_kafka_stopped")));
     load_goes_on(&load, 50).await?;
     stage.redis_down().await?;

@@ -50,6 +50,7 @@ impl Run {
         let removals = Arc::new(Removals::default());
         let watch = caches.watch(&removals)?;
         let daemon = stage.start().await?;
+        stage.marked(&daemon).await?;
         let plan = Plan { writers: 2, readers: 0, pause: Duration::from_millis(10), hot: HOT, seed };
         let load = stage.load(plan);
         let readers = Readers::start(&stage, &caches, 2, HOT, seed);

@@ -31,19 +31,8 @@ async fn stage(flavor: Flavor, name: &str, own: bool) -> Result<Option<(Stage, D
     let stage = Stage::on(db, name).await?;
     stage.open_shop(PRODUCTS).await?;
     let daemon = stage.start().await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     Ok(Some((stage, daemon)))
-}
-
-/// Returns when all is done and the mark in Redis says so.
-async fn marked(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    stage.quiet(daemon).await?;
-    let waited = until("the mark", WITHIN, async || {
-        let marks = daemon.status().await?["marks"].clone();
-        let target = &marks["targets"][0];
-        Ok(Seen::check(target["lag_seconds"] == 0.0 && target["error"].is_null(), || marks.to_string()))
-    });
-    waited.await.map_err(|error| daemon.explain(&error))
 }
 
 /// Waits until the daemon has seen Redis as it is now; how often it was rewound until then.
@@ -53,7 +42,7 @@ async fn settled(stage: &Stage, daemon: &Daemon) -> Result<f64> {
         // A new mark is written only behind a look.
         run(&mut conn, &["UPDATE products SET ver=ver+1 WHERE id=5"]).await?;
         let waited = until("quiet", WITHIN, async || {
-            Ok(match marked(stage, daemon).await {
+            Ok(match stage.marked(daemon).await {
                 Ok(()) => Seen::Done(()),
                 Err(error) => Seen::NotYet(format!("{error:#}")),
             })
@@ -87,7 +76,7 @@ async fn counts(daemon: &Daemon) -> Result<(f64, f64)> {
 
 /// Nothing is stale; and where no flush was due, what nobody changed is still there.
 async fn healed(stage: &Stage, daemon: &Daemon, flushed: bool) -> Result<()> {
-    marked(stage, daemon).await?;
+    stage.marked(daemon).await?;
     let stale = stage.stale().await?;
     ensure!(stale.is_empty(), "I1: {stale:?}\n{}", daemon.log_tail());
     let mut redis = shop::redis(stage.redis.port()).await?;
@@ -103,7 +92,7 @@ async fn an_old_snapshot(flavor: Flavor) -> Result<()> {
     redis::cmd("SAVE").exec_async(&mut redis).await?;
     let epoch = stage.checkpoint()?.epoch;
     change(&stage, &daemon).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     ensure!(stage.stale().await?.is_empty());
     stage.redis_forgets().await?;
     ensure!(stage.stale().await?.len() >= 9, "void: nothing came back");
@@ -161,7 +150,7 @@ async fn a_replica_that_lagged() -> Result<()> {
     // The first replica ever gives its master a new replication id, which may be taken for another server.
     let before = settled(&stage, &daemon).await?;
     change(&stage, &daemon).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     let first = std::mem::replace(&mut stage.redis, second);
     ensure!(stage.stale().await?.len() >= 9, "void: the replica has it all");
     stage.proxy.aim(stage.redis.port());
@@ -260,7 +249,7 @@ async fn prefixes_and_sets_after_a_loss() -> Result<()> {
     );
     stage.open_shop(PRODUCTS).await?;
     let daemon = stage.start().await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     let mut redis = shop::redis(stage.redis.port()).await?;
     let mut all = redis::pipe();
     all.atomic().cmd("FLUSHALL").ignore();
@@ -274,7 +263,7 @@ async fn prefixes_and_sets_after_a_loss() -> Result<()> {
     all.set("page:x", 1).ignore();
     all.exec_async(&mut redis).await?;
     counted(&daemon, "rowbust_memory_flushes_total", 1.0).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     let left = shop::cached(&mut redis).await?;
     let is_ours = |key: &&String| key.starts_with("feed:") || (key.starts_with("page:") && *key != "page:x");
     ensure!(!left.iter().any(|key| is_ours(&key)), "{left:?}\n{}", daemon.log_tail());
@@ -354,7 +343,7 @@ async fn out_of_reach(flavor: Flavor) -> Result<()> {
     change(&stage, &daemon).await?;
     conn.query_drop("FLUSH BINARY LOGS").await?;
     change(&stage, &daemon).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     let (newest, _) = stage.db.newest(&mut conn).await?;
     until("purged", WITHIN, async || {
         let mut conn = stage.sql().await?;
@@ -414,7 +403,7 @@ async fn the_queue_holds_the_mark() -> Result<()> {
         Some(format!("{{ disk: {{ path: {} }}, delay: 4s, attempts: 5 }}", retry.display()));
     stage.open_shop(PRODUCTS).await?;
     let daemon = stage.start().await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     let before = daemon.status().await?;
     stage.proxy.cut().await;
     let mut conn = stage.sql().await?;
@@ -442,7 +431,7 @@ async fn the_queue_holds_the_mark() -> Result<()> {
         held.get() > 20,
         "void: the queue was hardly seen to owe anything while redis was there: {held:?}"
     );
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     ensure!(frontier(&daemon.status().await?) > Some(old));
     ensure!(counts(&daemon).await? == (0.0, 0.0), "{}", daemon.log_tail());
     Ok(())
