@@ -167,12 +167,11 @@ impl Cluster {
         for (place, link) in map.links.iter().enumerate() {
             let is_own =
                 |slot: u16| map.owners.get(usize::from(slot)).is_some_and(|o| usize::from(*o) == place);
-            let least = slots::tags(is_own, TAGS);
-            link.set_least_tag(least.first().cloned());
+            link.set_least_tag(slots::tags(is_own, 1).pop());
             // They stay while their slots do.
             let tags = link.tags();
             if tags.is_empty() || !tags.iter().all(|tag| is_own(slots::slot(tag.as_bytes()))) {
-                link.set_tags(least);
+                link.set_tags(slots::tags(is_own, TAGS));
             }
         }
         let links = map.links.clone();
