@@ -117,9 +117,7 @@ impl Load {
         let mut own: Vec<(String, String)> = Vec::new();
         for c in categories {
             let (feed, tagged) = (format!("feed:{c}:tx{n}"), format!("tagged:{c}:tx{n}"));
-            let mut all = redis::pipe();
-            all.set(&feed, n).ignore().set(&tagged, n).ignore().sadd(format!("tag:{c}"), &tagged).ignore();
-            all.query_async::<()>(cache).await?;
+            cache_in_set(cache, n, &feed, &tagged, &format!("tag:{c}")).await?;
             own.extend([(feed, format!("feed:{c}:")), (tagged, format!("tag:{c}"))]);
         }
         if begun.elapsed() < FILL_GRACE * 8 / 10 {
@@ -132,7 +130,7 @@ impl Load {
         Ok(Vec::new())
     }
 
-    /// Plain cache-aside, value first and entry then.
+    /// Plain cache-aside.
     async fn read(self, reader: u64) -> Result<()> {
         let mut rng = Rng::new(self.seed ^ (1000 + reader));
         let mut conn = self.db.connect().await?;
@@ -162,9 +160,7 @@ impl Load {
         let (feed, tagged) = (format!("feed:{}:p{id}", p.category), format!("tagged:{}:p{id}", p.category));
         let set = format!("tag:{}", p.category);
         if start.elapsed() < FILL_GRACE / 2 {
-            let _: () = cache.set(&feed, p.ver).await?;
-            let _: () = cache.set(&tagged, p.ver).await?;
-            let _: () = cache.sadd(&set, &tagged).await?;
+            cache_in_set(cache, p.ver, &feed, &tagged, &set).await?;
         }
         // The promise holds under this assumption; a test machine may break it at any time. By a script: that isn't counted as the daemon's.
         if start.elapsed() >= FILL_GRACE * 8 / 10 {
@@ -174,6 +170,19 @@ impl Load {
         }
         Ok(())
     }
+}
+
+/// In one MULTI, as the docs have it: Redis ends at any moment here, and a value without its entry would never be found again.
+async fn cache_in_set(
+    cache: &mut MultiplexedConnection,
+    value: u64,
+    feed: &str,
+    tagged: &str,
+    set: &str,
+) -> Result<()> {
+    let mut all = redis::pipe();
+    all.atomic().set(feed, value).ignore().set(tagged, value).ignore().sadd(set, tagged).ignore();
+    Ok(all.query_async(cache).await?)
 }
 
 /// Whether a key may have been removed: some row names it, its beginning, or its set.

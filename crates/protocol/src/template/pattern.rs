@@ -22,6 +22,15 @@ impl Template {
         matches!(self.segments.last(), Some(Segment::Value(_)))
     }
 
+    /// A key that the template makes of a row whose columns are all `00`, whatever their filters.
+    pub fn sample(&self) -> Vec<u8> {
+        let text = |segment: &Segment| match segment {
+            Segment::Literal(text) => text.to_vec(),
+            Segment::Value(_) => b"00".to_vec(),
+        };
+        self.segments.iter().flat_map(text).collect()
+    }
+
     /// A pattern for `SCAN … MATCH` that takes every key of this template, and more: see [`Template::could_make`].
     pub fn glob(&self) -> Vec<u8> {
         let mut glob = Vec::with_capacity(self.source.len());
