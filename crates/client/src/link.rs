@@ -61,28 +61,53 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Sets [`ConnectOptions::response_timeout`].
+    /// Sets [`ConnectOptions::response_timeout`](#structfield.response_timeout): how long a reply may take.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::ConnectOptions;
+    /// let options = ConnectOptions::default().response_timeout(Duration::from_millis(50));
+    /// assert_eq!(options.response_timeout, Duration::from_millis(50));
+    /// ```
     #[must_use]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
     }
 
-    /// Sets [`ConnectOptions::connect_timeout`].
+    /// Sets [`ConnectOptions::connect_timeout`](#structfield.connect_timeout): how long a connection may take to be made.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::ConnectOptions;
+    /// let options = ConnectOptions::default().connect_timeout(Duration::from_millis(300));
+    /// assert_eq!(options.connect_timeout, Duration::from_millis(300));
+    /// ```
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets [`ConnectOptions::login`].
+    /// Sets [`ConnectOptions::login`](#structfield.login), for servers behind sentinels.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Login, Redis};
+    /// let login = Login { password: Some(std::env::var("REDIS_PASSWORD").unwrap_or_default()), ..Login::default() };
+    /// let options = ConnectOptions::default().login(login);
+    /// let redis = Redis::sentinel(&["redis://sentinel1:26379"], "shop", options).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn login(mut self, login: Login) -> Self {
         self.login = Some(login);
         self
     }
 
-    /// Sets [`ConnectOptions::tls`].
+    /// Sets [`ConnectOptions::tls`](#structfield.tls).
+    ///
+    /// Example: see [`Tls`].
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
@@ -115,14 +140,18 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Certificates of the authorities to trust, instead of the system's.
+    /// Certificates of the authorities to trust, one after the other, instead of the system's.
+    ///
+    /// Example: see [`Tls`].
     #[must_use]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(pem.into());
         self
     }
 
-    /// One's own certificate and its private key, for servers that ask for them.
+    /// One's own certificate and its private key, for servers that ask for them. Default: none.
+    ///
+    /// Example: see [`Tls`].
     #[must_use]
     pub fn own(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.own = Some((certificate.into(), key.into()));
@@ -211,6 +240,13 @@ impl Redis {
     ///
     /// # Errors
     /// When the URL can't be understood, or the server can't be reached.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Redis};
+    /// let redis = Redis::connect("redis://app:secret@cache:6379/0", ConnectOptions::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn connect(url: &str, options: ConnectOptions) -> Result<Self, crate::Error> {
         let client = match options.certificates() {
             Some(certificates) => Client::build_with_tls(url, certificates),
@@ -226,6 +262,14 @@ impl Redis {
     ///
     /// # Errors
     /// When a URL can't be understood, or no sentinel or no master can be reached.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Redis};
+    /// let sentinels = ["redis://sentinel1:26379", "redis://sentinel2:26379", "redis://sentinel3:26379"];
+    /// let redis = Redis::sentinel(&sentinels, "shop", ConnectOptions::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn sentinel(
         urls: &[&str],
         master: &str,
@@ -260,6 +304,14 @@ impl Redis {
     ///
     /// # Errors
     /// When a URL can't be understood, or no node can be reached.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Redis};
+    /// // The other nodes are found by these.
+    /// let redis = Redis::cluster(&["redis://node1:6379", "redis://node2:6379"], ConnectOptions::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn cluster(urls: &[&str], options: ConnectOptions) -> Result<Self, crate::Error> {
         let nodes = urls
             .iter()
@@ -288,12 +340,28 @@ impl Redis {
     }
 
     /// Commands sent so far by all clones; a script that had to be sent again counts again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let before = client.redis().commands();
+    /// client.invalidate(&["product:7", "product:8"]).await?;
+    /// println!("commands: {}", client.redis().commands() - before);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn commands(&self) -> u64 {
         self.counts.commands.load(Relaxed)
     }
 
     /// How often a call has waited for Redis so far, by all clones: two commands in one write count once.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let before = client.redis().round_trips();
+    /// client.get_or_load("stock:7", async |_| Ok::<_, std::io::Error>(Some(5))).await?;
+    /// println!("round trips: {}", client.redis().round_trips() - before);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn round_trips(&self) -> u64 {
         self.counts.round_trips.load(Relaxed)
