@@ -118,7 +118,21 @@ impl Sources<mysql_async::Pool> {
     /// # Errors
     /// When none can be had.
     ///
-    /// Example: see [`Sources`].
+    /// ```no_run
+    /// # #[cfg(feature = "mysql_async")]
+    /// # async fn example(
+    /// #     client: rowbust_client::Client,
+    /// #     sources: rowbust_client::adapter::Sources<mysql_async::Pool>,
+    /// # ) -> Result<(), rowbust_client::Error> {
+    /// use mysql_async::prelude::Queryable;
+    /// let prices: Option<Vec<u32>> = client
+    ///     .get_or_load("prices:7", async |source| {
+    ///         let mut connection = sources.read(&source).await?;
+    ///         connection.exec("SELECT price FROM prices WHERE product = ?", (7,)).await.map(Some)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn read(&self, source: &ReadSource) -> mysql_async::Result<mysql_async::Conn> {
         self.of(source).get_conn().await
     }

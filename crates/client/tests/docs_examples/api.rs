@@ -39,21 +39,22 @@ struct Module {
     children: BTreeMap<String, Module>,
 }
 
-/// All public items of the crate with this root.
-pub(crate) fn of(root: &Path) -> Vec<Public> {
-    all(&Module::read(root, root.parent().unwrap()))
+/// All public items of the crate of this name in this directory.
+pub(crate) fn of(name: &str, directory: &Path) -> Vec<Public> {
+    let source = directory.join("src");
+    all(name, &Module::read(&source.join("lib.rs"), &source))
 }
 
 /// The same for a crate in one text.
 pub(crate) fn of_text(source: &str) -> Vec<Public> {
     let file = syn::parse_file(source).unwrap();
-    all(&Module::of(file.attrs, file.items, Path::new("/nowhere")))
+    all("shop", &Module::of(file.attrs, file.items, Path::new("/nowhere")))
 }
 
-fn all(root: &Module) -> Vec<Public> {
+fn all(name: &str, root: &Module) -> Vec<Public> {
     let mut found = vec![Public {
         path: "crate".to_owned(),
-        name: "rowbust_client".to_owned(),
+        name: name.to_owned(),
         docs: docs(&root.attributes),
         kind: Kind::Module,
     }];
