@@ -29,23 +29,45 @@ pub(crate) struct Entry {
 }
 
 impl Change {
-    /// This key.
+    /// This key becomes wrong. What its value becomes isn't told: that is enough for strategies that remove.
+    ///
+    /// ```
+    /// use rowbust_client::Change;
+    /// let renamed = Change::of(format!("product:{}", 7));
+    /// assert_eq!(renamed.keys().count(), 1);
+    /// ```
     #[must_use]
     pub fn of(key: impl Into<String>) -> Self {
         Self { first: Entry { key: key.into(), becomes: None }, others: Vec::new() }
     }
 
-    /// This key too.
+    /// This key becomes wrong too.
+    ///
+    /// ```
+    /// use rowbust_client::Change;
+    /// // An order placed: the customer's list of orders has one more, and the stock is less.
+    /// let placed = Change::of("orders:customer:12").also("stock:7").also("stock:8");
+    /// assert_eq!(placed.keys().count(), 3);
+    /// ```
     #[must_use]
     pub fn also(mut self, key: impl Into<String>) -> Self {
         self.others.push(Entry { key: key.into(), becomes: None });
         self
     }
 
-    /// The key named last becomes this: what its loader would return after the write.
+    /// The key named last becomes this: what its loader would return after the write. Strategies that only remove don't look at it.
     ///
     /// # Errors
-    /// When it can't be encoded.
+    /// [`Error::Encode`] when it can't be JSON.
+    ///
+    /// ```
+    /// use rowbust_client::Change;
+    /// #[derive(serde::Serialize)]
+    /// struct Product { id: u64, name: String }
+    /// let renamed = Product { id: 7, name: "a new name".to_owned() };
+    /// let change = Change::of("product:7").value(&renamed)?.also("product:name:7").value("a new name")?;
+    /// # Ok::<(), rowbust_client::Error>(())
+    /// ```
     pub fn value<T: Serialize + ?Sized>(mut self, value: &T) -> Result<Self, Error> {
         let entry = self.last();
         entry.becomes = Some(Cached::Value(codec::encode(&entry.key, value)?));
@@ -53,6 +75,12 @@ impl Change {
     }
 
     /// The key named last becomes absent: the row is deleted.
+    ///
+    /// ```
+    /// use rowbust_client::Change;
+    /// // DELETE FROM products WHERE id = 7
+    /// let deleted = Change::of("product:7").absent().also("product:sku:A-1").absent();
+    /// ```
     #[must_use]
     pub fn absent(mut self) -> Self {
         self.last().becomes = Some(Cached::Null);
@@ -67,7 +95,13 @@ impl Change {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// All keys.
+    /// All keys, in the order in which they were named.
+    ///
+    /// ```
+    /// use rowbust_client::Change;
+    /// let change = Change::of("product:7").also("product:sku:A-1");
+    /// assert_eq!(change.keys().collect::<Vec<_>>(), ["product:7", "product:sku:A-1"]);
+    /// ```
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries().map(|entry| entry.key.as_str())
     }
@@ -100,6 +134,18 @@ impl<R> Written<R> {
     ///
     /// # Errors
     /// [`Written::cache`]'s. The database has the change all the same.
+    ///
+    /// ```
+    /// use rowbust_client::{Error, Written};
+    /// let removed = Written { value: "order 41", cache: Ok(()) };
+    /// assert_eq!(removed.into_result().unwrap(), "order 41");
+    ///
+    /// # let source = Box::new(Error::Reply { command: "UNLINK", reply: "?".to_owned() });
+    /// let not_removed = Error::NotRemoved { keys: vec!["product:7".to_owned()], source };
+    /// let written = Written { value: "order 42", cache: Err(not_removed) };
+    /// // Order 42 is in the database; product:7 may be stale.
+    /// assert!(matches!(written.into_result(), Err(Error::NotRemoved { .. })));
+    /// ```
     pub fn into_result(self) -> Result<R, Error> {
         self.cache.map(|()| self.value)
     }

@@ -117,7 +117,15 @@ struct Answer {
 type Loader<'a> = Box<dyn FnOnce(ReadSource) -> BoxFuture<'a, Result<Cached, Error>> + Send + 'a>;
 
 impl Client {
-    /// A client over this Redis.
+    /// A client over this Redis: the strategy [`Guarded`], and [`Settings::default`](crate::Settings), unless the builder is told otherwise.
+    ///
+    /// ```no_run
+    /// # async fn example(redis: rowbust_client::Redis) -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::Client;
+    /// let client = Client::builder(redis).build()?;
+    /// assert_eq!(client.strategy(), "guarded");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn builder(redis: Redis) -> Builder {
         Builder::new(redis, Arc::new(Guarded::new()))
@@ -275,19 +283,40 @@ impl Client {
         self.0.cx.remove_all(Step::Delete, keys.iter().copied()).await
     }
 
-    /// What was done so far.
+    /// What was done so far, by this client and its clones.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let before = client.stats();
+    /// client.get_or_load("stock:7", async |_| Ok::<_, std::io::Error>(Some(5))).await?;
+    /// println!("loads: {}", client.stats().loads - before.loads);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.cx.counters.read()
     }
 
-    /// The connection.
+    /// The connection that it was built with.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// client.get_or_load("stock:7", async |_| Ok::<_, std::io::Error>(Some(5))).await?;
+    /// println!("round trips so far: {}", client.redis().round_trips());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn redis(&self) -> &Redis {
         &self.0.cx.redis
     }
 
-    /// The strategy's name.
+    /// The strategy's name, as [`Strategy::name`] says it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// println!("strategy: {}", client.strategy());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn strategy(&self) -> &'static str {
         self.0.strategy.name()

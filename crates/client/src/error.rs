@@ -136,7 +136,14 @@ impl Error {
         Self::Reply { command, reply }
     }
 
-    /// Whether Redis is to blame: a read may go on without it.
+    /// Whether Redis is to blame: [`Error::Redis`] and [`Error::Reply`]. A read may go on without it.
+    ///
+    /// ```
+    /// use rowbust_client::Error;
+    /// let answer = Error::Reply { command: "GET", reply: "Okay(...)".to_owned() };
+    /// assert!(answer.is_cache());
+    /// assert!(!Error::Overloaded { reason: "the breaker is open" }.is_cache());
+    /// ```
     #[must_use]
     pub fn is_cache(&self) -> bool {
         matches!(self, Self::Redis { .. } | Self::Reply { .. })

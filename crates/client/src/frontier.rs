@@ -14,8 +14,9 @@ use crate::{Client, Error, Redis};
 ///
 /// ```no_run
 /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
-/// if let Some(frontier) = client.frontier("main", "product:7").await? {
-///     println!("all changes up to {:?} are done: {} {}", frontier.commit_time(), frontier.file, frontier.position);
+/// use rowbust_client::Frontier;
+/// if let Some(Frontier { file, position, .. }) = client.frontier("main", "product:7").await? {
+///     println!("all changes before {file} {position} are done");
 /// }
 /// # Ok(()) }
 /// ```
@@ -43,6 +44,16 @@ impl Frontier {
     }
 
     /// When the newest commit before it was made, by the source's clock; `None`: unknown.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// # let text = r#"{"v":1,"flavor":"mariadb","source":"1","gtids":"0-1-5","file":"b.000001","position":100,"time":1792000000}"#;
+    /// # let frontier: rowbust_client::Frontier = serde_json::from_str(text).unwrap();
+    /// // How long the cache is behind, where both clocks agree.
+    /// let behind = frontier.commit_time().and_then(|time| time.elapsed().ok());
+    /// assert_eq!(frontier.time, 1_792_000_000);
+    /// assert_eq!(frontier.commit_time(), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_792_000_000)));
+    /// ```
     #[must_use]
     pub fn commit_time(&self) -> Option<SystemTime> {
         (self.time > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(self.time.into()))
@@ -58,6 +69,15 @@ impl Client {
     ///
     /// # Errors
     /// When Redis fails.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// match client.frontier("main", "product:7").await? {
+    ///     Some(frontier) => println!("done up to {:?}", frontier.commit_time()),
+    ///     None => println!("no daemon has published anything yet"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn frontier(&self, source_name: &str, key: &str) -> Result<Option<Frontier>, Error> {
         let redis = self.redis();
         let at = match redis.is_cluster() {

@@ -59,6 +59,9 @@ pub enum Step {
 /// }
 /// ```
 pub trait Hooks: fmt::Debug + Send + Sync {
-    /// Completes when the step may be taken.
+    /// Completes when the step may be taken. `key` is what the step is about: of one that several keys share, the first; of [`Step::Pool`], the
+    /// key at which the pool is published.
+    ///
+    /// Example: see [`Hooks`].
     fn before<'a>(&'a self, step: Step, key: &'a str) -> BoxFuture<'a, ()>;
 }

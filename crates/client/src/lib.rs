@@ -11,6 +11,25 @@
 //! - [`adapter`]: pools of connections by member, for `mysql_async` and `sqlx`.
 //! - [`Hooks`]: hold a strategy up between its steps, for tests.
 //!
+//! ```no_run
+//! use rowbust_client::{Change, Client, ConnectOptions, Redis};
+//!
+//! # async fn load_name(_: &str, _: u64) -> Result<Option<String>, std::io::Error> { Ok(None) }
+//! # async fn rename(_: u64, _: &str) -> Result<(), std::io::Error> { Ok(()) }
+//! # async fn example() -> Result<(), rowbust_client::Error> {
+//! let redis = Redis::connect("redis://cache:6379", ConnectOptions::default()).await?;
+//! let client = Client::builder(redis).build()?;
+//!
+//! // A read: from the cache, else from the database, at the server that the loader is told.
+//! let name: Option<String> = client
+//!     .get_or_load("product:7", async |source| load_name(source.member().unwrap_or("db1:3306"), 7).await)
+//!     .await?;
+//!
+//! // A write, with the keys that it makes wrong.
+//! client.write(&Change::of("product:7"), async || rename(7, "a new name").await).await?.into_result()?;
+//! # Ok(()) }
+//! ```
+//!
 //! Guarantees: no panic on any reply; bytes that are no such value are never handed out; intervals are measured by the monotonic clock,
 //! or by Redis' own. May depend on `rowbust-protocol`; never on Kafka, a MySQL driver (but for the adapters behind features) or openssl.
 
@@ -33,8 +52,6 @@ pub mod strategy;
 
 pub use change::{Change, Written};
 pub use client::{Builder, Client, Loaded, Origin};
-#[doc(hidden)]
-pub use context::Context;
 pub use error::{BoxError, Error};
 pub use frontier::Frontier;
 pub use hooks::{Hooks, Step};

@@ -14,157 +14,22 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError,
-    ServerErrorKind, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, ServerErrorKind,
+    TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 
+mod options;
+
+pub use options::{ConnectOptions, Login, Tls};
+
 /// Between two tries to reach a server that can't be reached.
 const RETRY: Duration = Duration::from_millis(100);
 /// Between two looks at who is the master.
 const WATCH: Duration = Duration::from_secs(1);
-
-/// How to connect.
-///
-/// ```
-/// use std::time::Duration;
-/// use rowbust_client::ConnectOptions;
-/// // A read that waits for Redis for longer than this goes to the database.
-/// let options = ConnectOptions::default().response_timeout(Duration::from_millis(50));
-/// assert_eq!(options.connect_timeout, Duration::from_secs(1));
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ConnectOptions {
-    /// How long a connection may take to be made, login included. Default: 1 s.
-    pub connect_timeout: Duration,
-    /// How long a reply may take. Default: 500 ms. A read then goes on without Redis (`Settings::on_cache_error`).
-    pub response_timeout: Duration,
-    /// With sentinels: the login at the servers. Default: none. (Elsewhere, and for the sentinels themselves, it is part of the URL.)
-    pub login: Option<Login>,
-    /// Certificates for `rediss://`. Default: the system's authorities, and none of one's own.
-    pub tls: Option<Tls>,
-}
-
-impl Default for ConnectOptions {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_millis(500),
-            login: None,
-            tls: None,
-        }
-    }
-}
-
-impl ConnectOptions {
-    /// Sets [`ConnectOptions::response_timeout`].
-    #[must_use]
-    pub fn response_timeout(mut self, timeout: Duration) -> Self {
-        self.response_timeout = timeout;
-        self
-    }
-
-    /// Sets [`ConnectOptions::connect_timeout`].
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets [`ConnectOptions::login`].
-    #[must_use]
-    pub fn login(mut self, login: Login) -> Self {
-        self.login = Some(login);
-        self
-    }
-
-    /// Sets [`ConnectOptions::tls`].
-    #[must_use]
-    pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = Some(tls);
-        self
-    }
-
-    fn certificates(&self) -> Option<TlsCertificates> {
-        self.tls.clone().map(|Tls { ca, own }| TlsCertificates {
-            root_cert: ca,
-            client_tls: own.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key }),
-        })
-    }
-}
-
-/// Whom to trust, and who one is, with `rediss://`. All is PEM.
-///
-/// ```no_run
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use rowbust_client::{ConnectOptions, Redis, Tls};
-/// let tls = Tls::default()
-///     .ca(std::fs::read("/etc/redis/ca.pem")?)
-///     .own(std::fs::read("/etc/app/cert.pem")?, std::fs::read("/etc/app/key.pem")?);
-/// let redis = Redis::connect("rediss://cache:6380", ConnectOptions::default().tls(tls)).await?;
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Default)]
-pub struct Tls {
-    ca: Option<Vec<u8>>,
-    own: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Tls {
-    /// Certificates of the authorities to trust, instead of the system's.
-    #[must_use]
-    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca = Some(pem.into());
-        self
-    }
-
-    /// One's own certificate and its private key, for servers that ask for them.
-    #[must_use]
-    pub fn own(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        self.own = Some((certificate.into(), key.into()));
-        self
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("ca", &self.ca.is_some())
-            .field("own", &self.own.is_some())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Who logs in at a server.
-///
-/// ```
-/// use rowbust_client::{ConnectOptions, Login};
-/// let login = Login { username: Some("app".into()), password: Some("secret".into()), db: 0 };
-/// let options = ConnectOptions::default().login(login);
-/// assert!(!format!("{options:?}").contains("secret"));
-/// ```
-#[derive(Clone, Default)]
-pub struct Login {
-    /// Default: none, which is the user `default`.
-    pub username: Option<String>,
-    /// Default: none.
-    pub password: Option<String>,
-    /// Which database. Default: 0.
-    pub db: i64,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login")
-            .field("username", &self.username)
-            .field("db", &self.db)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A Redis, Redis Cluster, or a master by way of sentinels. Cheap to clone: all clones share the connections.
 ///
@@ -211,6 +76,13 @@ impl Redis {
     ///
     /// # Errors
     /// When the URL can't be understood, or the server can't be reached.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Redis};
+    /// let redis = Redis::connect("redis://app:secret@cache:6379/0", ConnectOptions::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn connect(url: &str, options: ConnectOptions) -> Result<Self, crate::Error> {
         let client = match options.certificates() {
             Some(certificates) => Client::build_with_tls(url, certificates),
@@ -226,6 +98,14 @@ impl Redis {
     ///
     /// # Errors
     /// When a URL can't be understood, or no sentinel or no master can be reached.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Redis};
+    /// let sentinels = ["redis://sentinel1:26379", "redis://sentinel2:26379", "redis://sentinel3:26379"];
+    /// let redis = Redis::sentinel(&sentinels, "shop", ConnectOptions::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn sentinel(
         urls: &[&str],
         master: &str,
@@ -260,6 +140,14 @@ impl Redis {
     ///
     /// # Errors
     /// When a URL can't be understood, or no node can be reached.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{ConnectOptions, Redis};
+    /// // The other nodes are found by these.
+    /// let redis = Redis::cluster(&["redis://node1:6379", "redis://node2:6379"], ConnectOptions::default()).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn cluster(urls: &[&str], options: ConnectOptions) -> Result<Self, crate::Error> {
         let nodes = urls
             .iter()
@@ -288,12 +176,28 @@ impl Redis {
     }
 
     /// Commands sent so far by all clones; a script that had to be sent again counts again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let before = client.redis().commands();
+    /// client.invalidate(&["product:7", "product:8"]).await?;
+    /// println!("commands: {}", client.redis().commands() - before);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn commands(&self) -> u64 {
         self.counts.commands.load(Relaxed)
     }
 
     /// How often a call has waited for Redis so far, by all clones: two commands in one write count once.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let before = client.redis().round_trips();
+    /// client.get_or_load("stock:7", async |_| Ok::<_, std::io::Error>(Some(5))).await?;
+    /// println!("round trips: {}", client.redis().round_trips() - before);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn round_trips(&self) -> u64 {
         self.counts.round_trips.load(Relaxed)

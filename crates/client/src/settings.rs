@@ -233,35 +233,84 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// Another time to live, of at least a millisecond.
+    /// Another time to live than [`Settings::ttl`], of at least a millisecond; jittered like that.
+    ///
+    /// ```no_run
+    /// # async fn price_of(_: u64) -> Result<Option<u32>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// use std::time::Duration;
+    /// use rowbust_client::CallOptions;
+    /// let options = CallOptions::default().ttl(Duration::from_secs(5));
+    /// let price = client.get_or_load_with("price:7", &options, async |_| price_of(7).await).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Another time for *absent*; `None`: it isn't kept.
+    /// Another time for *absent* than [`Settings::null_ttl`]; `None`: it isn't kept.
+    ///
+    /// ```no_run
+    /// # async fn price_of(_: u64) -> Result<Option<u32>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::CallOptions;
+    /// // The row may be inserted at any moment, by a program that removes nothing.
+    /// let options = CallOptions::default().null_ttl(None);
+    /// let price = client.get_or_load_with("price:7", &options, async |_| price_of(7).await).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn null_ttl(mut self, ttl: Option<Duration>) -> Self {
         self.null_ttl = Some(ttl);
         self
     }
 
-    /// What to do with bytes that are no such value.
+    /// What to do with bytes that are no such value, instead of [`Settings::foreign`].
+    ///
+    /// ```no_run
+    /// # async fn price_of(_: u64) -> Result<Option<u32>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{CallOptions, Foreign};
+    /// let options = CallOptions::default().foreign(Foreign::Fail);
+    /// let price = client.get_or_load_with("price:7", &options, async |_| price_of(7).await).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn foreign(mut self, foreign: Foreign) -> Self {
         self.foreign = Some(foreign);
         self
     }
 
-    /// What to do when Redis fails.
+    /// What to do when Redis fails, instead of [`Settings::on_cache_error`].
+    ///
+    /// ```no_run
+    /// # async fn price_of(_: u64) -> Result<Option<u32>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{CallOptions, OnCacheError};
+    /// // A job at night that can wait for Redis: the database is spared.
+    /// let options = CallOptions::default().on_cache_error(OnCacheError::Fail);
+    /// let price = client.get_or_load_with("price:7", &options, async |_| price_of(7).await).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn on_cache_error(mut self, on_cache_error: OnCacheError) -> Self {
         self.on_cache_error = Some(on_cache_error);
         self
     }
 
-    /// Removes the entry first, and loads.
+    /// Removes the entry first, and loads. Default: no.
+    ///
+    /// ```no_run
+    /// # async fn price_of(_: u64) -> Result<Option<u32>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::CallOptions;
+    /// // Somebody who looks into a complaint wants the row itself.
+    /// let options = CallOptions::default().refresh();
+    /// let price = client.get_or_load_with("price:7", &options, async |_| price_of(7).await).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn refresh(mut self) -> Self {
         self.refresh = true;

@@ -15,8 +15,9 @@ use serde::Deserialize;
 ///
 /// ```no_run
 /// # async fn example(client: &rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+/// use rowbust_client::ReadSource;
 /// let name: Option<String> = client
-///     .get_or_load("product:7", async |source| {
+///     .get_or_load("product:7", async |source: ReadSource| {
 ///         // None: the primary. Some("db2:3306"): this member of the pool.
 ///         let host = source.member().unwrap_or("db1:3306");
 ///         read_name(host, 7).await
@@ -45,18 +46,45 @@ impl ReadSource {
 
     /// `host:port` of the server to read from, as the daemon's configuration spells it; chosen at random among the pool's members, so
     /// that loads are shared evenly. `None`: the primary.
+    ///
+    /// Example: see [`ReadSource`].
     #[must_use]
     pub fn member(&self) -> Option<&str> {
         self.members.get(self.chosen).map(String::as_str)
     }
 
     /// All members that may be read from, the primary first; empty where only the primary may. For loaders with a choice of their own.
+    ///
+    /// ```no_run
+    /// # async fn read_name(_: &str, _: u64) -> Result<Option<String>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let name: Option<String> = client
+    ///     .get_or_load("product:7", async |source| {
+    ///         // The replica in this data centre while it is a member, else the primary.
+    ///         let near = source.members().iter().find(|member| member.starts_with("db2.here:"));
+    ///         read_name(near.map_or("db1:3306", String::as_str), 7).await
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn members(&self) -> &[String] {
         &self.members
     }
 
     /// Whether [`ReadSource::member`] is the primary.
+    ///
+    /// ```no_run
+    /// # async fn read_name(_: &str, _: u64) -> Result<Option<String>, std::io::Error> { Ok(None) }
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// let name: Option<String> = client
+    ///     .get_or_load("product:7", async |source| {
+    ///         // A primary and one replica.
+    ///         read_name(if source.is_primary() { "db1:3306" } else { "db2:3306" }, 7).await
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_primary(&self) -> bool {
         self.chosen == 0

@@ -7,17 +7,33 @@
 //! written ([`check_value`]), not escaped, so that programs which read the key without this library find what they expect. (It begins
 //! with a zero byte: no JSON, XML or other text does.)
 //!
+//! Example: see [`Held`].
+//!
 //! Guarantees: any bytes are told apart without a panic; no byte string is both a value and something of ours.
 
 use std::{fmt, str::FromStr};
 
 /// What begins with this is no application's value.
+///
+/// ```
+/// use rowbust_protocol::lease::{MAGIC, NULL, RESERVED};
+/// assert!(MAGIC.starts_with(RESERVED) && NULL.starts_with(RESERVED));
+/// ```
 pub const RESERVED: &[u8] = b"\0rowbust:";
 /// What a lease begins with; its last byte is the version of the format.
+///
+/// Example: see [`RESERVED`].
 pub const MAGIC: &[u8; 16] = b"\0rowbust:lease:1";
 /// A key with this is cached as *absent*: the database has no such row.
+///
+/// Example: see [`Held`].
 pub const NULL: &[u8] = b"\0rowbust:null:1";
 /// Bytes of a lease.
+///
+/// ```
+/// use rowbust_protocol::lease::{LEN, Lease, Token};
+/// assert_eq!(Lease::new(Token::from_bytes([0; 16]), 0).encode().len(), LEN);
+/// ```
 pub const LEN: usize = 64;
 /// The largest deadline that can be written.
 const MAX_DEADLINE: u64 = 9_999_999_999_999_999;
@@ -25,23 +41,41 @@ const MAX_DEADLINE: u64 = 9_999_999_999_999_999;
 const TOKEN_END: usize = 48;
 
 /// 128 random bits: who may fill.
+///
+/// ```
+/// use rowbust_protocol::lease::Token;
+/// let token: Token = "000102030405060708090a0b0c0d0e0f".parse()?;
+/// assert_eq!(token.as_bytes()[15], 0x0f);
+/// assert_eq!(token.to_string().as_bytes(), token.to_hex());
+/// # Ok::<(), rowbust_protocol::lease::NoToken>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token([u8; 16]);
 
 impl Token {
     /// Of these bytes, which must come from a source of randomness: two alike would let one caller fill with the other's lease.
+    ///
+    /// ```
+    /// use rowbust_protocol::lease::Token;
+    /// # let random = || [7; 16];
+    /// let token = Token::from_bytes(random());
+    /// ```
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
     /// Its bytes.
+    ///
+    /// Example: see [`Token`].
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
     /// As it is written: 32 lower-case hex digits.
+    ///
+    /// Example: see [`Token`].
     #[must_use]
     pub fn to_hex(self) -> [u8; 32] {
         let mut hex = [b'0'; 32];
@@ -54,6 +88,13 @@ impl Token {
     }
 
     /// What a key's value begins with while it holds a lease with this token.
+    ///
+    /// ```
+    /// use rowbust_protocol::lease::{Lease, Token};
+    /// let token = Token::from_bytes([0xab; 16]);
+    /// // Whatever its deadline.
+    /// assert!(Lease::new(token, 1_795_331_626_000).encode().starts_with(&token.lease_prefix()));
+    /// ```
     #[must_use]
     pub fn lease_prefix(self) -> [u8; TOKEN_END] {
         let mut prefix = [0; TOKEN_END];
@@ -93,6 +134,11 @@ impl fmt::Debug for Token {
 }
 
 /// Text that is no token.
+///
+/// ```
+/// use rowbust_protocol::lease::{NoToken, Token};
+/// assert_eq!("ABCD".parse::<Token>(), Err(NoToken));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token is 32 lower-case hex digits")]
 pub struct NoToken;
@@ -121,12 +167,20 @@ pub struct Lease {
 
 impl Lease {
     /// `deadline`: milliseconds since 1970 by Redis' clock, at most sixteen digits of them (later ones are cut to that).
+    ///
+    /// Example: see [`Lease`].
     #[must_use]
     pub fn new(token: Token, deadline: u64) -> Self {
         Self { token, deadline: deadline.min(MAX_DEADLINE) }
     }
 
     /// Who may fill.
+    ///
+    /// ```
+    /// use rowbust_protocol::lease::{Lease, Token};
+    /// let mine = Token::from_bytes([0xab; 16]);
+    /// assert_eq!(Lease::new(mine, 1_795_331_626_000).token(), mine);
+    /// ```
     #[must_use]
     pub const fn token(&self) -> Token {
         self.token
@@ -134,12 +188,20 @@ impl Lease {
 
     /// Until when, in milliseconds since 1970 by Redis' clock. Only who else wants to fill looks at it: a fill under this token is
     /// accepted for as long as the lease stands.
+    ///
+    /// ```
+    /// use rowbust_protocol::lease::{Lease, Token};
+    /// let lease = Lease::new(Token::from_bytes([0xab; 16]), u64::MAX);
+    /// assert_eq!(lease.deadline(), 9_999_999_999_999_999);
+    /// ```
     #[must_use]
     pub const fn deadline(&self) -> u64 {
         self.deadline
     }
 
     /// Its bytes.
+    ///
+    /// Example: see [`Lease`].
     #[must_use]
     pub fn encode(&self) -> [u8; LEN] {
         let mut bytes = [b'0'; LEN];
@@ -154,6 +216,14 @@ impl Lease {
     }
 
     /// From bytes of exactly this form; `None` for any others.
+    ///
+    /// ```
+    /// use rowbust_protocol::lease::{Lease, Token};
+    /// let lease = Lease::new(Token::from_bytes([0xab; 16]), 1_795_331_626_000);
+    /// let bytes = lease.encode();
+    /// assert_eq!(Lease::decode(&bytes), Some(lease));
+    /// assert_eq!(Lease::decode(&bytes[..63]), None);
+    /// ```
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; LEN] = bytes.try_into().ok()?;
@@ -168,6 +238,21 @@ impl Lease {
 }
 
 /// What stands at a key.
+///
+/// ```
+/// use rowbust_protocol::lease::{Held, NULL};
+/// /// What a reader hands out; `None`: a miss.
+/// fn value(bytes: &[u8]) -> Option<Option<&[u8]>> {
+///     match Held::parse(bytes) {
+///         Held::Value(value) => Some(Some(value)),
+///         Held::Null => Some(None),
+///         Held::Lease(_) | Held::Unknown => None,
+///     }
+/// }
+/// assert_eq!(value(b"{}"), Some(Some(b"{}".as_slice())));
+/// assert_eq!(value(NULL), Some(None));
+/// assert_eq!(value(b"\0rowbust:lease:2..."), None);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held<'a> {
     /// The application's bytes.
@@ -182,6 +267,8 @@ pub enum Held<'a> {
 
 impl<'a> Held<'a> {
     /// Tells them apart.
+    ///
+    /// Example: see [`Held`].
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Self {
         if !bytes.starts_with(RESERVED) {
@@ -199,6 +286,12 @@ impl<'a> Held<'a> {
 #[error(
     "the value begins with \"\\0rowbust:\", which marks rowbust's own entries: encode it otherwise, for example with a first byte that isn't zero"
 )]
+///
+/// ```
+/// use rowbust_protocol::lease::{ReservedValue, check_value};
+/// assert_eq!(check_value(b"\0rowbust:null:1"), Err(ReservedValue));
+/// assert!(ReservedValue.to_string().contains("encode it otherwise"));
+/// ```
 pub struct ReservedValue;
 
 /// Whether these bytes may be cached as a value.

@@ -1,16 +1,21 @@
 //! The scripts of `scripts.lua`, by name.
 //!
+//! Example: see [`Script`].
+//!
 //! Guarantees: no I/O; the hashes are those that Redis computes (a test runs `SCRIPT LOAD`).
 
 /// The whole file, for other languages' clients.
+///
+/// Example: see [`Script`].
 pub const FILE: &str = include_str!("scripts.lua");
 
 /// One script: run it by [`Script::sha1`] with `EVALSHA`, and with its [`Script::text`] by `EVAL` when Redis answers `NOSCRIPT`.
 ///
 /// ```
-/// use rowbust_protocol::scripts::Script;
+/// use rowbust_protocol::scripts::{self, Script};
 /// assert!(Script::Fill.text().contains("GETRANGE"));
 /// assert_eq!(Script::Fill.sha1().len(), 40);
+/// assert!(scripts::FILE.contains(Script::Fill.text()));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Script {
@@ -40,6 +45,13 @@ pub enum Script {
 
 impl Script {
     /// All of them, in the file's order.
+    ///
+    /// ```
+    /// use rowbust_protocol::scripts::Script;
+    /// // SCRIPT LOAD each, at the start.
+    /// let texts = Script::ALL.map(Script::text);
+    /// assert!(texts.iter().all(|text| !text.is_empty()));
+    /// ```
     pub const ALL: [Self; 11] = [
         Self::Lease,
         Self::Fill,
@@ -55,12 +67,19 @@ impl Script {
     ];
 
     /// Its name in the file.
+    ///
+    /// ```
+    /// use rowbust_protocol::scripts::Script;
+    /// assert_eq!(Script::FillFenced.name(), "fill_fenced");
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.parts().0
     }
 
     /// SHA-1 of its text, as Redis names it.
+    ///
+    /// Example: see [`Script`].
     #[must_use]
     pub const fn sha1(self) -> &'static str {
         self.parts().1
@@ -83,6 +102,8 @@ impl Script {
     }
 
     /// Its text.
+    ///
+    /// Example: see [`Script`].
     #[must_use]
     pub fn text(self) -> &'static str {
         // Every name is in the file (a test), so the empty text is never seen.

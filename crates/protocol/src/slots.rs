@@ -1,16 +1,21 @@
 //! Slots of a Redis cluster.
 //!
+//! Example: see [`slot`].
+//!
 //! Guarantees: a key's slot is what the cluster specification says (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>,
 //! "Hash tags", appendix A).
 
 /// Slots of a cluster.
+///
+/// Example: see [`slot`].
 pub const SLOTS: u16 = 16384;
 
 /// The slot of a key.
 ///
 /// ```
-/// use rowbust_protocol::slots::slot;
+/// use rowbust_protocol::slots::{SLOTS, slot};
 /// assert_eq!(slot(b"product:{7}"), slot(b"rowbust:lock:{7}"));
+/// assert!(slot(b"product:7") < SLOTS);
 /// ```
 #[must_use]
 pub fn slot(key: &[u8]) -> u16 {
@@ -53,6 +58,14 @@ const fn table() -> [u16; 256] {
 }
 
 /// Numbers, as text, that hash to slots for which `is_own` holds, at most `count`; the least ones, so that they stay the same.
+///
+/// ```
+/// use rowbust_protocol::slots::{slot, tags};
+/// // Of a master that serves the slots from 0 to 5460.
+/// let found = tags(|slot| slot <= 5460, 2);
+/// assert_eq!(found.len(), 2);
+/// assert!(slot(format!("rowbust:frontier:{{{}}}:main", found[0]).as_bytes()) <= 5460);
+/// ```
 pub fn tags(is_own: impl Fn(u16) -> bool, count: usize) -> Vec<String> {
     // Every slot is met within the first 200,000 numbers (a test says so).
     (0..200_000u32).map(|n| n.to_string()).filter(|text| is_own(slot(text.as_bytes()))).take(count).collect()

@@ -1,5 +1,7 @@
 //! Key templates: `product:{id}`, `product:sku:{old.sku}`, `user:{email|lower}`.
 //!
+//! Example: see [`Template`].
+//!
 //! Guarantees: a template is parsed once; rendering a key allocates nothing once its buffers have grown, never
 //! panics and never writes more than [`MAX_KEY_BYTES`]. Depends on nothing of ours, and knows nothing of binlogs:
 //! the values come from the caller, so that the live path, `rowbust explain` and a client render by the same code.
@@ -43,14 +45,14 @@
 //! Percent-decoding gives the value back, so two different values never give the same text. Whether two different
 //! *rows* can give the same key is a question of the literals between the columns: see [`Template::ambiguity`].
 
+mod error;
 mod escape;
 mod invert;
 mod parse;
 pub mod path;
 mod pattern;
 
-use std::fmt;
-
+pub use error::{TemplateError, TemplateErrorKind};
 pub use escape::escape_into;
 pub use path::{JsonPath, PathLeg};
 pub use pattern::escape_glob;
@@ -58,9 +60,31 @@ pub use pattern::escape_glob;
 /// The longest key or field that a template makes, in bytes. A longer one is [`RenderError::TooLong`]: Redis would
 /// take up to 512 MB, but keys wait in bounded memory, and a key that nobody could have built by hand is a mistake
 /// in the mapping.
+///
+/// ```
+/// use rowbust_protocol::template::{MAX_KEY_BYTES, Template};
+/// assert!(Template::parse(&"k".repeat(MAX_KEY_BYTES + 1)).is_err());
+/// ```
 pub const MAX_KEY_BYTES: usize = 64 * 1024;
 
 /// A compiled key template. See the [module](self) for syntax, filters and escaping.
+///
+/// ```
+/// use rowbust_protocol::template::{Rendered, SlotValue, Template};
+/// let template = Template::parse("product:{shop}:{name|lower}")?;
+/// let row = [("name", "Tea Pot"), ("shop", "de")];
+///
+/// let (mut key, mut scratch) = (Vec::new(), Vec::new());
+/// let rendered = template.render(&mut key, &mut scratch, |slot, text| {
+///     let column = &*template.columns()[slot].name;
+///     let Some((_, value)) = row.iter().find(|(name, _)| *name == column) else { return Err("no such column") };
+///     text.extend_from_slice(value.as_bytes());
+///     Ok(SlotValue::Text)
+/// });
+/// assert_eq!(key, b"product:de:tea%20pot");
+/// assert_eq!(rendered, Ok(Rendered::Key { escaped: true }));
+/// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     source: Box<str>,
@@ -69,6 +93,14 @@ pub struct Template {
 }
 
 /// A column that a template uses. Its place in [`Template::columns`] is its *slot*.
+///
+/// ```
+/// use rowbust_protocol::template::{ColumnRef, ImageRef, Template};
+/// let template = Template::parse("product:sku:{old.sku}")?;
+/// let sku = ColumnRef { name: "sku".into(), image: ImageRef::Old, path: None };
+/// assert_eq!(template.columns(), [sku]);
+/// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnRef {
     /// The column's name, without backticks.
@@ -81,6 +113,8 @@ pub struct ColumnRef {
 }
 
 /// The row image that a column of a template is read from.
+///
+/// Example: see [`ColumnRef`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageRef {
     /// `{col}`: each image in turn; an update makes a key from the row before and one from the row after.
@@ -115,6 +149,8 @@ enum Filter {
 }
 
 /// What the caller found in a slot.
+///
+/// Example: see [`Template`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotValue {
     /// SQL NULL; nothing was appended.
@@ -124,6 +160,16 @@ pub enum SlotValue {
 }
 
 /// What [`Template::render`] made.
+///
+/// ```
+/// use rowbust_protocol::template::{Rendered, SlotValue, Template};
+/// let template = Template::parse("product:sku:{sku}")?;
+/// let (mut key, mut scratch) = (Vec::new(), Vec::new());
+/// let rendered = template.render(&mut key, &mut scratch, |_, _| Ok::<_, ()>(SlotValue::Null));
+/// assert_eq!(rendered, Ok(Rendered::Null { slot: 0 }));
+/// assert!(key.is_empty());
+/// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rendered {
     /// A key was appended.
@@ -140,6 +186,18 @@ pub enum Rendered {
 }
 
 /// Why no key could be made. Nothing was appended.
+///
+/// ```
+/// use rowbust_protocol::template::{MAX_KEY_BYTES, RenderError, SlotValue, Template};
+/// let template = Template::parse("note:{text}")?;
+/// let (mut key, mut scratch) = (Vec::new(), Vec::new());
+/// let rendered = template.render(&mut key, &mut scratch, |_, text| {
+///     text.resize(text.len() + MAX_KEY_BYTES, b'x');
+///     Ok::<_, ()>(SlotValue::Text)
+/// });
+/// assert_eq!(rendered, Err(RenderError::TooLong));
+/// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError<E> {
     /// The caller couldn't read a value.
@@ -150,95 +208,14 @@ pub enum RenderError<E> {
     TooLong,
 }
 
-/// Why a template can't be used, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TemplateError {
-    /// Byte offset into the template, on a character's boundary; at most its length.
-    pub offset: usize,
-    /// What is wrong.
-    pub kind: TemplateErrorKind,
-    /// What to write instead.
-    pub help: String,
-}
-
-/// What is wrong with a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TemplateErrorKind {
-    /// The template is empty.
-    Empty,
-    /// A `{` without its `}`.
-    Unclosed,
-    /// A single `}` in the text.
-    StrayClose,
-    /// `{}` or `{|lower}`: no column.
-    NoColumn,
-    /// A column's name with a character that needs backticks, or broken backticks.
-    ColumnName,
-    /// A JSON path that can't be read, or that can mean several values.
-    Path(path::PathMistake),
-    /// `{x.col}` where x is neither `old` nor `new`.
-    UnknownImage(String),
-    /// A filter that doesn't exist.
-    UnknownFilter(String),
-    /// The same filter twice, or both `lower` and `upper`.
-    ConflictingFilters(String),
-    /// `default` without its text.
-    MissingArgument(String),
-    /// An argument to a filter that takes none.
-    UnexpectedArgument(String),
-    /// A control character (a line break of a YAML block, for instance) in the text.
-    ControlCharacter,
-    /// The literal text alone is longer than [`MAX_KEY_BYTES`].
-    TooLong,
-}
-
-impl TemplateError {
-    /// A stable name of the mistake, for people and tools.
-    pub fn code(&self) -> &'static str {
-        match self.kind {
-            TemplateErrorKind::Empty => "template_empty",
-            TemplateErrorKind::Unclosed => "template_unclosed_brace",
-            TemplateErrorKind::StrayClose => "template_stray_brace",
-            TemplateErrorKind::NoColumn => "template_no_column",
-            TemplateErrorKind::ColumnName => "template_column_name",
-            TemplateErrorKind::Path(_) => "template_json_path",
-            TemplateErrorKind::UnknownImage(_) => "template_unknown_image",
-            TemplateErrorKind::UnknownFilter(_) => "template_unknown_filter",
-            TemplateErrorKind::ConflictingFilters(_) => "template_conflicting_filters",
-            TemplateErrorKind::MissingArgument(_) => "template_missing_argument",
-            TemplateErrorKind::UnexpectedArgument(_) => "template_unexpected_argument",
-            TemplateErrorKind::ControlCharacter => "template_control_character",
-            TemplateErrorKind::TooLong => "template_too_long",
-        }
-    }
-}
-
-/// What is wrong, in a few words, without the help.
-impl fmt::Display for TemplateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            TemplateErrorKind::Empty => f.write_str("the template is empty"),
-            TemplateErrorKind::Unclosed => f.write_str("`{` is never closed"),
-            TemplateErrorKind::StrayClose => f.write_str("`}` closes nothing"),
-            TemplateErrorKind::NoColumn => f.write_str("no column stands between the braces"),
-            TemplateErrorKind::ColumnName => f.write_str("not a column's name"),
-            TemplateErrorKind::Path(mistake) => mistake.fmt(f),
-            TemplateErrorKind::UnknownImage(name) => write!(f, "`{name}.` is no row image"),
-            TemplateErrorKind::UnknownFilter(name) => write!(f, "unknown filter `{name}`"),
-            TemplateErrorKind::ConflictingFilters(name) => {
-                write!(f, "filter `{name}` contradicts or repeats an earlier one")
-            }
-            TemplateErrorKind::MissingArgument(name) => write!(f, "filter `{name}` needs an argument"),
-            TemplateErrorKind::UnexpectedArgument(name) => write!(f, "filter `{name}` takes no argument"),
-            TemplateErrorKind::ControlCharacter => f.write_str("a control character in the template"),
-            TemplateErrorKind::TooLong => write!(f, "the template is longer than {MAX_KEY_BYTES} bytes"),
-        }
-    }
-}
-
-impl std::error::Error for TemplateError {}
-
 /// Two columns of a template whose values can run into each other; see [`Template::ambiguity`].
+///
+/// ```
+/// use rowbust_protocol::template::{Ambiguity, Template};
+/// let template = Template::parse("price:{country}-{sku}")?;
+/// assert_eq!(template.ambiguity(), Some(Ambiguity { first: "country", second: "sku" }));
+/// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ambiguity<'a> {
     /// The first column.
@@ -252,26 +229,56 @@ impl Template {
     ///
     /// # Errors
     /// The first mistake, with its offset and what to write instead.
+    ///
+    /// Example: see [`Template`].
     pub fn parse(source: &str) -> Result<Self, TemplateError> {
         parse::parse(source)
     }
 
     /// The template as written.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// assert_eq!(Template::parse("product:{id}")?.source(), "product:{id}");
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn source(&self) -> &str {
         &self.source
     }
 
     /// The columns that it uses, each pair of name and image once, in the order of their first use.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// let template = Template::parse("{{user:{id}}}:cart:{shop}:{id}")?;
+    /// let names: Vec<&str> = template.columns().iter().map(|column| &*column.name).collect();
+    /// assert_eq!(names, ["id", "shop"]);
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn columns(&self) -> &[ColumnRef] {
         &self.columns
     }
 
     /// Whether it uses no column: every row gives the same key.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// assert!(Template::parse("products:all")?.is_constant());
+    /// assert!(!Template::parse("product:{id}")?.is_constant());
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn is_constant(&self) -> bool {
         self.columns.is_empty()
     }
 
     /// Whether it uses a column of this kind of image.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::{ImageRef, Template};
+    /// let template = Template::parse("product:sku:{old.sku}")?;
+    /// assert!(template.uses(ImageRef::Old) && !template.uses(ImageRef::Both));
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn uses(&self, image: ImageRef) -> bool {
         self.columns.iter().any(|c| c.image == image)
     }
@@ -285,6 +292,8 @@ impl Template {
     ///
     /// # Errors
     /// The error of `get`, or [`RenderError::TooLong`]. `out` is then as it was.
+    ///
+    /// Example: see [`Template`].
     pub fn render<E>(
         &self,
         out: &mut Vec<u8>,
@@ -341,6 +350,14 @@ impl Template {
     /// `1-2`, `3` and `1`, `2-3` give the same key. `None` when different values always give different keys (filters
     /// that fold case, and `default`, aside). Harmless for correctness, as then too many keys are removed and never
     /// too few, but worth a warning.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// // A value's `:` is escaped, so that none can stand for the one between them.
+    /// assert_eq!(Template::parse("price:{country}:{sku}")?.ambiguity(), None);
+    /// assert!(Template::parse("price:{country}{sku}")?.ambiguity().is_some());
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn ambiguity(&self) -> Option<Ambiguity<'_>> {
         let mut previous: Option<&Placeholder> = None;
         let mut separated = false;

@@ -46,12 +46,23 @@ pub struct BinlogLease {
 
 impl BinlogLease {
     /// Leases as those of [`Guarded::new`](super::Guarded::new).
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{BinlogLease, Strategy};
+    /// assert_eq!(BinlogLease::new().name(), "binlog-lease");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// As [`Guarded::hold`](super::Guarded::hold). Default: 5 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::BinlogLease;
+    /// let strategy = BinlogLease::new().hold(Duration::from_secs(10));
+    /// ```
     #[must_use]
     pub fn hold(mut self, hold: Duration) -> Self {
         self.leases.hold = hold;
@@ -59,6 +70,11 @@ impl BinlogLease {
     }
 
     /// As [`Guarded::source_name`](super::Guarded::source_name). Default: `main`.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::BinlogLease;
+    /// let strategy = BinlogLease::new().source_name("shop");
+    /// ```
     #[must_use]
     pub fn source_name(mut self, name: &str) -> Self {
         self.leases.pool = Some(pool_key(name));

@@ -59,7 +59,9 @@ const MOST: usize = 100;
 const TOKEN_LEN: usize = 32;
 
 impl DelayedDoubleDelete {
-    /// With this delay, an `update_within` of 30 s, and the list `rowbust:owed`.
+    /// With this delay from the update to the second delete, an `update_within` of 30 s, and the list `rowbust:owed`.
+    ///
+    /// Example: see [`DelayedDoubleDelete`].
     #[must_use]
     pub fn new(delay: Duration) -> Self {
         Self { delay, update_within: Duration::from_secs(30), list: "rowbust:owed".to_owned() }
@@ -67,6 +69,13 @@ impl DelayedDoubleDelete {
 
     /// How long an update takes at most. Of a process that died in it, the second delete comes this and the delay after the first.
     /// Default: 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::DelayedDoubleDelete;
+    /// // The database ends statements after 5 s.
+    /// let strategy = DelayedDoubleDelete::new(Duration::from_millis(500)).update_within(Duration::from_secs(5));
+    /// ```
     #[must_use]
     pub fn update_within(mut self, time: Duration) -> Self {
         self.update_within = time;
@@ -74,6 +83,13 @@ impl DelayedDoubleDelete {
     }
 
     /// The key of the sorted set. Default: `rowbust:owed`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::DelayedDoubleDelete;
+    /// // Two applications share a Redis; each carries out its own.
+    /// let strategy = DelayedDoubleDelete::new(Duration::from_millis(500)).list("shop:owed");
+    /// ```
     #[must_use]
     pub fn list(mut self, key: &str) -> Self {
         self.list = key.to_owned();

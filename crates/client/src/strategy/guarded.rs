@@ -96,6 +96,11 @@ impl Default for Guarded {
 
 impl Guarded {
     /// Leases of 5 s, 100 ms of waiting for another's fill, the pool of the source `main`.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{Guarded, Strategy};
+    /// assert_eq!(Guarded::new().name(), "guarded");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { leases: Leases::default() }
@@ -103,6 +108,8 @@ impl Guarded {
 
     /// How long a lease keeps others from loading. A load that takes longer may find its fill refused, no more: the time is no part of
     /// what keeps old values out. Default: 5 s.
+    ///
+    /// Example: see [`Guarded`].
     #[must_use]
     pub fn hold(mut self, hold: Duration) -> Self {
         self.leases.hold = hold;
@@ -110,6 +117,13 @@ impl Guarded {
     }
 
     /// How long to wait for another's fill before loading without filling. Default: 100 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::Guarded;
+    /// // Loads take half a second: rather wait for another one's than load twice.
+    /// let strategy = Guarded::new().busy_wait(Duration::from_millis(600));
+    /// ```
     #[must_use]
     pub fn busy_wait(mut self, wait: Duration) -> Self {
         self.leases.busy_wait = wait;
@@ -117,6 +131,12 @@ impl Guarded {
     }
 
     /// The daemon's `source.name`, under which it publishes the pool of read sources. Default: `main`.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::Guarded;
+    /// // The daemon's configuration says `source: { name: shop, … }`.
+    /// let strategy = Guarded::new().source_name("shop");
+    /// ```
     #[must_use]
     pub fn source_name(mut self, name: &str) -> Self {
         self.leases.pool = Some(pool_key(name));
@@ -124,6 +144,12 @@ impl Guarded {
     }
 
     /// Loads read from the primary only, which is always a member: saves the look at the pool.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::Guarded;
+    /// // There are no replicas.
+    /// let strategy = Guarded::new().primary_only();
+    /// ```
     #[must_use]
     pub fn primary_only(mut self) -> Self {
         self.leases.pool = None;

@@ -65,18 +65,35 @@ impl Default for LockSerialized {
 
 impl LockSerialized {
     /// Locks of 10 s, renewed while they are held; 5 s of waiting for one; the fence is checked.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{LockSerialized, Strategy};
+    /// assert_eq!(LockSerialized::new().name(), "lock-serialized");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { locks: Locks::default(), fenced: true }
     }
 
     /// The same without the fence, which leaves the race above.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{LockSerialized, Strategy};
+    /// assert_eq!(LockSerialized::unfenced().name(), "lock-serialized-unfenced");
+    /// ```
     #[must_use]
     pub fn unfenced() -> Self {
         Self { fenced: false, ..Self::new() }
     }
 
     /// How long a lock lasts that is no longer renewed. Default: 10 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::LockSerialized;
+    /// // Of a process that died in a write, others wait for 3 s at most.
+    /// let strategy = LockSerialized::new().hold(Duration::from_secs(3));
+    /// ```
     #[must_use]
     pub fn hold(mut self, hold: Duration) -> Self {
         self.locks.hold = hold;
@@ -84,6 +101,12 @@ impl LockSerialized {
     }
 
     /// How long to wait for a lock: a write then fails, a read loads without filling. Default: 5 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::LockSerialized;
+    /// let strategy = LockSerialized::new().wait(Duration::from_secs(1));
+    /// ```
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.locks.wait = wait;

@@ -56,6 +56,11 @@ impl Default for LogicalExpiry {
 
 impl LogicalExpiry {
     /// Entries kept an hour past their TTL; a rebuild lock of 10 s; 100 ms of waiting where there is no entry at all.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{LogicalExpiry, Strategy};
+    /// assert_eq!(LogicalExpiry::new().name(), "logical-expiry");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         let lock = RebuildLock { hold: Duration::from_secs(10), wait: Duration::from_millis(100) };
@@ -63,13 +68,23 @@ impl LogicalExpiry {
     }
 
     /// For how long past its TTL an entry may still be handed out. Default: an hour.
+    ///
+    /// Example: see [`LogicalExpiry`].
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
         self
     }
 
-    /// The rebuild lock.
+    /// The rebuild lock. Default: held for 10 s, waited for for 100 ms where there is no entry at all.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::{RebuildLock, strategy::LogicalExpiry};
+    /// // Loads take up to 20 s; who finds no entry at all waits for half a second.
+    /// let lock = RebuildLock { hold: Duration::from_secs(30), wait: Duration::from_millis(500) };
+    /// let strategy = LogicalExpiry::new().lock(lock);
+    /// ```
     #[must_use]
     pub fn lock(mut self, lock: RebuildLock) -> Self {
         self.lock = lock;

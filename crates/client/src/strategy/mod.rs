@@ -18,6 +18,18 @@
 //!
 //! Each type's page has the steps, what they cost, the race that is left as an interleaving, and when it is enough.
 //!
+//! ```
+//! use std::sync::Arc;
+//! use rowbust_client::strategy::{CacheAside, Guarded, Strategy};
+//!
+//! /// The one that a configuration names.
+//! fn strategy(name: &str) -> Option<Arc<dyn Strategy>> {
+//!     let known: [Arc<dyn Strategy>; 2] = [Arc::new(Guarded::new()), Arc::new(CacheAside)];
+//!     known.into_iter().find(|strategy| strategy.name() == name)
+//! }
+//! assert!(strategy("guarded").is_some() && strategy("fastest").is_none());
+//! ```
+//!
 //! # Round trips to Redis
 //!
 //! Counted by a test on a real Redis, for one key and without contention:
@@ -29,11 +41,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use rowbust_protocol::lease::Token;
 
-use crate::{
-    Error, Step, change::Change, commands::Cached, context::Context, lock::Guard, source::ReadSource,
-};
+use crate::{Error, Step, change::Change, commands::Cached, context::Context, source::ReadSource};
 
 mod binlog;
 mod binlog_lease;
@@ -45,6 +54,7 @@ mod guarded;
 mod lock_serialized;
 mod logical_expiry;
 mod ttl_only;
+mod turn;
 mod write_cache_then_db;
 mod write_db_then_cache;
 mod write_through;
@@ -68,84 +78,7 @@ mod sealed {
     pub trait Sealed {}
 }
 pub(crate) use sealed::Sealed;
-
-/// What a first look at a key gave.
-#[derive(Debug)]
-pub enum Lookup {
-    /// To be handed out.
-    #[doc(hidden)]
-    Hit(Found),
-    /// May be handed out, and should be loaded anew by whoever gets the turn.
-    #[doc(hidden)]
-    Early(Found),
-    /// Nothing.
-    #[doc(hidden)]
-    Miss,
-}
-
-/// What a key held. Opaque.
-#[derive(Debug)]
-pub struct Found(pub(crate) Cached);
-
-/// What a reader may do after a miss.
-#[derive(Debug)]
-pub enum Acquired {
-    /// It was filled meanwhile.
-    #[doc(hidden)]
-    Hit(Found),
-    /// Load, and fill with this.
-    #[doc(hidden)]
-    Turn(Ticket),
-    /// Load, and don't fill.
-    #[doc(hidden)]
-    Busy,
-}
-
-/// The right to fill. Opaque.
-#[derive(Debug)]
-pub struct Ticket {
-    right: Right,
-    /// Where the load may read, if that was told with the right.
-    source: Option<ReadSource>,
-}
-
-#[derive(Debug)]
-pub(crate) enum Right {
-    /// Anybody's.
-    Plain,
-    /// A lease at the key.
-    Lease(Token),
-    /// A lock beside the key, and whether its fence is checked.
-    Lock(Guard, bool),
-    /// A rebuild lock beside the key.
-    Rebuild(String, Token),
-}
-
-impl Ticket {
-    pub(crate) fn new(right: Right) -> Self {
-        Self { right, source: None }
-    }
-
-    pub(crate) fn plain() -> Self {
-        Self::new(Right::Plain)
-    }
-
-    /// What was asked for *behind* the right, never before it.
-    pub(crate) fn reading_from(self, source: Option<ReadSource>) -> Self {
-        Self { source, ..self }
-    }
-
-    pub(crate) fn take_source(&mut self) -> Option<ReadSource> {
-        self.source.take()
-    }
-}
-
-/// Held from before an update until after it. Opaque.
-#[derive(Debug, Default)]
-pub struct Prepared {
-    pub(crate) locks: Vec<Guard>,
-    pub(crate) owed: Vec<Vec<u8>>,
-}
+pub(crate) use turn::{Acquired, Found, Lookup, Prepared, Right, Ticket};
 
 /// A strategy. Its methods are steps for [`Client`](crate::Client) to call; they are the same for one key and for many.
 ///
@@ -158,6 +91,11 @@ pub struct Prepared {
 /// ```
 pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
     /// Its name, as in `rowbust lab`.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{DeleteFirst, Strategy};
+    /// assert_eq!(DeleteFirst.name(), "delete-first");
+    /// ```
     fn name(&self) -> &'static str;
 
     /// Whether it has one reader at a time fill a key, by a lease or lock of its own.

@@ -49,12 +49,24 @@ const NAME: &str = "write-through";
 
 impl WriteThrough {
     /// Locks of 10 s, renewed while they are held; 5 s of waiting for one.
+    ///
+    /// ```
+    /// use rowbust_client::strategy::{WriteThrough, Strategy};
+    /// assert_eq!(WriteThrough::new().name(), "write-through");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// How long a lock lasts that is no longer renewed. Default: 10 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::WriteThrough;
+    /// // Of a process that died in a write, others wait for 3 s at most.
+    /// let strategy = WriteThrough::new().hold(Duration::from_secs(3));
+    /// ```
     #[must_use]
     pub fn hold(mut self, hold: Duration) -> Self {
         self.locks.hold = hold;
@@ -62,6 +74,12 @@ impl WriteThrough {
     }
 
     /// How long a write waits for its lock before it fails. Default: 5 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::strategy::WriteThrough;
+    /// let strategy = WriteThrough::new().wait(Duration::from_secs(1));
+    /// ```
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.locks.wait = wait;

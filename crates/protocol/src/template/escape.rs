@@ -17,6 +17,13 @@ pub(super) fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
 
 /// Appends a value as templates escape it (see the [module](super)); whether a byte had to be escaped. For clients
 /// that build keys without a template.
+///
+/// ```
+/// use rowbust_protocol::template::escape_into;
+/// let mut key = b"product:sku:".to_vec();
+/// assert!(escape_into(b"A:1", &mut key));
+/// assert_eq!(key, b"product:sku:A%3A1");
+/// ```
 pub fn escape_into(value: &[u8], out: &mut Vec<u8>) -> bool {
     let before = out.len();
     for chunk in value.utf8_chunks() {

@@ -8,6 +8,15 @@ impl Template {
     /// The values of the columns that make this key, by slot; `None`: no row makes it, or the key doesn't tell where one value ends
     /// (see [`Template::ambiguity`]). A value that came through a filter is what the filter left; one that stands in for NULL is
     /// given as it stands there. A slot whose two places differ gives `None`, too.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// let template = Template::parse("product:{id}:{lang}")?;
+    /// let values = template.values_of(b"product:7:en").unwrap();
+    /// assert_eq!(values, [Some(b"7".to_vec()), Some(b"en".to_vec())]);
+    /// assert_eq!(template.values_of(b"order:7"), None);
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn values_of(&self, key: &[u8]) -> Option<Vec<Option<Vec<u8>>>> {
         if !self.could_make(key) || self.ambiguity().is_some() {
             return None;

@@ -7,14 +7,34 @@
 //! | `."odd key"` | any other key, as a JSON string |
 //! | `[0]`, `[last]`, `[last-1]` | an element of an array; what is no array counts as an array of itself |
 //!
+//! Example: see [`JsonPath`].
+//!
 //! Wildcards (`*`, `**`, `[0 to 2]`) would give several values, and are refused.
 
 use std::fmt;
 
 /// Most legs of a path: a document has no more levels (`JSON_DOCUMENT_MAX_DEPTH` in MySQL's `json_dom.h`).
+///
+/// ```
+/// use rowbust_protocol::template::{Template, path::MAX_LEGS};
+/// let deeper = format!("{{doc->>${}}}", ".a".repeat(MAX_LEGS + 1));
+/// assert_eq!(Template::parse(&deeper).unwrap_err().code(), "template_json_path");
+/// ```
 pub const MAX_LEGS: usize = 100;
 
 /// A path behind a column's name.
+///
+/// ```
+/// use rowbust_protocol::template::{Template, path::{JsonPath, PathLeg}};
+/// let template = Template::parse("product:tag:{doc->>$.tags[last]}")?;
+/// let path = JsonPath {
+///     source: "->>$.tags[last]".into(),
+///     unquote: true,
+///     legs: [PathLeg::Key("tags".into()), PathLeg::Last(0)].into(),
+/// };
+/// assert_eq!(template.columns()[0].path, Some(path));
+/// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct JsonPath {
     /// As written, with the operator: `->>$.a.b`.
@@ -26,6 +46,8 @@ pub struct JsonPath {
 }
 
 /// One step of a path.
+///
+/// Example: see [`JsonPath`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathLeg {
     /// The member of an object.
@@ -43,6 +65,12 @@ impl fmt::Display for JsonPath {
 }
 
 /// What is wrong with a path.
+///
+/// ```
+/// use rowbust_protocol::template::{Template, TemplateErrorKind, path::PathMistake};
+/// let error = Template::parse("product:tag:{doc->>$.tags[*]}").unwrap_err();
+/// assert_eq!(error.kind, TemplateErrorKind::Path(PathMistake::Wildcard));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathMistake {
     /// It doesn't begin with `$`.

@@ -10,6 +10,12 @@ use super::{Filter, MAX_KEY_BYTES, Placeholder, Segment, Template, escape::must_
 
 impl Template {
     /// The text that every key begins with; empty when the template begins with a column.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// assert_eq!(Template::parse("product:{id}:name")?.literal_prefix(), b"product:");
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn literal_prefix(&self) -> &[u8] {
         match self.segments.first() {
             Some(Segment::Literal(text)) => text,
@@ -18,6 +24,13 @@ impl Template {
     }
 
     /// Whether a column's value is the last of every key.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// assert!(Template::parse("product:{id}")?.ends_with_column());
+    /// assert!(!Template::parse("product:{id}:name")?.ends_with_column());
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn ends_with_column(&self) -> bool {
         matches!(self.segments.last(), Some(Segment::Value(_)))
     }
@@ -32,6 +45,12 @@ impl Template {
     }
 
     /// A pattern for `SCAN … MATCH` that takes every key of this template, and more: see [`Template::could_make`].
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// assert_eq!(Template::parse("product:{id}:name")?.glob(), b"product:*:name");
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn glob(&self) -> Vec<u8> {
         let mut glob = Vec::with_capacity(self.source.len());
         for segment in &self.segments {
@@ -46,11 +65,26 @@ impl Template {
     }
 
     /// Whether this template can make the key from some row.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// let template = Template::parse("product:{id}")?;
+    /// assert!(template.could_make(b"product:7"));
+    /// // The glob takes this one, too; a value's `:` would be escaped.
+    /// assert!(!template.could_make(b"product:7:name"));
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn could_make(&self, key: &[u8]) -> bool {
         key.len() <= MAX_KEY_BYTES && self.ends(key, |at| at == key.len())
     }
 
     /// As [`Template::glob`], for every key that begins with what the template makes.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// assert_eq!(Template::parse("product:{id}:")?.prefix_glob(), b"product:*:*");
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn prefix_glob(&self) -> Vec<u8> {
         let mut glob = self.glob();
         if !self.ends_with_column() {
@@ -60,6 +94,14 @@ impl Template {
     }
 
     /// Whether the key begins with what this template can make from some row.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    /// let template = Template::parse("product:{id}:")?;
+    /// assert!(template.could_begin(b"product:7:name"));
+    /// assert!(!template.could_begin(b"product:7"));
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn could_begin(&self, key: &[u8]) -> bool {
         self.ends(key.get(..MAX_KEY_BYTES).unwrap_or(key), |_| true)
     }
@@ -91,6 +133,13 @@ impl Template {
 }
 
 /// Appends a literal text as a part of a glob for Redis. What is special there: `stringmatchlen` in Redis' `util.c`.
+///
+/// ```
+/// use rowbust_protocol::template::escape_glob;
+/// let mut glob = Vec::new();
+/// escape_glob(b"product[7]*", &mut glob);
+/// assert_eq!(glob, br"product\[7\]\*");
+/// ```
 pub fn escape_glob(text: &[u8], glob: &mut Vec<u8>) {
     for &byte in text {
         if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\') {
