@@ -36,6 +36,14 @@ impl Template {
     }
 
     /// A key that the template makes of a row whose columns are all `00`, whatever their filters.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    ///
+    /// let key = Template::parse("tag:{category_id}:{name|lower}")?;
+    /// assert_eq!(key.sample(), b"tag:00:00");
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
     pub fn sample(&self) -> Vec<u8> {
         let text = |segment: &Segment| match segment {
             Segment::Literal(text) => text.to_vec(),
