@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
 use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rowbust::checkpoint::{CheckpointError, Store};
 use rowbust::{source::lease, telemetry};
 use rowbust_integration_tests::db::{Db, Flavor, run};
 use rowbust_integration_tests::hosts::{Common, Host, wait_for_log};
 use rowbust_integration_tests::load::Plan;
 use rowbust_integration_tests::on_both;
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Kafka, Need, StartOptions, require};
@@ -166,7 +168,7 @@ async fn minutes() -> Result<()> {
 /// Two hosts fight for so long under load; every fault comes at least once.
 async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
     let seed = seed("fight");
-    let mut rng = Rng::new(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     stage.open_shop(PRODUCTS).await?;
     let mut hosts = [Host::new(stage, "a", common).await?, Host::new(stage, "b", common).await?];
     hosts[0].first_position()?;
@@ -181,11 +183,11 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
     let mut regained = 0;
     let until = Instant::now() + long;
     while Instant::now() < until || took.len() < FAULTS.len() {
-        let any = usize::try_from(rng.below(4))?;
+        let any = rng.random_range(0..FAULTS.len());
         let fault = if took.len() < FAULTS.len() { FAULTS[took.len()] } else { FAULTS[any] };
         let other = 1 - active;
         // The fault's moment; nothing waits for it.
-        tokio::time::sleep(Duration::from_millis(200 + rng.below(800))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(200..1000))).await;
         snapshots.push(hosts[other].snapshot(stage, format!("{} before {fault:?}", snapshots.len())).await?);
         match fault {
             Fault::Killed => _ = hosts[active].daemon()?.kill9()?,
