@@ -1,5 +1,8 @@
 //! The live lab at small size: each strategy's race is found on real servers, `guarded` has none; nothing is left behind.
 
+#[path = "lab/given.rs"]
+mod given;
+
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;

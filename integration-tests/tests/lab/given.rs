@@ -1,0 +1,150 @@
+//! Servers that were there before: the lab leaves them as it found them, at its end and behind a signal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mysql_async::prelude::Queryable as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use redis::AsyncCommands as _;
+use rowbust_integration_tests::db::{Db, Flavor};
+use rowbust_integration_tests::on_both;
+use rowbust_integration_tests::shop;
+use rowbust_servers::{Need, Redis, StartOptions, require};
+
+use super::{ORDERLY, WITHIN, lab, run, text};
+
+on_both!(runs_leave_nothing_behind, a_signal_leaves_nothing_behind);
+
+/// A database and a Redis, with something of their own.
+struct Servers {
+    db: Db,
+    redis: Redis,
+    dir: tempfile::TempDir,
+}
+
+/// What a run could leave behind.
+#[derive(Debug, PartialEq)]
+struct Traces {
+    schemas: BTreeSet<String>,
+    users: BTreeSet<String>,
+    variables: BTreeMap<String, String>,
+    /// With their values.
+    keys: BTreeMap<String, String>,
+    config: BTreeMap<String, String>,
+}
+
+impl Servers {
+    async fn start(flavor: Flavor) -> Result<Option<Self>> {
+        if require(&[flavor.need(), Need::Redis]).is_none() {
+            return Ok(None);
+        }
+        let dir = tempfile::tempdir()?;
+        let db = Db::start(flavor, &[]).await?;
+        let options = StartOptions::new(dir.path().join("redis"));
+        let redis = tokio::task::spawn_blocking(|| Redis::start(options)).await??;
+        let mut conn = db.connect().await?;
+        conn.query_drop("CREATE DATABASE rowbust_labour").await?;
+        conn.query_drop("CREATE TABLE rowbust_labour.own (id INT PRIMARY KEY)").await?;
+        let mut cache = shop::redis(redis.port()).await?;
+        let _: () = cache.set("rowbust-laboratory", "own").await?;
+        let _: () = cache.set("product:1", "own").await?;
+        Ok(Some(Self { db, redis, dir }))
+    }
+
+    fn mysql(&self) -> String {
+        format!("mysql://root@127.0.0.1:{}", self.db.port())
+    }
+
+    fn cache(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.redis.port())
+    }
+
+    async fn traces(&self) -> Result<Traces> {
+        let mut conn = self.db.connect().await?;
+        let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
+        // What every commit changes.
+        let moves = |name: &str| name.starts_with("gtid") || name.contains("gtid_executed");
+        let mut cache = shop::redis(self.redis.port()).await?;
+        let mut keys = BTreeMap::new();
+        for key in cache.keys::<_, Vec<String>>("*").await? {
+            let value: Option<String> = cache.get(&key).await?;
+            keys.insert(key, value.unwrap_or_default());
+        }
+        let config = redis::cmd("CONFIG").arg("GET").arg("*").query_async(&mut cache).await?;
+        Ok(Traces {
+            schemas: conn.query("SHOW DATABASES").await?.into_iter().collect(),
+            users: conn.query("SELECT CONCAT(user, '@', host) FROM mysql.user").await?.into_iter().collect(),
+            variables: variables.into_iter().filter(|(name, _)| !moves(name)).collect(),
+            keys,
+            config,
+        })
+    }
+}
+
+async fn runs_leave_nothing_behind(flavor: Flavor) -> Result<()> {
+    let Some(servers) = Servers::start(flavor).await? else { return Ok(()) };
+    let before = servers.traces().await?;
+    let (mysql, redis) = (servers.mysql(), servers.cache());
+    let lab_run = |strategy: &'static str, fault: &'static str, code: i32| {
+        let args = ["run", "--strategy", strategy, "--fault", fault, "--seconds", "2", "--out", strategy];
+        run(servers.dir.path(), &[&args[..], &["--mysql", &mysql, "--redis", &redis]].concat(), code)
+    };
+    let shown = tokio::task::block_in_place(|| lab_run("guarded", "daemon-kill", 0))?;
+    let ran = &shown["runs"][0];
+    ensure!(ran["void"].is_null() && ran["struck"]["daemon-kill"].as_u64() > Some(0), "{ran:#}");
+    let after = servers.traces().await?;
+    ensure!(after == before, "guarded: {after:#?}, before: {before:#?}");
+
+    // Stale for good, and still removed behind the run.
+    let shown = tokio::task::block_in_place(|| lab_run("cache-aside", "slow-reader", 99))?;
+    let stale = shown["runs"][0]["report"]["permanently_stale"].as_array();
+    ensure!(stale.is_some_and(|stale| !stale.is_empty()), "{shown:#}");
+    let after = servers.traces().await?;
+    ensure!(after == before, "cache-aside: {after:#?}, before: {before:#?}");
+
+    // What needs the lab's own servers is refused, and nothing was touched.
+    let args = ["run", "--fault", "redis-restart", "--mysql", &mysql, "--redis", &redis, "--out", "no"];
+    let out = lab(servers.dir.path(), &args)?.output()?;
+    ensure!(out.status.code() == Some(2) && text(&out).contains("own servers"), "{}", text(&out));
+    ensure!(servers.traces().await? == before);
+    Ok(())
+}
+
+async fn a_signal_leaves_nothing_behind(flavor: Flavor) -> Result<()> {
+    let Some(servers) = Servers::start(flavor).await? else { return Ok(()) };
+    let before = servers.traces().await?;
+    let (mysql, redis) = (servers.mysql(), servers.cache());
+    let args = ["run", "--seconds", "600", "--mysql", &mysql, "--redis", &redis, "--out", "o"];
+    let child = lab(servers.dir.path(), &args)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let begun = Instant::now();
+    let mut cache = shop::redis(servers.redis.port()).await?;
+    // Readers fill, and the daemon has left its mark.
+    let is_running = async |cache: &mut redis::aio::MultiplexedConnection| {
+        let cached: Vec<String> = cache.keys("*rowbust-lab*").await?;
+        let marks: Vec<String> = cache.keys("rowbust:mark:*").await?;
+        anyhow::Ok(cached.len() > 10 && !marks.is_empty())
+    };
+    while !is_running(&mut cache).await? {
+        if begun.elapsed() > WITHIN {
+            kill(pid, Signal::SIGKILL)?;
+            anyhow::bail!("no run within {} s: {}", WITHIN.as_secs(), text(&child.wait_with_output()?));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ensure!(servers.traces().await? != before, "void: there is nothing to clean up");
+    kill(pid, Signal::SIGINT)?;
+    let begun = Instant::now();
+    let out = tokio::task::block_in_place(|| child.wait_with_output())?;
+    ensure!(out.status.code() == Some(130) && text(&out).contains("interrupted"), "{}", text(&out));
+    ensure!(begun.elapsed() < ORDERLY, "it was cut off after {:?}", begun.elapsed());
+    let after = servers.traces().await?;
+    ensure!(after == before, "{after:#?}, before: {before:#?}");
+    let left: Vec<_> = std::fs::read_dir(Path::new(servers.dir.path()).join("tmp"))?.collect();
+    ensure!(left.is_empty(), "left: {left:?}");
+    Ok(())
+}
