@@ -286,6 +286,14 @@ pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
+/// What stands in a line, from 1, behind the dashes of lists.
+pub(super) fn entry(text: &str, line: usize) -> Range<usize> {
+    let Some(found) = text.lines().nth(line.saturating_sub(1)) else { return 0..0 };
+    let entry = found.trim_start_matches([' ', '-']);
+    let end = found.as_ptr().addr() - text.as_ptr().addr() + found.len();
+    end - entry.len()..end
+}
+
 /// What miette needs to know of a mistake.
 #[derive(Debug)]
 struct Shown<'a> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rowbust_protocol::template::{ImageRef, Template};
 
 use super::{
-    ALARM_ABOVE, Events, KeyOp, KeyRule,
+    ALARM_ABOVE, Events, KeyOp, KeyRule, Mapping,
     codes::Code,
     diag, fields,
     node::{Node, Value},
@@ -22,21 +22,33 @@ impl Walk<'_> {
         let keys: Vec<_> = items.iter().map(|item| self.key_rule(item)).collect();
         let keys: Vec<KeyRule> = keys.into_iter().collect::<Option<_>>()?;
         for (rule, item) in keys.iter().zip(items) {
-            let is_set = matches!(rule.op, KeyOp::MembersOf { .. });
-            let of_set = |other: &&KeyRule| {
-                other.key == rule.key && matches!(other.op, KeyOp::Unlink | KeyOp::Prefix { .. })
-            };
-            if is_set && let Some(other) = keys.iter().find(of_set) {
-                let message = format!(
-                    "`{}` is removed by line {} too, before its members are known",
-                    rule.key.source(),
-                    other.line
-                );
-                let help = "keep `members_of` alone: a set without members is gone";
-                self.report(Code::Conflict, first_line(self.text, &item.span), message, help);
-            }
+            self.set_is_alone(rule, &keys, first_line(self.text, &item.span));
         }
         Some(keys)
+    }
+
+    /// Mappings of one target that remove the sets of another.
+    pub(super) fn sets_are_alone(&mut self, mappings: &[Mapping]) {
+        for (at, mapping) in mappings.iter().enumerate() {
+            let others = || mappings.iter().enumerate().filter(|(other, _)| *other != at);
+            let others = others().filter(|(_, other)| other.target == mapping.target);
+            let others: Vec<KeyRule> = others.flat_map(|(_, other)| other.keys.iter().cloned()).collect();
+            for rule in &mapping.keys {
+                self.set_is_alone(rule, &others, diag::entry(self.text, rule.line));
+            }
+        }
+    }
+
+    fn set_is_alone(&mut self, set: &KeyRule, others: &[KeyRule], at: Range<usize>) {
+        let Some(other) = others.iter().find(|other| forgets(set, other)) else { return };
+        let message = format!(
+            "the set `{}` is removed by `{}` (line {}) too, before its members are known",
+            set.key.source(),
+            other.key.source(),
+            other.line
+        );
+        let help = "keep `members_of` alone: a set without members is gone";
+        self.report(Code::Conflict, at, message, help);
     }
 
     fn key_rule(&mut self, node: &Node) -> Option<KeyRule> {
@@ -201,4 +213,17 @@ impl Walk<'_> {
         }
         ok.then_some(events)
     }
+}
+
+/// Whether `other` removes the keys of a set, and with them the names of its members. A key that begins with a column could be any, and
+/// is taken for one of its own.
+fn forgets(set: &KeyRule, other: &KeyRule) -> bool {
+    let sample = set.key.sample();
+    let is_bound = !other.key.literal_prefix().is_empty();
+    matches!(set.op, KeyOp::MembersOf { .. })
+        && match other.op {
+            KeyOp::Unlink => other.key == set.key || is_bound && other.key.could_make(&sample),
+            KeyOp::Prefix { .. } => other.key == set.key || is_bound && other.key.could_begin(&sample),
+            KeyOp::Hdel { .. } | KeyOp::MembersOf { .. } => false,
+        }
 }

@@ -134,6 +134,9 @@ impl Walk<'_> {
         if let (Some(checkpoint), Some(mappings)) = (&checkpoint, &mappings) {
             self.checkpoint_apart(checkpoint, at("checkpoint"), mappings);
         }
+        if let Some(mappings) = &mappings {
+            self.sets_are_alone(mappings);
+        }
         Some(Config {
             source: source?,
             redis: redis?,

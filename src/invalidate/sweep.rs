@@ -8,8 +8,8 @@
 //! Complete, because `SCAN` and `SSCAN` return every element that is there from the beginning of the iteration to its end
 //! (<https://redis.io/docs/latest/commands/scan/>, "Scan guarantees").
 //!
-//! **A set and its members.** The application writes the value first and adds its key to the set then. A slice of members is removed
-//! with their entries in one `MULTI`: whatever of a fill comes before it is gone with it, and whatever comes behind it leaves value *and*
+//! **A set and its members.** The application writes the value and its entry in one `MULTI`, or the value first and the entry then (if it isn't
+//! cut off in between, which leaves a value that no set names). A slice of members is removed with their entries in one `MULTI`: whatever of a fill comes before it is gone with it, and whatever comes behind it leaves value *and*
 //! entry, or an entry alone. So there is never a value for longer than between these two commands that no set names, and the set is
 //! never removed as a whole: it is gone with its last entry. Were the entries removed first, or apart, a fill in between would leave
 //! a value that the next change of the row doesn't find. On a cluster that holds for members in the set's own slot; others are removed

@@ -35,6 +35,23 @@ impl Template {
         matches!(self.segments.last(), Some(Segment::Value(_)))
     }
 
+    /// A key that the template makes of a row whose columns are all `00`, whatever their filters.
+    ///
+    /// ```
+    /// use rowbust_protocol::template::Template;
+    ///
+    /// let key = Template::parse("tag:{category_id}:{name|lower}")?;
+    /// assert_eq!(key.sample(), b"tag:00:00");
+    /// # Ok::<(), rowbust_protocol::template::TemplateError>(())
+    /// ```
+    pub fn sample(&self) -> Vec<u8> {
+        let text = |segment: &Segment| match segment {
+            Segment::Literal(text) => text.to_vec(),
+            Segment::Value(_) => b"00".to_vec(),
+        };
+        self.segments.iter().flat_map(text).collect()
+    }
+
     /// A pattern for `SCAN … MATCH` that takes every key of this template, and more: see [`Template::could_make`].
     ///
     /// ```
