@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
@@ -23,7 +25,6 @@ use crate::invariants::{Checked, Evidence};
 use crate::load::History;
 use crate::monitor::{Monitor, Removals};
 use crate::oracle;
-use crate::rng::Rng;
 use crate::shop::{self, FILL_GRACE, Product};
 use crate::stage::Stage;
 use crate::wait::{POLL, Seen, until};
@@ -281,7 +282,7 @@ impl Readers {
                 (readers.stop.clone(), Arc::clone(&readers.fills), Arc::clone(&readers.unsure));
             let (db, schema, caches) = (Arc::clone(&stage.db), stage.schema.clone(), caches.clone());
             tasks.spawn(async move {
-                let mut rng = Rng::new(seed ^ (7000 + reader));
+                let mut rng = StdRng::seed_from_u64(seed ^ (7000 + reader));
                 let mut connections = None;
                 while !stop.is_cancelled() {
                     // The pace of the load.
@@ -292,7 +293,7 @@ impl Readers {
                         }
                         continue;
                     };
-                    let id = 1 + rng.below(hot);
+                    let id = rng.random_range(1..=hot);
                     match fill(conn, cache, &schema, id).await {
                         Ok(true) => _ = fills.fetch_add(1, Ordering::Relaxed),
                         Ok(false) => {}

@@ -61,6 +61,16 @@ impl Common {
             mappings: None,
         }
     }
+
+    /// With the checkpoint in Redis under this name; each host has a `server_id` of its own.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            checkpoint: format!("{{ redis: ha, name: {name} }}"),
+            source: String::new(),
+            ..Self::in_redis()
+        }
+    }
 }
 
 impl Host {

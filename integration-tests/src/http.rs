@@ -1,12 +1,11 @@
-//! The daemon's admin server, asked over plain HTTP/1.1.
+//! The daemon's admin server, asked as any client does.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
+use ureq::http::Request;
 
 /// Longest wait for one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -16,7 +15,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// When nothing listens, or the answer is no HTTP.
 pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
-    ask(port, "GET", path, "", "").await
+    ask(port, "GET", path, &[], "").await
 }
 
 /// What changes something, asked as a program of this host does.
@@ -24,31 +23,35 @@ pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
 /// # Errors
 /// When nothing listens, or the answer is no HTTP.
 pub async fn post(port: u16, path: &str, body: &Value) -> Result<(u16, String)> {
-    ask(port, "POST", path, "X-Rowbust: 1\r\nContent-Type: application/json\r\n", &body.to_string()).await
+    let headers = [("X-Rowbust", "1"), ("Content-Type", "application/json")];
+    ask(port, "POST", path, &headers, &body.to_string()).await
 }
 
-/// Any request. `headers`: whole lines, each with its line break.
+/// Any request, on a connection of its own; whatever its status is, it is an answer. `headers`: names and values, `Host` where it isn't to
+/// be the true one.
 ///
 /// # Errors
 /// When nothing listens, or the answer is no HTTP.
-pub async fn ask(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, String)> {
-    let host = if headers.contains("Host:") { "" } else { "Host: 127.0.0.1\r\n" };
-    let exchange = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!(
-            "{method} {path} HTTP/1.0\r\n{host}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer =
-        timeout(ANSWER_WITHIN, exchange).await.with_context(|| format!("{method} {path}: no answer"))??;
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("no HTTP: {answer:?}"))?;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    Ok((status.with_context(|| format!("no status: {head:?}"))?, body.to_owned()))
+pub async fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<(u16, String)> {
+    let mut request = Request::builder().method(method).uri(format!("http://127.0.0.1:{port}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body.to_owned())?;
+    let answer = spawn_blocking(move || {
+        let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_WITHIN)).proxy(None);
+        let agent = config.max_redirects(0).http_status_as_error(false).build().new_agent();
+        let mut answer = agent.run(request)?;
+        let body = answer.body_mut().read_to_string()?;
+        Ok::<_, ureq::Error>((answer.status().as_u16(), body))
+    });
+    answer.await?.with_context(|| format!("{method} {path}: no answer"))
 }
 
 /// The body of a JSON answer.

@@ -15,7 +15,7 @@
 //! - [`invariants`]: I1 to I4 and I7 · [`stage`]: all of it put together
 //! - [`terminal`]: what a page tells to type, typed · [`compose`]: the compose file
 //! - [`replica`]: replicas that lag
-//! - [`wait`]: polling with a deadline · [`rng`]: replayable random numbers
+//! - [`wait`]: polling with a deadline · [`rng`]: the seed of a test's choices
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
 

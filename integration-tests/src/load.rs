@@ -11,11 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::Db;
-use crate::rng::Rng;
 use crate::shop;
 
 /// How a transaction ended, as far as its writer knows.
@@ -136,7 +137,7 @@ pub fn now_micros() -> u64 {
 }
 
 async fn write(context: Context, writer: u64) -> Result<()> {
-    let mut rng = Rng::new(context.plan.seed ^ (writer + 1));
+    let mut rng = StdRng::seed_from_u64(context.plan.seed ^ (writer + 1));
     let mut conn = None;
     let mut pace = tokio::time::interval(context.plan.pause);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -187,22 +188,25 @@ async fn transaction(
     context: &Context,
     writer: u64,
     n: u64,
-    rng: &mut Rng,
+    rng: &mut StdRng,
     sent: &mut Option<u64>,
 ) -> Result<bool, mysql_async::Error> {
     let schema = &context.schema;
     conn.query_drop("BEGIN").await?;
     conn.query_drop(format!("INSERT INTO {schema}.txlog VALUES ({n})")).await?;
-    for _ in 0..=rng.below(3) {
+    for _ in 0..rng.random_range(1..=3) {
         // Own rows only.
         let Plan { writers, hot, .. } = context.plan;
-        let id = 1 + writer + writers * rng.below((hot / writers).max(1));
+        let id = 1 + writer + writers * rng.random_range(0..(hot / writers).max(1));
         let ver = context.next.fetch_add(1, Ordering::Relaxed);
-        let statement = match rng.below(10) {
+        let statement = match rng.random_range(0..10) {
             0..=4 => format!("UPDATE {schema}.products SET ver={ver} WHERE id={id}"),
             5 => format!("UPDATE {schema}.products SET ver={ver}, sku='s{id}-{ver}' WHERE id={id}"),
             6 => {
-                format!("UPDATE {schema}.products SET ver={ver}, category_id={} WHERE id={id}", rng.below(8))
+                format!(
+                    "UPDATE {schema}.products SET ver={ver}, category_id={} WHERE id={id}",
+                    rng.random_range(0..8)
+                )
             }
             7 => format!("DELETE FROM {schema}.products WHERE id={id}"),
             8 => format!(
@@ -211,19 +215,19 @@ async fn transaction(
             _ => format!(
                 "INSERT INTO {schema}.products VALUES ({id},'n{ver}',{},{ver},'q') \
                  ON DUPLICATE KEY UPDATE ver={ver}, sku='n{ver}'",
-                rng.below(8)
+                rng.random_range(0..8)
             ),
         };
         conn.query_drop(statement).await?;
     }
-    let commit = !rng.chance(10);
+    let commit = !rng.random_ratio(1, 10);
     *sent = commit.then(now_micros);
     conn.query_drop(if commit { "COMMIT" } else { "ROLLBACK" }).await?;
     Ok(commit)
 }
 
 async fn read(context: Context, reader: u64) -> Result<()> {
-    let mut rng = Rng::new(context.plan.seed ^ (1000 + reader));
+    let mut rng = StdRng::seed_from_u64(context.plan.seed ^ (1000 + reader));
     let mut connections = None;
     let mut pace = tokio::time::interval(context.plan.pause);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -235,7 +239,7 @@ async fn read(context: Context, reader: u64) -> Result<()> {
             }
             continue;
         };
-        let id = 1 + rng.below(context.plan.hot);
+        let id = rng.random_range(1..=context.plan.hot);
         match shop::fill(conn, cache, &context.schema, id).await {
             Ok(in_time) => {
                 let mut history = context.history.lock().unwrap_or_else(PoisonError::into_inner);

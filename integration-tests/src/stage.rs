@@ -227,14 +227,21 @@ impl Stage {
     }
 
     /// Returns when all is done and the mark in Redis says so: a Redis that is restarted before it ever had one is flushed, for nobody
-    /// knows what it forgot.
+    /// knows what it forgot. The daemon may begin anew meanwhile.
     ///
     /// # Errors
-    /// When that takes more than a minute.
+    /// When that takes more than a few minutes.
     pub async fn marked(&self, daemon: &Daemon) -> Result<()> {
-        self.quiet(daemon).await?;
+        let quiet = until("quiet", QUIET_WITHIN, async || {
+            let seen = self.quiet(daemon).await;
+            Ok(seen.map_or_else(|error| Seen::NotYet(format!("{error:#}")), Seen::Done))
+        });
+        quiet.await.map_err(|error| daemon.explain(&error))?;
         let waited = until("the mark", QUIET_WITHIN, async || {
-            let marks = daemon.status().await?["marks"].clone();
+            let marks = match daemon.status().await {
+                Ok(status) => status["marks"].clone(),
+                Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
+            };
             let target = &marks["targets"][0];
             Ok(Seen::check(target["lag_seconds"] == 0.0 && target["error"].is_null(), || marks.to_string()))
         });

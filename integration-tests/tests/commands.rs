@@ -67,23 +67,24 @@ async fn asks_a_running_daemon(flavor: Flavor) -> Result<()> {
     ensure!(json_of(&stage, &["status"])?["checkpoint"]["position"].is_u64());
 
     // Who may do what.
-    let post = async |path: &str, headers: &str| {
-        let headers = format!("Content-Type: application/json\r\n{headers}");
+    let post = async |path: &str, headers: &[(&str, &str)]| {
+        let headers = [&[("Content-Type", "application/json")], headers].concat();
         let (status, body) = http::ask(stage.admin(), "POST", path, &headers, "{}").await?;
         let body: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
         anyhow::Ok((status, body["error"]["code"].as_str().unwrap_or_default().to_owned()))
     };
     for path in ["/pause", "/resume", "/reload", "/flush", "/flush/cancel", "/retry/requeue", "/retry/drop"] {
         for (headers, status, code) in [
-            ("X-Rowbust: 1\r\n", 401, "admin.token_required"),
-            ("Authorization: Bearer a-token-of-twenty-six-charZ\r\n", 401, "admin.bad_token"),
-            ("X-Rowbust: 1\r\nHost: rebound.example\r\n", 403, "admin.host"),
+            (&[("X-Rowbust", "1")][..], 401, "admin.token_required"),
+            (&[("Authorization", "Bearer a-token-of-twenty-six-charZ")], 401, "admin.bad_token"),
+            (&[("X-Rowbust", "1"), ("Host", "rebound.example")], 403, "admin.host"),
         ] {
             let answer = post(path, headers).await?;
             ensure!(answer == (status, code.to_owned()), "{path} {headers:?}: {answer:?}");
         }
     }
-    let (status, body) = http::ask(stage.admin(), "GET", "/status", "Host: rebound.example\r\n", "").await?;
+    let (status, body) =
+        http::ask(stage.admin(), "GET", "/status", &[("Host", "rebound.example")], "").await?;
     ensure!(status == 403 && body.contains("admin.host"), "{status} {body}");
     ensure!(http::get(stage.admin(), "/nothing").await?.0 == 404);
     for (method, path, body, status, code) in [
@@ -92,7 +93,7 @@ async fn asks_a_running_daemon(flavor: Flavor) -> Result<()> {
         ("POST", "/flush", "{\"tabel\": \"a.b\"}", 422, "admin.body"),
         ("GET", "/why", "", 400, "admin.query"),
     ] {
-        let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {TOKEN}\r\n");
+        let headers = [("Content-Type", "application/json"), ("Authorization", &format!("Bearer {TOKEN}"))];
         let (got, said) = http::ask(stage.admin(), method, path, &headers, body).await?;
         let said: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
         ensure!(got == status && said["error"]["code"] == code, "{method} {path} {body}: {got} {said}");

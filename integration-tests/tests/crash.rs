@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rowbust::failpoint::POINTS;
 use rowbust_integration_tests::db::Flavor;
 use rowbust_integration_tests::load::Plan;
 use rowbust_integration_tests::on_both;
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::stage::Stage;
 
 on_both!(kill_at_each_point, kill_at_random_moments);
@@ -29,7 +31,7 @@ fn plan(seed: u64) -> Plan {
 async fn kill_at_each_point(flavor: Flavor) -> Result<()> {
     let Some(mut stage) = Stage::new(flavor, "points").await? else { return Ok(()) };
     let seed = seed("kill_at_each_point");
-    let mut rng = Rng::new(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     stage.open_shop(PRODUCTS).await?;
     // The first checkpoint: from now on there is a position to lose.
     ensure!(stage.start().await?.kill9()?);
@@ -48,7 +50,7 @@ async fn kill_at_each_point(flavor: Flavor) -> Result<()> {
             // What the queue's points left behind is one batch.
             let skip = match *point {
                 "before_retry_noted" => 0,
-                point => rng.below(if point.contains("checkpoint") { 4 } else { 6 }),
+                point => rng.random_range(0..if point.contains("checkpoint") { 4 } else { 6 }),
             };
             let mut daemon = stage.launch(&format!("{point}={skip}*off->return"))?;
             daemon
@@ -76,7 +78,7 @@ async fn kill_at_each_point(flavor: Flavor) -> Result<()> {
 async fn kill_at_random_moments(flavor: Flavor) -> Result<()> {
     let Some(mut stage) = Stage::new(flavor, "moments").await? else { return Ok(()) };
     let seed = seed("kill_at_random_moments");
-    let mut rng = Rng::new(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     stage.open_shop(PRODUCTS).await?;
     ensure!(stage.start().await?.kill9()?);
     let load = stage.load(plan(seed));
@@ -85,17 +87,17 @@ async fn kill_at_random_moments(flavor: Flavor) -> Result<()> {
     while deaths < RANDOM_KILLS {
         let mut daemon = stage.launch("")?;
         // Some die while they start, most at work, some of them without Redis.
-        if !rng.chance(20) {
+        if !rng.random_ratio(1, 5) {
             daemon.ready().await?;
             ready += 1;
         }
-        let cut = rng.chance(20);
+        let cut = rng.random_ratio(1, 5);
         if cut {
             stage.proxy.cut().await;
             cuts += 1;
         }
         // The fault's moment; nothing waits for it.
-        tokio::time::sleep(Duration::from_millis(rng.below(700))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..700))).await;
         ensure!(daemon.kill9()?, "the daemon had ended by itself\n{}", daemon.log_tail());
         deaths += 1;
         snapshots.push(stage.snapshot(format!("random kill {deaths}")).await?);

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
 use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rowbust::checkpoint::{CheckpointError, Store};
 use rowbust::{source::lease, telemetry};
 use rowbust_integration_tests::db::{Db, Flavor, run};
 use rowbust_integration_tests::hosts::{Common, Host, wait_for_log};
 use rowbust_integration_tests::load::Plan;
 use rowbust_integration_tests::on_both;
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Kafka, Need, StartOptions, require};
@@ -51,6 +53,20 @@ async fn stage_of_its_own(flavor: Flavor, test: &str) -> Result<Option<Stage>> {
     Ok(Some(Stage::on(Arc::new(Db::start(flavor, &[]).await?), test).await?))
 }
 
+/// Nothing runs there yet.
+async fn two(stage: &Stage, common: &Common) -> Result<[Host; 2]> {
+    Ok([Host::new(stage, "a", common).await?, Host::new(stage, "b", common).await?])
+}
+
+/// The first one is active, the second stands by.
+async fn start([a, b]: [&mut Host; 2]) -> Result<()> {
+    a.launch()?;
+    a.active(WITHIN).await?;
+    b.launch()?;
+    b.stands_by(WITHIN).await?;
+    Ok(())
+}
+
 async fn dump_threads(stage: &Stage) -> Result<u64> {
     let mut conn = stage.db.connect().await?;
     let count: Option<u64> = conn
@@ -64,8 +80,7 @@ async fn stands_by_and_takes_over(flavor: Flavor) -> Result<()> {
     let Some(stage) = stage_of_its_own(flavor, "standby").await? else { return Ok(()) };
     stage.open_shop(PRODUCTS).await?;
     let common = Common::in_redis();
-    let mut a = Host::new(&stage, "a", &common).await?;
-    let mut b = Host::new(&stage, "b", &common).await?;
+    let [mut a, mut b] = two(&stage, &common).await?;
 
     // Not a silent `start: latest`: nothing tells a first start from a lost record.
     let status = a.launch()?.exited(WITHIN).await?;
@@ -77,10 +92,7 @@ async fn stands_by_and_takes_over(flavor: Flavor) -> Result<()> {
     );
     a.first_position()?;
 
-    a.launch()?;
-    a.active(WITHIN).await?;
-    b.launch()?;
-    b.stands_by(WITHIN).await?;
+    start([&mut a, &mut b]).await?;
     let status = b.status().await.unwrap_or_default();
     ensure!(status["ready"] == false && status["lease"]["name"] == "rowbust:redis:shop", "{status}");
     ensure!(status["lease"]["holder"].as_u64().is_some(), "{status}");
@@ -166,14 +178,11 @@ async fn minutes() -> Result<()> {
 /// Two hosts fight for so long under load; every fault comes at least once.
 async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
     let seed = seed("fight");
-    let mut rng = Rng::new(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     stage.open_shop(PRODUCTS).await?;
-    let mut hosts = [Host::new(stage, "a", common).await?, Host::new(stage, "b", common).await?];
+    let mut hosts = two(stage, common).await?;
     hosts[0].first_position()?;
-    hosts[0].launch()?;
-    hosts[0].active(WITHIN).await?;
-    hosts[1].launch()?;
-    hosts[1].stands_by(WITHIN).await?;
+    start(hosts.each_mut()).await?;
     let load = stage.load(plan(seed));
     let (mut active, mut snapshots) = (0, Vec::new());
     let mut took: Vec<(Fault, Duration)> = Vec::new();
@@ -181,11 +190,11 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
     let mut regained = 0;
     let until = Instant::now() + long;
     while Instant::now() < until || took.len() < FAULTS.len() {
-        let any = usize::try_from(rng.below(4))?;
+        let any = rng.random_range(0..FAULTS.len());
         let fault = if took.len() < FAULTS.len() { FAULTS[took.len()] } else { FAULTS[any] };
         let other = 1 - active;
         // The fault's moment; nothing waits for it.
-        tokio::time::sleep(Duration::from_millis(200 + rng.below(800))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(200..1000))).await;
         snapshots.push(hosts[other].snapshot(stage, format!("{} before {fault:?}", snapshots.len())).await?);
         match fault {
             Fault::Killed => _ = hosts[active].daemon()?.kill9()?,
@@ -267,11 +276,7 @@ async fn lease_goes_over(stage: &Stage, hosts: &mut [Host; 2], active: usize) ->
 async fn taken_over_under_its_hands(flavor: Flavor) -> Result<()> {
     let Some(stage) = Stage::new(flavor, "fenced").await? else { return Ok(()) };
     stage.open_shop(PRODUCTS).await?;
-    let common = Common {
-        checkpoint: "{ redis: ha, name: fenced }".into(),
-        source: String::new(),
-        ..Common::in_redis()
-    };
+    let common = Common::named("fenced");
     let mut a = Host::new(&stage, "a", &common).await?;
     a.first_position()?;
     a.launch()?;
@@ -303,20 +308,12 @@ async fn taken_over_under_its_hands(flavor: Flavor) -> Result<()> {
 async fn disk_of_a_dead_host(flavor: Flavor) -> Result<()> {
     let Some(stage) = Stage::new(flavor, "dead_disk").await? else { return Ok(()) };
     stage.open_shop(PRODUCTS).await?;
-    let common = Common {
-        checkpoint: "{ redis: ha, name: dead }".into(),
-        source: String::new(),
-        ..Common::in_redis()
-    };
-    let mut a = Host::new(&stage, "a", &common).await?;
-    let mut b = Host::new(&stage, "b", &common).await?;
+    let common = Common::named("dead");
+    let [mut a, mut b] = two(&stage, &common).await?;
     let (_, said, _) = a.cli(&["check"])?;
     ensure!(said.contains("waits while that holds anything"), "{said}");
     a.first_position()?;
-    a.launch()?;
-    a.active(WITHIN).await?;
-    b.launch()?;
-    b.stands_by(WITHIN).await?;
+    start([&mut a, &mut b]).await?;
     let load = stage.load(plan(seed("disk_of_a_dead_host")));
     a.redis.cut().await;
     a.daemon()?.metric_at_least(telemetry::KEYS_QUEUED, 100.0, WITHIN).await?;
@@ -365,13 +362,10 @@ async fn schema_travels(flavor: Flavor) -> Result<()> {
     )
     .await?;
     let common = Common {
-        checkpoint: "{ redis: ha, name: travels }".into(),
-        source: String::new(),
         mappings: Some("\n  - table: travels.t\n    keys: [\"a:{a}\", \"b:{b}\"]\n".into()),
-        ..Common::in_redis()
+        ..Common::named("travels")
     };
-    let mut a = Host::new(&stage, "a", &common).await?;
-    let mut b = Host::new(&stage, "b", &common).await?;
+    let [mut a, mut b] = two(&stage, &common).await?;
     a.first_position()?;
     a.launch()?;
     a.active(WITHIN).await?;
@@ -409,12 +403,9 @@ async fn source_restarted(flavor: Flavor) -> Result<()> {
     let Some(stage) = stage_of_its_own(flavor, "restarted").await? else { return Ok(()) };
     stage.open_shop(PRODUCTS).await?;
     let common = Common::in_redis();
-    let mut hosts = [Host::new(&stage, "a", &common).await?, Host::new(&stage, "b", &common).await?];
+    let mut hosts = two(&stage, &common).await?;
     hosts[0].first_position()?;
-    hosts[0].launch()?;
-    hosts[0].active(WITHIN).await?;
-    hosts[1].launch()?;
-    hosts[1].stands_by(WITHIN).await?;
+    start(hosts.each_mut()).await?;
     let load = stage.load(plan(seed("source_restarted")));
     for _ in 0..2 {
         let goal = load.transactions() + 50;
@@ -454,11 +445,8 @@ async fn one_file_on_one_host(flavor: Flavor) -> Result<()> {
         retry: Some(format!("{{ disk: {{ path: {dir}/both/retry }}, delay: 1s }}")),
         ..Common::in_redis()
     };
-    let mut hosts = [Host::new(&stage, "a", &common).await?, Host::new(&stage, "b", &common).await?];
-    hosts[0].launch()?;
-    hosts[0].active(WITHIN).await?;
-    hosts[1].launch()?;
-    hosts[1].stands_by(WITHIN).await?;
+    let mut hosts = two(&stage, &common).await?;
+    start(hosts.each_mut()).await?;
     let load = stage.load(plan(seed("one_file_on_one_host")));
     let mut snapshots = Vec::new();
     for turn in 0..4 {

@@ -93,11 +93,7 @@ async fn records_in_redis(flavor: Flavor) -> Result<()> {
     let mut store = client.get_multiplexed_async_connection().await?;
     let mut cache = shop::redis(stage.redis.port()).await?;
     let key = "rowbust:checkpoint:records";
-    let common = Common {
-        checkpoint: "{ redis: ha, name: records }".into(),
-        source: String::new(),
-        ..Common::in_redis()
-    };
+    let common = Common::named("records");
     let mut host = Host::new(&stage, "a", &common).await?;
     // An account with the rights that are documented, and no more.
     redis::cmd("ACL")
@@ -367,11 +363,7 @@ async fn set_by_hand(flavor: Flavor) -> Result<()> {
     let db = Arc::new(Db::start(flavor, &[]).await?);
     let stage = Stage::on(Arc::clone(&db), "by_hand").await?;
     stage.open_shop(50).await?;
-    let common = Common {
-        checkpoint: "{ redis: ha, name: by_hand }".into(),
-        source: String::new(),
-        ..Common::in_redis()
-    };
+    let common = Common::named("by_hand");
     set_and_back(&stage, &common).await.context("in redis")?;
     let stage = Stage::on(db, "by_hand_file").await?;
     stage.open_shop(50).await?;

@@ -64,6 +64,12 @@ fn found(compared: &Value) -> Result<Vec<Found>> {
     runs.iter().map(|run| one(run).with_context(|| format!("{run:#}"))).collect()
 }
 
+/// `rowbust lab compare` of these strategies on a server of this kind, two seconds each run.
+fn compare(dir: &Path, flavor: &str, strategies: &str, more: &[&str]) -> Result<Value> {
+    let args = ["compare", "--seconds", "2", "--flavor", flavor, "--strategy", strategies];
+    run(dir, &[&args, more].concat(), 0)
+}
+
 #[test]
 fn without_a_daemon_each_race_leaves_stale_keys() -> Result<()> {
     let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
@@ -76,20 +82,7 @@ fn without_a_daemon_each_race_leaves_stale_keys() -> Result<()> {
         "delayed-double-delete",
         "lock-serialized-unfenced",
     ];
-    let names = strategies.join(",");
-    let args = [
-        "compare",
-        "--quick",
-        "--seconds",
-        "2",
-        "--flavor",
-        "mariadb",
-        "--out",
-        "results",
-        "--strategy",
-        &names,
-    ];
-    let compared = run(dir.path(), &args, 0)?;
+    let compared = compare(dir.path(), "mariadb", &strategies.join(","), &["--quick", "--out", "results"])?;
     let runs = found(&compared)?;
     for (strategy, fault, struck, stale, void) in &runs {
         ensure!(void.is_none() && *struck > 0 && *stale > 0, "{strategy} {fault}: {struck} {stale} {void:?}");
@@ -125,19 +118,7 @@ fn with_a_daemon_only_guarded_leaves_none() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let names = "binlog,binlog-twice,binlog-lease,guarded";
     let faults = "slow-reader,visibility-window,replica-lag,evictions,daemon-kill,redis-restart";
-    let args = [
-        "compare",
-        "--quick",
-        "--seconds",
-        "2",
-        "--flavor",
-        "mariadb",
-        "--strategy",
-        names,
-        "--fault",
-        faults,
-    ];
-    let runs = found(&run(dir.path(), &args, 0)?)?;
+    let runs = found(&compare(dir.path(), "mariadb", names, &["--quick", "--fault", faults])?)?;
     for (strategy, fault, struck, stale, void) in &runs {
         let right = if strategy == "guarded" { *stale == 0 } else { *stale > 0 };
         ensure!(void.is_none() && *struck > 0 && right, "{strategy} {fault}: {struck} {stale} {void:?}");
@@ -152,19 +133,8 @@ fn with_a_daemon_only_guarded_leaves_none() -> Result<()> {
 fn on_mysql_an_acknowledgement_that_is_withheld_makes_the_window() -> Result<()> {
     let Some(_) = require(&[Need::MySql, Need::Redis]) else { return Ok(()) };
     let dir = tempfile::tempdir()?;
-    let names = "binlog-lease,guarded";
-    let args = [
-        "compare",
-        "--seconds",
-        "2",
-        "--flavor",
-        "mysql",
-        "--strategy",
-        names,
-        "--fault",
-        "visibility-window",
-    ];
-    let runs = found(&run(dir.path(), &args, 0)?)?;
+    let more = ["--fault", "visibility-window"];
+    let runs = found(&compare(dir.path(), "mysql", "binlog-lease,guarded", &more)?)?;
     let stale: Vec<bool> = runs.iter().map(|run| run.3 > 0).collect();
     ensure!(stale == [true, false], "{runs:?}");
     Ok(())

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use redis::AsyncCommands as _;
 use rowbust::pipeline::BULK_KEYS;
 use rowbust::route::Kind;
 use rowbust_integration_tests::rig::{Rig, WITHIN};
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::shop;
 use rowbust_integration_tests::wait::{Seen, until};
 use tokio::task::JoinSet;
@@ -210,9 +212,9 @@ async fn no_member_is_forgotten() -> Result<()> {
     for filler in 0..4 {
         let (stop, mut cache) = (stop.clone(), shop::redis(rig.redis.port()).await?);
         fills.spawn(async move {
-            let (mut rng, mut count) = (Rng::new(seed ^ filler), 0_u64);
+            let (mut rng, mut count) = (StdRng::seed_from_u64(seed ^ filler), 0_u64);
             while !stop.is_cancelled() {
-                let key = format!("product:{}", rng.below(MEMBERS));
+                let key = format!("product:{}", rng.random_range(0..MEMBERS));
                 let _: () = cache.set(&key, count).await?;
                 let _: () = cache.sadd("tag:1", &key).await?;
                 count += 1;

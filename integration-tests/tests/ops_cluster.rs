@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use redis::AsyncCommands as _;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -13,7 +15,7 @@ use rowbust::config;
 use rowbust::invalidate::sweep::Sweeper;
 use rowbust::invalidate::target::Target;
 use rowbust::pipeline::pace::Paces;
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::redis_cluster::{ClusterOptions, RedisCluster};
 use rowbust_servers::{Need, Redis, require};
@@ -196,9 +198,9 @@ async fn no_member_is_forgotten() -> Result<()> {
     for filler in 0..4 {
         let (stop, mut cache) = (stop.clone(), rig.client.get_async_connection().await?);
         fills.spawn(async move {
-            let (mut rng, mut count) = (Rng::new(seed ^ filler), 0_u64);
+            let (mut rng, mut count) = (StdRng::seed_from_u64(seed ^ filler), 0_u64);
             while !stop.is_cancelled() {
-                let key = format!("product:{}", rng.below(MEMBERS));
+                let key = format!("product:{}", rng.random_range(0..MEMBERS));
                 let _: () = cache.set(&key, count).await?;
                 let _: () = cache.sadd("tag:1", &key).await?;
                 count += 1;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use mysql_async::prelude::Queryable as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use rowbust::telemetry;
@@ -17,7 +19,7 @@ use rowbust_integration_tests::db::{Db, Flavor};
 use rowbust_integration_tests::invariants::Snapshot;
 use rowbust_integration_tests::load::now_micros;
 use rowbust_integration_tests::on_both;
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::shop::{self, FILL_GRACE};
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
@@ -70,17 +72,18 @@ struct Load {
 impl Load {
     /// A writer of its own products.
     async fn write(self, writer: u64) -> Result<()> {
-        let mut rng = Rng::new(self.seed ^ writer);
+        let mut rng = StdRng::seed_from_u64(self.seed ^ writer);
         let mut conn = self.db.connect().await?;
         let mut cache = None;
         while !self.stop.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(15)).await;
             let n = self.next.fetch_add(1, Ordering::Relaxed);
-            let id = 1 + writer + 2 * rng.below(PRODUCTS / 2);
+            let id = 1 + writer + 2 * rng.random_range(0..PRODUCTS / 2);
             let schema = &self.schema;
             let before: Option<u64> =
                 conn.query_first(format!("SELECT category_id FROM {schema}.products WHERE id={id}")).await?;
-            let after = if rng.chance(30) { rng.below(CATEGORIES) } else { before.unwrap_or(0) };
+            let after =
+                if rng.random_ratio(3, 10) { rng.random_range(0..CATEGORIES) } else { before.unwrap_or(0) };
             conn.query_drop("BEGIN").await?;
             conn.query_drop(format!("INSERT INTO {schema}.txlog VALUES ({n})")).await?;
             let update = format!("UPDATE {schema}.products SET ver={n}, category_id={after} WHERE id={id}");
@@ -132,7 +135,7 @@ impl Load {
 
     /// Plain cache-aside.
     async fn read(self, reader: u64) -> Result<()> {
-        let mut rng = Rng::new(self.seed ^ (1000 + reader));
+        let mut rng = StdRng::seed_from_u64(self.seed ^ (1000 + reader));
         let mut conn = self.db.connect().await?;
         let mut cache: Option<MultiplexedConnection> = None;
         while !self.stop.is_cancelled() {
@@ -141,7 +144,7 @@ impl Load {
                 cache = shop::redis(self.redis).await.ok();
             }
             let Some(connection) = &mut cache else { continue };
-            match self.fill(&mut conn, connection, 1 + rng.below(PRODUCTS)).await {
+            match self.fill(&mut conn, connection, rng.random_range(1..=PRODUCTS)).await {
                 Ok(()) => _ = self.fills.fetch_add(1, Ordering::Relaxed),
                 Err(_) => cache = None,
             }
@@ -208,7 +211,7 @@ async fn flushes_under_faults() -> Result<()> {
 async fn faults(flavor: Flavor, name: &str, flushed: bool) -> Result<()> {
     let Some(mut stage) = Stage::new(flavor, name).await? else { return Ok(()) };
     let seed = seed(name);
-    let mut rng = Rng::new(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     stage.settings.mappings = Some(mappings(&stage.schema));
     let mut conn = stage.db.connect().await?;
     shop::create(&mut conn, &stage.schema, PRODUCTS).await?;
@@ -259,7 +262,7 @@ async fn faults(flavor: Flavor, name: &str, flushed: bool) -> Result<()> {
             daemon.metric_at_least(telemetry::KEYS_QUEUED, 3.0, WITHIN).await?;
         }
         // The fault's moment; nothing waits for it.
-        tokio::time::sleep(Duration::from_millis(rng.below(700))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..700))).await;
         queued += daemon.metric(telemetry::KEYS_QUEUED).await?;
         flushes += daemon.metric("rowbust_memory_flushes_total").await?;
         ensure!(daemon.kill9()?, "the daemon had ended by itself\n{}", daemon.log_tail());

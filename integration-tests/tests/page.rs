@@ -223,7 +223,7 @@ async fn faults(stage: &mut Stage, browser: &Browser, daemon: &mut Daemon) -> Re
     browser.until("the breaker is closed", &format!("{main}.includes('breaker closed')")).await?;
 
     let post = async |path: &str| {
-        let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {TOKEN}\r\n");
+        let headers = [("Content-Type", "application/json"), ("Authorization", &format!("Bearer {TOKEN}"))];
         let (status, body) = http::ask(stage.admin(), "POST", path, &headers, "{}").await?;
         ensure!(status == 200, "{path}: {status} {body}");
         Ok(())

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rowbust_integration_tests::daemon::Daemon;
 use rowbust_integration_tests::db::{Db, Flavor, run};
 use rowbust_integration_tests::on_both;
 use rowbust_integration_tests::replica::Replica;
-use rowbust_integration_tests::rng::{Rng, seed};
+use rowbust_integration_tests::rng::seed;
 use rowbust_integration_tests::shop;
 use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
@@ -49,13 +51,13 @@ fn readers(
 ) -> Vec<JoinHandle<Result<u64>>> {
     let reader = |n: u64| {
         let (db, schema, redis) = (Arc::clone(&replica.db), stage.schema.clone(), stage.redis.port());
-        let (stop, mut rng) = (stop.clone(), Rng::new(seed ^ n));
+        let (stop, mut rng) = (stop.clone(), StdRng::seed_from_u64(seed ^ n));
         tokio::spawn(async move {
             let mut conn = db.connect().await?;
             let mut cache = shop::redis(redis).await?;
             let mut fills = 0;
             while !stop.is_cancelled() {
-                shop::fill(&mut conn, &mut cache, &schema, 1 + rng.below(HOT)).await?;
+                shop::fill(&mut conn, &mut cache, &schema, rng.random_range(1..=HOT)).await?;
                 fills += 1;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -80,10 +82,10 @@ async fn stale_after_load(
     let stop = CancellationToken::new();
     let readers = readers(stage, replica, &stop, seed);
     let mut conn = stage.sql().await?;
-    let mut rng = Rng::new(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(3) {
-        let id = 1 + rng.below(HOT);
+        let id = rng.random_range(1..=HOT);
         run(&mut conn, &[&format!("UPDATE products SET ver=ver+1 WHERE id={id}")]).await?;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -37,28 +37,8 @@ async fn start(stage: &mut Stage, redis: String) -> Result<Daemon> {
         conn.query_drop(format!("INSERT INTO {schema}.t VALUES ({id}, 1)")).await?;
     }
     let daemon = stage.start().await?;
-    marked(stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     Ok(daemon)
-}
-
-/// Returns when all is done and the marks say so. The daemon may begin anew meanwhile.
-async fn marked(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    let quiet = until("quiet", WITHIN, async || {
-        Ok(match stage.quiet(daemon).await {
-            Ok(()) => Seen::Done(()),
-            Err(error) => Seen::NotYet(format!("{error:#}")),
-        })
-    });
-    quiet.await.map_err(|error| daemon.explain(&error))?;
-    let waited = until("the marks", WITHIN, async || {
-        let status = match daemon.status().await {
-            Ok(status) => status,
-            Err(error) => return Ok(Seen::NotYet(format!("{error:#}"))),
-        };
-        let target = &status["marks"]["targets"][0];
-        Ok(Seen::check(target["lag_seconds"] == 0.0 && target["error"].is_null(), || target.to_string()))
-    });
-    waited.await.map_err(|error| daemon.explain(&error))
 }
 
 async fn change(stage: &Stage) -> Result<()> {
@@ -125,13 +105,13 @@ async fn a_master_of_a_cluster() -> Result<()> {
     ensure!(before.iter().any(|id| *id < ROWS / 2), "void: nothing of it on the first");
     servers[0].cli(&["SAVE"])?;
     change(&stage).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     healed(&servers, &daemon)?;
     servers[0].shutdown_nosave()?;
     servers[0].start_again()?;
     cluster.until("all slots are served", |info| info.contains("cluster_state:ok"))?;
     rewound(&daemon, 1.0).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     healed(&servers, &daemon)?;
     ensure!(counts(&daemon).await? == (1.0, 0.0), "{}", daemon.log_tail());
 
@@ -140,10 +120,10 @@ async fn a_master_of_a_cluster() -> Result<()> {
     let slot: u16 = servers[0].cli(&["CLUSTER", "KEYSLOT", mark.trim()])?.trim().parse()?;
     cluster.move_slot(slot, 0, 1)?;
     change(&stage).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     fill()?;
     change(&stage).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     healed(&servers, &daemon)?;
     let (rewinds, flushes) = counts(&daemon).await?;
     ensure!(rewinds <= 2.0 && flushes == 0.0, "{rewinds} rewinds, {flushes} flushes\n{}", daemon.log_tail());
@@ -177,14 +157,14 @@ async fn a_replica_behind_sentinels() -> Result<()> {
     master.cli(&["ACL", "SETUSER", "default", "-psync", "-sync"])?;
     master.cli(&["CLIENT", "KILL", "TYPE", "replica"])?;
     change(&stage).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     healed(&[master], &daemon)?;
     ensure!(cached(&others[..1])?.len() == ROWS as usize, "void: the replica has it all");
     let before = counts(&daemon).await?;
     master.kill9()?;
     let promoted = &group.servers[group.promoted(first)?];
     rewound(&daemon, before.0 + 1.0).await?;
-    marked(&stage, &daemon).await?;
+    stage.marked(&daemon).await?;
     healed(&[promoted], &daemon)?;
     ensure!(counts(&daemon).await?.1 == 0.0, "{}", daemon.log_tail());
     Ok(())

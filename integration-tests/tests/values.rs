@@ -5,13 +5,14 @@
 use std::{collections::BTreeSet, fs};
 
 use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use rowbust::route::{RoutedKey, Router, Scratch};
 use rowbust_binlog::{
     Column, Decoder, Event, FileEvents, Projection, RowSlots, SchemaColumn, Value,
     charset::Charset,
     json::{Document, Found, Path},
 };
-use rowbust_integration_tests::rng::Rng;
 use rowbust_servers::{MariaDb, MySql, Need, StartOptions, require};
 use tempfile::TempDir;
 
@@ -141,25 +142,25 @@ async fn printed(conn: &mut Conn, id: u64) -> Printed {
     (row.get(0).unwrap(), found.collect())
 }
 
-fn json(rng: &mut Rng, depth: u32) -> String {
-    let members = |rng: &mut Rng| 0..rng.below(5);
-    match rng.below(if depth == 0 { 9 } else { 13 }) {
+fn json(rng: &mut StdRng, depth: u32) -> String {
+    let members = |rng: &mut StdRng| 0..rng.random_range(0..5);
+    match rng.random_range(0..if depth == 0 { 9 } else { 13 }) {
         0 => "null".into(),
         1 => "true".into(),
-        2 => (rng.below(1 << 20) as i64 - (1 << 19)).to_string(),
-        3 => rng.below(u64::MAX).to_string(),
-        4 => format!("-{}", rng.below(1 << 40)),
-        5 => format!("{}e{}", rng.below(1 << 53), rng.below(40) as i64 - 30),
-        6 => format!("{}.{}", rng.below(100_000), rng.below(1_000_000)),
-        7 => format!("\"{}\"", "ab\\\\\\\"é\\n\\u0001😀".repeat(rng.below(3) as usize)),
-        8 => format!("\"{}\"", "x".repeat(rng.below(200) as usize)),
+        2 => rng.random_range(-(1 << 19)..1 << 19).to_string(),
+        3 => rng.random::<u64>().to_string(),
+        4 => format!("-{}", rng.random_range(0..1_u64 << 40)),
+        5 => format!("{}e{}", rng.random_range(0..1_u64 << 53), rng.random_range(-30..10)),
+        6 => format!("{}.{}", rng.random_range(0..100_000), rng.random_range(0..1_000_000)),
+        7 => format!("\"{}\"", "ab\\\\\\\"é\\n\\u0001😀".repeat(rng.random_range(0..3))),
+        8 => format!("\"{}\"", "x".repeat(rng.random_range(0..200))),
         9 | 10 => {
             let all: Vec<_> = members(rng).map(|_| json(rng, depth - 1)).collect();
             format!("[{}]", all.join(","))
         }
         _ => {
-            let member = |rng: &mut Rng, i| {
-                format!("\"{}\":{}", ["a", "b", "é x", "", "abc"][i as usize], json(rng, depth - 1))
+            let member = |rng: &mut StdRng, i: usize| {
+                format!("\"{}\":{}", ["a", "b", "é x", "", "abc"][i], json(rng, depth - 1))
             };
             let all: Vec<_> = members(rng).map(|i| member(rng, i)).collect();
             format!("{{{}}}", all.join(","))
@@ -168,15 +169,15 @@ fn json(rng: &mut Rng, depth: u32) -> String {
 }
 
 /// A statement that changes a part of row `id`.
-fn change(rng: &mut Rng, id: u64) -> String {
-    let path = PATHS[rng.below(PATHS.len() as u64) as usize];
+fn change(rng: &mut StdRng, id: u64) -> String {
+    let path = PATHS[rng.random_range(0..PATHS.len())];
     // JSON_SET takes a scalar or a document.
     let value = format!("CAST('{}' AS JSON)", json(rng, 2).replace('\\', "\\\\"));
     let (a, b) = (
-        ["$.a", "$.b", "$.new", "$[1]"][rng.below(4) as usize],
-        ["$.b[0]", "$.a[1]", "$[0]"][rng.below(3) as usize],
+        ["$.a", "$.b", "$.new", "$[1]"][rng.random_range(0..4)],
+        ["$.b[0]", "$.a[1]", "$[0]"][rng.random_range(0..3)],
     );
-    let doc = match rng.below(5) {
+    let doc = match rng.random_range(0..5) {
         0 => format!("JSON_SET(doc, '{path}', {value})"),
         1 => format!("JSON_REPLACE(JSON_SET(doc, '{a}', {value}), '{path}', 1.5)"),
         2 => format!("JSON_REMOVE(doc, '{a}')"),
@@ -201,7 +202,7 @@ async fn values_are_those_of_mysql() {
     ] {
         conn.query_drop(statement).await.unwrap();
     }
-    let mut rng = Rng::new(7);
+    let mut rng = StdRng::seed_from_u64(7);
     let mut expected = Vec::new();
     for id in 0..60_u64 {
         let document = json(&mut rng, 4).replace('\\', "\\\\");
@@ -251,15 +252,15 @@ async fn values_are_those_of_mysql() {
 }
 
 /// White space as a careless writer leaves it, outside of strings.
-fn spaced_at_random(rng: &mut Rng, document: &str) -> String {
+fn spaced_at_random(rng: &mut StdRng, document: &str) -> String {
     let (mut out, mut quoted, mut escaped) = (String::new(), false, false);
     for c in document.chars() {
         let structural = !quoted && matches!(c, '{' | '}' | '[' | ']' | ',' | ':');
-        if structural && rng.below(3) == 0 {
-            out.push_str([" ", "  ", "\n", "\t "][rng.below(4) as usize]);
+        if structural && rng.random_range(0..3) == 0 {
+            out.push_str([" ", "  ", "\n", "\t "][rng.random_range(0..4)]);
         }
         out.push(c);
-        if structural && rng.below(3) == 0 {
+        if structural && rng.random_range(0..3) == 0 {
             out.push(' ');
         }
         if c == '"' && !escaped {
@@ -277,7 +278,7 @@ async fn json_keys_are_those_of_mariadb(port: u16, data: &std::path::Path) {
     for statement in ["CREATE DATABASE t", "CREATE TABLE t.d (id INT PRIMARY KEY, doc JSON)"] {
         conn.query_drop(statement).await.unwrap();
     }
-    let mut rng = Rng::new(11);
+    let mut rng = StdRng::seed_from_u64(11);
     let mut wanted = BTreeSet::new();
     let (mut containers, mut values) = (0, 0);
     for id in 0..300_u64 {

@@ -239,6 +239,24 @@ mod tests {
     }
 
     #[test]
+    fn the_admin_address_must_be_of_this_machine() {
+        let look = |listen: &str| {
+            let text = format!(
+                "source: {{ url: 'mysql://rowbust@db' }}\nredis: {{ main: 'redis://cache' }}\nadmin: {{ listen: '{listen}' }}\n\
+                 mappings: [ {{ table: shop.products, keys: ['product:{{id}}'] }} ]\n"
+            );
+            let mut group = Group::new("machine", "");
+            admin(&crate::config::parse(&text, Path::new("rowbust.yaml"), &|_| None).unwrap(), &mut group);
+            group.lines.remove(0)
+        };
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(look(&free.to_string()).text, format!("{free} is free"));
+        // For documentation: no machine has it (RFC 5737).
+        let other = look("192.0.2.1:8321");
+        assert!(other.text.contains("192.0.2.1:8321: Cannot assign"), "{}", other.text);
+    }
+
+    #[test]
     fn space_runs_out_in_steps() {
         assert!(matches!(space("x", 1 << 40), Finding::Ok(_)));
         assert!(matches!(space("x", LOW - 1), Finding::Warning(..)));

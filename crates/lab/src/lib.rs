@@ -2,7 +2,7 @@
 //!
 //! [`model`] takes the strategies' steps through every interleaving of a small world. [`live`] runs the client's strategies on real
 //! servers, under load and faults: [`history`] is what a run leaves behind, [`checker`] judges it, [`summary`] is what a comparison of
-//! runs found, [`report`] shows it.
+//! runs found, [`report`] shows it. [`zipf`] is what makes some rows more popular than others.
 //!
 //! May depend on `rowbust-client`, `rowbust-protocol` and `rowbust-servers`; the model depends on none of them.
 #![forbid(unsafe_code)]
@@ -14,3 +14,4 @@ pub mod model;
 mod names;
 pub mod report;
 pub mod summary;
+pub mod zipf;

@@ -9,12 +9,8 @@ on_both!(a_source_without_locks, waits_under_a_time_limit);
 async fn a_source_without_locks(flavor: Flavor) -> Result<()> {
     let Some(stage) = Stage::new(flavor, "lockless").await? else { return Ok(()) };
     stage.open_shop(PRODUCTS).await?;
-    let common = Common {
-        checkpoint: "{ redis: ha, name: lockless }".into(),
-        source: String::new(),
-        ..Common::in_redis()
-    };
-    let mut hosts = [Host::new(&stage, "a", &common).await?, Host::new(&stage, "b", &common).await?];
+    let common = Common::named("lockless");
+    let mut hosts = two(&stage, &common).await?;
     hosts[0].first_position()?;
     for host in &mut hosts {
         host.source.cut().await;
@@ -61,12 +57,9 @@ async fn waits_under_a_time_limit(flavor: Flavor) -> Result<()> {
     };
     run(&mut conn, &[&format!("SET GLOBAL {limit}")]).await?;
     let common = Common::in_redis();
-    let mut hosts = [Host::new(&stage, "a", &common).await?, Host::new(&stage, "b", &common).await?];
+    let mut hosts = two(&stage, &common).await?;
     hosts[0].first_position()?;
-    hosts[0].launch()?;
-    hosts[0].active(WITHIN).await?;
-    hosts[1].launch()?;
-    hosts[1].stands_by(WITHIN).await?;
+    start(hosts.each_mut()).await?;
     until("the limit has cut waiting off", WITHIN, async || {
         let mut conn = stage.db.connect().await?;
         let seen: Option<(String, String)> =

@@ -294,8 +294,9 @@ async fn nowhere(flavor: Flavor, way: Way) -> Result<()> {
         for (method, path) in
             [("GET", "/status"), ("POST", "/pause"), ("POST", "/resume"), ("POST", "/flush")]
         {
-            let header = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
-            let (_, answer) = http::ask(guarded.admin, method, path, &header, "{}").await?;
+            let headers =
+                [("Authorization", &*format!("Bearer {token}")), ("Content-Type", "application/json")];
+            let (_, answer) = http::ask(guarded.admin, method, path, &headers, "{}").await?;
             guarded.canaries.search(path, &answer)?;
         }
     }

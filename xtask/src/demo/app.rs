@@ -24,8 +24,8 @@ use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
 
+use super::popular::Popular;
 use super::shop::{Key, Row, Size, Table, cached_form};
-use super::zipf::Zipf;
 
 /// Longer than any run: expiry must not hide a stale value.
 const TTL_SECONDS: u64 = 3600;
@@ -103,8 +103,8 @@ impl Counters {
 /// What all workers share.
 struct App {
     args: Args,
-    products: Zipf,
-    customers: Zipf,
+    products: Popular,
+    customers: Popular,
     journal: File,
     counters: Counters,
     stop: AtomicBool,
@@ -115,8 +115,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let journal = File::options().create(true).append(true).open(&args.journal).context("no journal")?;
     let size = Size { products: args.products, customers: args.customers };
     let app = Arc::new(App {
-        products: Zipf::new(size.of(Table::Products)),
-        customers: Zipf::new(size.of(Table::Customers)),
+        products: Popular::new(size.of(Table::Products)),
+        customers: Popular::new(size.of(Table::Customers)),
         args,
         journal,
         counters: Counters::default(),

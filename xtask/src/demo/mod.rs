@@ -10,12 +10,12 @@ mod compare;
 pub(crate) mod daemon;
 mod live;
 mod monitor;
+mod popular;
 mod report;
 mod run;
 mod shop;
 mod story;
 mod world;
-mod zipf;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use redis::aio::MultiplexedConnection;
 use rowbust_client::{BoxError, CallOptions, Change, Client, Origin, ReadSource, Stats};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,6 @@ use super::{
     clock::Clock,
     db::{Link, is_refusal},
     error::LiveError as Error,
-    rng::Rng,
     stage::Stage,
     world::Connector,
 };
@@ -114,7 +114,7 @@ pub(super) struct Spec {
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) stage: Arc<Stage>,
-    pub(super) rng: Rng,
+    pub(super) rng: StdRng,
     client: Client,
     primary: Link,
     replica: Option<Link>,
@@ -161,7 +161,7 @@ async fn live(
     let client = stage.client(connector.redis().await?, Some(hooks))?;
     let (reads, writes) = stage.workload.pauses();
     let mut app = App {
-        rng: Rng::new(spec.seed, u64::from(spec.number)),
+        rng: StdRng::seed_from_u64(spec.seed ^ (u64::from(spec.number) << 32)),
         client,
         primary: Link::new(connector.primary.clone()),
         replica: connector.replica.clone().filter(|_| stage.reads_replica).map(Link::new),
@@ -197,7 +197,7 @@ impl App {
     }
 
     fn jittered(&mut self, pause: Duration) -> Duration {
-        pause.mul_f64(0.5 + self.rng.share())
+        pause.mul_f64(self.rng.random_range(0.5..1.5))
     }
 
     /// A connection to Redis for what the client library has no part in.
@@ -240,7 +240,7 @@ impl App {
     /// Reads a cell. `sql` gives its version and value.
     pub(super) async fn read(&mut self, cell: u32, sql: &str) {
         let key = self.stage.key(cell);
-        let coin = self.rng.share() < 0.5;
+        let coin = self.rng.random::<bool>();
         let (primary, replica, stage) = (&self.primary, self.replica.as_ref(), &self.stage);
         let version = AtomicU64::new(0);
         let start = self.spec.clock.now();
@@ -278,7 +278,7 @@ impl App {
     pub(super) async fn read_many(&mut self, cells: &[u32], sql: impl Fn(&str) -> String + Send + Sync) {
         let keys: Vec<String> = cells.iter().map(|cell| self.stage.key(*cell)).collect();
         let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let coin = self.rng.share() < 0.5;
+        let coin = self.rng.random::<bool>();
         let (primary, replica, stage) = (&self.primary, self.replica.as_ref(), &self.stage);
         let versions = std::sync::Mutex::new(std::collections::HashMap::new());
         let start = self.spec.clock.now();

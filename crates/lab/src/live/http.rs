@@ -1,30 +1,23 @@
-//! The daemon's admin server, asked over plain HTTP.
+//! The daemon's admin server.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::task::spawn_blocking;
 
-/// Status code and body.
+/// Longest wait for one answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Status code and body, on a connection of its own; whatever its status is, it is an answer.
 ///
 /// # Errors
-/// When nobody answers within five seconds, or it is no HTTP.
-pub(super) async fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        io::Result::Ok(answer)
-    };
-    let answer = timeout(Duration::from_secs(5), exchange).await??;
-    let parts = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, body.to_owned()))
+/// When nobody answers in time, or it is no HTTP.
+pub(super) async fn get(port: u16, path: &str) -> Result<(u16, String), ureq::Error> {
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let answer = spawn_blocking(move || {
+        let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_WITHIN)).proxy(None);
+        let agent = config.http_status_as_error(false).build().new_agent();
+        let mut answer = agent.get(url).call()?;
+        Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
     });
-    parts.ok_or_else(|| io::Error::other("the answer is no HTTP"))
+    answer.await.map_err(|panicked| ureq::Error::Other(panicked.into()))?
 }

@@ -42,7 +42,6 @@ mod http;
 mod judge;
 mod measures;
 pub mod output;
-mod rng;
 mod runner;
 mod sampler;
 mod stage;

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, LocalBoxFuture};
+use rand::RngExt as _;
 
 use super::{Load, Mapping, rows::insert};
-use crate::live::{
-    LiveError, World,
-    actor::{App, LANES},
-    error::LiveError as Error,
-    rng::Zipf,
-    stage::Stage,
+use crate::{
+    live::{
+        LiveError, World,
+        actor::{App, LANES},
+        error::LiveError as Error,
+        stage::Stage,
+    },
+    zipf::Zipf,
 };
 
 /// Rows per counter.
@@ -28,7 +31,7 @@ impl Counters {
     /// About so many rows.
     pub(super) fn new(rows: u32) -> Self {
         let counters = rows.div_ceil(SHARDS);
-        Self { counters, popular: Zipf::new(counters, 1.0) }
+        Self { counters, popular: Zipf::new(counters) }
     }
 }
 
@@ -98,7 +101,7 @@ impl Load for Counters {
     fn write<'a>(&'a self, app: &'a mut App) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
             let counter = self.popular.pick(&mut app.rng);
-            let shard = app.rng.below(SHARDS);
+            let shard = app.rng.random_range(0..SHARDS);
             let table = format!("{}.counters", app.stage.schema);
             app.write(&[counter * SHARDS + shard], move |link, val| {
                 let sql = format!(

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use mysql_async::prelude::Queryable as _;
+use rand::RngExt as _;
 
 use super::{Load, Mapping, rows::insert};
-use crate::live::{actor::App, rng::Zipf};
+use crate::{live::actor::App, zipf::Zipf};
 
 /// As many rows as slots. A write swaps the slots of two rows; both get a version above those that they had, so that a slot's versions
 /// increase whichever row is in it.
@@ -18,7 +19,7 @@ pub(super) struct Moves {
 
 impl Moves {
     pub(super) fn new(rows: u32) -> Self {
-        Self { slots: rows.max(2), popular: Zipf::new(rows.max(2), 1.0) }
+        Self { slots: rows.max(2), popular: Zipf::new(rows.max(2)) }
     }
 }
 
@@ -63,7 +64,7 @@ impl Load for Moves {
     fn write<'a>(&'a self, app: &'a mut App) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
             let a = self.popular.pick(&mut app.rng);
-            let b = (a + 1 + app.rng.below(self.slots - 1)) % self.slots;
+            let b = (a + 1 + app.rng.random_range(0..self.slots - 1)) % self.slots;
             let table = format!("{}.items", app.stage.schema);
             app.write(&[a, b], move |link, val| {
                 link.transaction(move |conn| {

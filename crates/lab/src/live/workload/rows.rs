@@ -3,9 +3,10 @@
 use std::{ops::Range, time::Duration};
 
 use futures_util::future::LocalBoxFuture;
+use rand::RngExt as _;
 
 use super::{Load, Mapping};
-use crate::live::{actor::App, rng::Zipf};
+use crate::{live::actor::App, zipf::Zipf};
 
 /// Some rows are asked for, and written, far more often than others.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn new(rows: u32, facets: u32, reads: Duration, writes: Duration) -> Self {
-        Self { rows, facets, popular: Zipf::new(rows, 1.0), pauses: (reads, writes) }
+        Self { rows, facets, popular: Zipf::new(rows), pauses: (reads, writes) }
     }
 }
 
@@ -73,7 +74,7 @@ impl Load for Rows {
     fn read<'a>(&'a self, app: &'a mut App) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
             let row = self.popular.pick(&mut app.rng);
-            let cell = row * self.facets + app.rng.below(self.facets);
+            let cell = row * self.facets + app.rng.random_range(0..self.facets);
             let sql = format!("SELECT ver, val FROM {}.items WHERE id = {row}", app.stage.schema);
             app.read(cell, &sql).await;
         })

@@ -11,7 +11,10 @@ use mysql_async::prelude::Queryable as _;
 use redis::aio::MultiplexedConnection;
 
 use super::{Load, Mapping, rows::insert};
-use crate::live::{LiveError, World, actor::App, error::LiveError as Error, rng::Zipf, stage::Stage};
+use crate::{
+    live::{LiveError, World, actor::App, error::LiveError as Error, stage::Stage},
+    zipf::Zipf,
+};
 
 /// Of each item.
 const STOCK: u32 = 200;
@@ -28,7 +31,7 @@ pub(super) struct Sale {
 
 impl Sale {
     pub(super) fn new(rows: u32) -> Self {
-        Self { items: rows, popular: Zipf::new(rows, 1.0) }
+        Self { items: rows, popular: Zipf::new(rows) }
     }
 }
 
