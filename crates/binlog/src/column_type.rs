@@ -3,6 +3,13 @@
 use std::fmt;
 
 /// A column's type as stored in rows. `STRING` columns that are really ENUM or SET are told apart.
+///
+/// ```
+/// use rowbust_binlog::ColumnType;
+/// let stored = ColumnType::from_code(246).unwrap();
+/// assert_eq!(stored, ColumnType::NewDecimal);
+/// assert!(stored.is_numeric() && !stored.is_integer());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[allow(missing_docs)]

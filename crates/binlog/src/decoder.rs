@@ -14,12 +14,55 @@ use crate::table_map::TableMap;
 use crate::xid::Xid;
 
 /// Most table maps that a decoder keeps, and so the bound of its slots.
+///
+/// ```
+/// use rowbust_binlog::{DecodeErrorKind, decoder::MAX_TABLES};
+/// let error = DecodeErrorKind::TooManyTables { limit: MAX_TABLES };
+/// assert!(error.to_string().contains("4096"));
+/// ```
 pub const MAX_TABLES: usize = 4096;
 
 /// The table id of a rows event that carries no rows, only the end of its statement.
 const DUMMY_TABLE_ID: u64 = 0x00ff_ffff;
 
 /// Turns raw events of one stream, in order, into [`Event`]s.
+///
+/// ```
+/// use rowbust_binlog::{
+///     Column, Decoder, Event, FileEvents, Projection, RowCursor, RowKind, RowSlots, TableMap, Value,
+/// };
+///
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.full.binlog")?;
+/// let mut decoder = Decoder::new();
+/// let mut inserted = Vec::new();
+/// for raw in FileEvents::new(&file)? {
+///     match decoder.decode(&raw?)? {
+///         Event::Rows(rows) if rows.kind == RowKind::Write => {
+///             let map: &TableMap = decoder.table(rows.slot);
+///             let (true, Some(index)) = (map.table == "t_int", map.column_index("v")) else { continue };
+///             let column: &Column = &map.columns[index];
+///             // Kept for as long as the table stays the same.
+///             let projection = Projection::new(map, &[index])?;
+///             let mut cursor: RowCursor<'_, '_> = rows.cursor(map, &projection)?;
+///             let mut row = RowSlots::default();
+///             while cursor.next(&mut row)? {
+///                 let mut text = Vec::new();
+///                 match row.after.first() {
+///                     Some(Value::Null) | None => text.extend(b"NULL"),
+///                     Some(value) => value.write_text(column, &mut text)?,
+///                 }
+///                 inserted.push(String::from_utf8(text)?);
+///             }
+///         }
+///         // The end of a transaction.
+///         Event::Xid(_) => decoder.end_transaction(),
+///         Event::Unsupported { name, .. } => return Err(name.into()),
+///         _ => {}
+///     }
+/// }
+/// assert!(inserted.starts_with(&["NULL", "-2147483648", "-1", "0", "2147483647"].map(String::from)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Decoder {
     format: Option<Format>,

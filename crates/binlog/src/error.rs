@@ -3,6 +3,13 @@
 use crate::header::event_name;
 
 /// Bytes that contradict the format. Never a lost connection: retrying the same bytes gives the same error.
+///
+/// ```
+/// use rowbust_binlog::{DecodeError, DecodeErrorKind, FileEvents};
+/// let error: DecodeError = FileEvents::new(b"no binlog").unwrap_err();
+/// assert_eq!((error.event_type, error.offset), (0, 0));
+/// assert!(matches!(error.kind, DecodeErrorKind::Invalid { what: "magic number", .. }));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} event (type {event_type}), byte {offset}: {kind}", event_name(*event_type))]
 pub struct DecodeError {
@@ -15,6 +22,8 @@ pub struct DecodeError {
 }
 
 /// What was wrong in a [`DecodeError`].
+///
+/// Example: see [`DecodeError`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {

@@ -7,6 +7,17 @@ use crate::rows::Rows;
 use crate::xid::Xid;
 
 /// What a stream or a file starts with.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, Flavor, FormatDescription};
+/// let file = std::fs::read("tests/fixtures/mariadb-10.11.full.binlog")?;
+/// let first = FileEvents::new(&file)?.next().ok_or("no event")??;
+/// let Event::FormatDescription(FormatDescription { flavor, checksum, .. }) = Decoder::new().decode(&first)? else {
+///     return Err("every file begins with it".into());
+/// };
+/// assert_eq!((flavor, checksum), (Flavor::MariaDb, true));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FormatDescription<'a> {
@@ -21,6 +32,21 @@ pub struct FormatDescription<'a> {
 }
 
 /// The event that opens a transaction or a group of either flavour.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, GtidEvent};
+/// let file = std::fs::read("tests/fixtures/mariadb-10.11.full.binlog")?;
+/// let mut decoder = Decoder::new();
+/// let mut standalone = 0;
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::Gtid(GtidEvent { gtid, standalone: true, .. }) = decoder.decode(&raw?)? {
+///         println!("{gtid} is one statement, without a commit behind it");
+///         standalone += 1;
+///     }
+/// }
+/// assert!(standalone > 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GtidEvent<'a> {
@@ -59,6 +85,20 @@ impl GtidEvent<'_> {
 }
 
 /// Which half of an XA transaction a MariaDB group is.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, XaPhase};
+/// let file = std::fs::read("tests/fixtures/mariadb-10.11.containers.binlog")?;
+/// let mut decoder = Decoder::new();
+/// let mut phases = Vec::new();
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::Gtid(gtid) = decoder.decode(&raw?)? {
+///         phases.extend(gtid.xa);
+///     }
+/// }
+/// assert!(phases.contains(&XaPhase::Prepared) && phases.contains(&XaPhase::Completed));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XaPhase {
     /// Its changes, up to XA PREPARE (`FL_PREPARED_XA`).
@@ -68,6 +108,20 @@ pub enum XaPhase {
 }
 
 /// The end of a group that is prepared.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, XaPrepare};
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.containers.binlog")?;
+/// let mut decoder = Decoder::new();
+/// let mut prepared = Vec::new();
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::XaPrepare(XaPrepare { one_phase: false, xid }) = decoder.decode(&raw?)? {
+///         prepared.push(xid.to_string());
+///     }
+/// }
+/// assert!(!prepared.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct XaPrepare<'a> {
     /// `XA COMMIT … ONE PHASE`: it is committed with this event, no other group follows.
@@ -77,6 +131,20 @@ pub struct XaPrepare<'a> {
 }
 
 /// A statement: BEGIN, COMMIT, DDL, or DML in statement format.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, Query};
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.full.binlog")?;
+/// let mut decoder = Decoder::new();
+/// let mut created = 0;
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::Query(Query { sql, .. }) = decoder.decode(&raw?)? {
+///         created += usize::from(sql.starts_with(b"CREATE TABLE"));
+///     }
+/// }
+/// assert!(created > 50);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Query<'a> {
@@ -95,6 +163,8 @@ pub struct Query<'a> {
 }
 
 /// One event.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'a> {

@@ -4,12 +4,29 @@ use crate::error::{DecodeError, DecodeErrorKind};
 use crate::header::{Header, RawEvent, event_type};
 
 /// What every binlog file starts with.
+///
+/// ```
+/// use rowbust_binlog::{FileEvents, file::MAGIC};
+/// // A file without events.
+/// assert_eq!(FileEvents::new(&MAGIC).unwrap().count(), 0);
+/// ```
 pub const MAGIC: [u8; 4] = *b"\xfebin";
 
 /// What an encrypted file of MySQL starts with (`binlog_encryption`, `Rpl_encryption_header` in `sql/rpl_log_encryption.h`).
 const ENCRYPTED_MAGIC: [u8; 4] = *b"\xfdbin";
 
 /// Iterates over the events of a whole file, or of its beginning. Ends behind an error.
+///
+/// ```
+/// use rowbust_binlog::{FileEvents, event_type};
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.full.binlog")?;
+/// let mut events = FileEvents::new(&file)?;
+/// let first = events.next().ok_or("no event")??;
+/// assert_eq!(first.header.event_type, event_type::FORMAT_DESCRIPTION);
+/// // Where `mysqlbinlog` says that the second one is.
+/// assert_eq!(events.position(), u64::from(first.header.log_pos));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct FileEvents<'a> {
     file: &'a [u8],

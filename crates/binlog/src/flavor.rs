@@ -3,6 +3,12 @@
 use std::fmt;
 
 /// The dialect of a server's binlog: the event header and row events are shared, GTIDs are not.
+///
+/// ```
+/// use rowbust_binlog::Flavor;
+/// assert_eq!(Flavor::from_version("10.11.19-MariaDB-log"), Flavor::MariaDb);
+/// assert_eq!(Flavor::from_version("8.4.0"), Flavor::MySql);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavor {
     /// MySQL (and Percona Server).

@@ -66,6 +66,12 @@ pub mod event_type {
 }
 
 /// The name of an event type, as the servers' `SHOW BINLOG EVENTS` spells it where it does; `Unknown` otherwise.
+///
+/// ```
+/// use rowbust_binlog::{event_name, event_type};
+/// assert_eq!(event_name(event_type::WRITE_ROWS_V2), "Write_rows");
+/// assert_eq!(event_name(255), "Unknown");
+/// ```
 pub fn event_name(event_type: u8) -> &'static str {
     match event_type {
         1 => "Start_v3",
@@ -127,16 +133,47 @@ pub fn event_name(event_type: u8) -> &'static str {
 }
 
 /// Most bytes of one event that are kept in memory: the servers' own limit (`max_allowed_packet` at its highest).
+///
+/// ```
+/// use rowbust_binlog::{Header, MAX_EVENT};
+/// /// Whether to read the whole event into memory.
+/// fn fits(header: &Header) -> bool {
+///     usize::try_from(header.event_size).is_ok_and(|size| size <= MAX_EVENT)
+/// }
+/// # let header = Header { timestamp: 0, event_type: 2, server_id: 1, event_size: 100, log_pos: 0, flags: 0 };
+/// assert!(fits(&header));
+/// ```
 pub const MAX_EVENT: usize = 1 << 30;
 
 /// Header flag: the file is still being written, or the server crashed. Left out of the checksum.
+///
+/// Example: see [`Header`].
 pub const FLAG_IN_USE: u16 = 0x01;
 /// Header flag: made up by the dump thread, not in the file.
+///
+/// Example: see [`Header`].
 pub const FLAG_ARTIFICIAL: u16 = 0x20;
 /// Header flag: may be ignored by who doesn't know the type.
+///
+/// Example: see [`Header`].
 pub const FLAG_IGNORABLE: u16 = 0x80;
 
 /// The header that starts every event: 19 bytes, little-endian.
+///
+/// ```
+/// use rowbust_binlog::{Header, event_type, header::{FLAG_ARTIFICIAL, FLAG_IGNORABLE, FLAG_IN_USE}};
+/// let rotate = Header {
+///     timestamp: 0,
+///     event_type: event_type::ROTATE,
+///     server_id: 1,
+///     event_size: 44,
+///     log_pos: 0,
+///     flags: FLAG_ARTIFICIAL,
+/// };
+/// assert!(rotate.is_artificial());
+/// assert_eq!(rotate.flags & (FLAG_IN_USE | FLAG_IGNORABLE), 0);
+/// assert_eq!(Header::parse(&rotate.encode()), Ok(rotate));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Seconds since 1970, when the statement began; 0 in artificial events.
@@ -205,6 +242,22 @@ impl Header {
 }
 
 /// One event, framed but not decoded.
+///
+/// ```
+/// use rowbust_binlog::{Header, RawEvent, event_type};
+/// let header = Header {
+///     timestamp: 1_700_000_000,
+///     event_type: event_type::XID,
+///     server_id: 1,
+///     event_size: 27,
+///     log_pos: 0,
+///     flags: 0,
+/// };
+/// let bytes = [header.encode().as_slice(), &7_u64.to_le_bytes()].concat();
+/// let commit = RawEvent::parse(&bytes, false)?;
+/// assert_eq!(commit.body, 7_u64.to_le_bytes());
+/// # Ok::<(), rowbust_binlog::DecodeError>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct RawEvent<'a> {
     /// The common header.

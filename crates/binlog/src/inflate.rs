@@ -19,6 +19,24 @@ const STEP: usize = 64 << 10;
 const KEEP: usize = 16 << 20;
 
 /// Turns compressed events into plain ones; keeps its buffers.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, FileEvents, Inflater};
+/// let file = std::fs::read("tests/fixtures/mariadb-10.11.containers.binlog")?;
+/// let (mut decoder, mut inflater, mut inflated) = (Decoder::new(), Inflater::new(), 0);
+/// for raw in FileEvents::new(&file)? {
+///     let raw = raw?;
+///     if raw.is_compressed() {
+///         let plain = inflater.inflate(&raw, &decoder)?;
+///         decoder.decode(&plain)?;
+///         inflated += 1;
+///     } else {
+///         decoder.decode(&raw)?;
+///     }
+/// }
+/// assert!(inflated > 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Inflater {
     zlib: Option<Decompress>,

@@ -17,6 +17,11 @@ use crate::reader::Reader;
 
 /// Largest window that is inflated, 128 MiB: the most that any level of zstd uses, and the limit of the servers' own
 /// decoder (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`).
+///
+/// ```
+/// // Most of the memory that a payload's frame can ask for.
+/// assert_eq!(1_u64 << rowbust_binlog::payload::WINDOW_LOG_MAX, 128 << 20);
+/// ```
 pub const WINDOW_LOG_MAX: u32 = 27;
 
 /// The buffer at the start.
@@ -26,6 +31,8 @@ const BUFFER: usize = 128 << 10;
 const KEEP: usize = 16 << 20;
 
 /// How a payload is stored.
+///
+/// Example: see [`PayloadReader`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Zstandard.
@@ -35,6 +42,8 @@ pub enum Compression {
 }
 
 /// A transaction's events in one event.
+///
+/// Example: see [`PayloadReader`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload<'a> {
     /// How it is stored.
@@ -111,6 +120,25 @@ impl<'a> Payload<'a> {
 }
 
 /// Reads the events of one payload after the other; keeps its buffers.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, Payload, PayloadReader, payload::Compression};
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.containers.binlog")?;
+/// let (mut decoder, mut reader, mut within) = (Decoder::new(), PayloadReader::new(), 0);
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::TransactionPayload(payload) = decoder.decode(&raw?)? {
+///         let payload: Payload<'_> = payload;
+///         assert_eq!(payload.compression, Compression::Zstd);
+///         reader.open();
+///         while let Some(raw) = reader.next(&payload)? {
+///             decoder.decode(&raw)?;
+///             within += 1;
+///         }
+///     }
+/// }
+/// assert!(within > 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Default)]
 pub struct PayloadReader {
     zstd: Option<Decoder<'static>>,

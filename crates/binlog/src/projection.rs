@@ -6,6 +6,19 @@ use crate::value::Value;
 use crate::{decimal, temporal};
 
 /// Columns that can't be projected.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, Projection, ProjectionError};
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.full.binlog")?;
+/// let mut decoder = Decoder::new();
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::TableMap { slot, .. } = decoder.decode(&raw?)? {
+///         let refused = Projection::new(decoder.table(slot), &[1, 0]);
+///         assert_eq!(refused.unwrap_err(), ProjectionError::Order);
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
@@ -71,6 +84,8 @@ pub(crate) enum Step {
 }
 
 /// A compiled walk over the row images of one table map.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone)]
 pub struct Projection {
     taken: Vec<usize>,

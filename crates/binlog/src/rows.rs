@@ -13,6 +13,8 @@ use crate::table_map::TableMap;
 use crate::value::Value;
 
 /// What happened to the rows.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowKind {
     /// Inserted: an after image each.
@@ -24,6 +26,8 @@ pub enum RowKind {
 }
 
 /// A row event: images of one or more rows of one table.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// The table's slot, for [`crate::Decoder::table`].
@@ -147,6 +151,8 @@ impl<'a> Present<'a> {
 }
 
 /// The walk over one event's rows.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug)]
 pub struct RowCursor<'p, 'a> {
     projection: &'p Projection,
@@ -370,6 +376,8 @@ impl<'a> RowCursor<'_, 'a> {
 
 /// One row's projected values, by position in [`Projection::columns`]. Reused from row to row, and from event to
 /// event by [`RowSlots::recycle`].
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone, Default)]
 pub struct RowSlots<'a> {
     /// Before image; empty if there is none.

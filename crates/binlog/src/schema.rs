@@ -3,6 +3,15 @@
 use crate::column_type::ColumnType;
 
 /// One column as the server describes it now.
+///
+/// ```
+/// use rowbust_binlog::SchemaColumn;
+/// // SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS …
+/// let stock = SchemaColumn::new("stock", "int", "int(10) unsigned", None);
+/// assert!(stock.unsigned);
+/// let size = SchemaColumn::new("size", "enum", "enum('S','M','L')", Some("utf8mb4"));
+/// assert_eq!(size.labels, ["S", "M", "L"]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaColumn {
     /// `COLUMN_NAME`.
@@ -22,6 +31,21 @@ pub struct SchemaColumn {
 }
 
 /// The table isn't the one that the binlog wrote about: it was altered since.
+///
+/// ```
+/// use rowbust_binlog::{Decoder, Event, FileEvents, SchemaColumn, SchemaMismatch};
+/// let file = std::fs::read("tests/fixtures/mysql-9.7.bare.binlog")?;
+/// let mut decoder = Decoder::new();
+/// for raw in FileEvents::new(&file)? {
+///     if let Event::TableMap { slot, .. } = decoder.decode(&raw?)? {
+///         // The table had more columns when the event was written.
+///         let now = [SchemaColumn::new("id", "int", "int", None)];
+///         let refused = decoder.table_mut(slot).complete(&now);
+///         assert!(matches!(refused, Err(SchemaMismatch::ColumnCount { now: 1, .. })));
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaMismatch {

@@ -9,6 +9,8 @@ use crate::schema::{SchemaColumn, SchemaMismatch};
 use crate::{decimal, metadata};
 
 /// One column of a table map.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Column {
@@ -36,6 +38,8 @@ pub struct Column {
 }
 
 /// A table as one TABLE_MAP event describes it.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableMap {

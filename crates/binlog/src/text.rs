@@ -12,6 +12,11 @@ use crate::value::Value;
 use crate::{compressed, decimal, temporal};
 
 /// A value that has no text form here.
+///
+/// ```
+/// use rowbust_binlog::{TextError, charset::Charset};
+/// assert_eq!(Charset::Utf8.decode(b"\xff"), Err(TextError::Malformed("UTF-8")));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {

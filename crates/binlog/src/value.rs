@@ -2,6 +2,8 @@
 //! [`Value::Compressed`], of which one text has several forms, and [`Value::JsonDiff`].
 
 /// One column of one row image.
+///
+/// Example: see [`Decoder`](crate::Decoder).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Value<'a> {

@@ -9,6 +9,12 @@ use crate::reader::Reader;
 const MAX_PART: usize = 64;
 
 /// A transaction's global id, as an event has it.
+///
+/// ```
+/// use rowbust_binlog::Xid;
+/// let xid = Xid { format_id: 1, gtrid: b"one", bqual: b"" };
+/// assert_eq!(xid.to_string(), "X'6f6e65',X'',1");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Xid<'a> {
     /// Who gave the other parts; 1 unless the application said otherwise.
@@ -65,6 +71,13 @@ impl fmt::Display for Xid<'_> {
 }
 
 /// A [`Xid`] that owns its bytes: one that was read from a statement.
+///
+/// ```
+/// use rowbust_binlog::{Xid, XidBuf};
+/// let xid = XidBuf::in_statement(b"XA COMMIT X'6f6e65',X'',1").unwrap();
+/// assert_eq!(xid.as_xid(), Xid { format_id: 1, gtrid: b"one", bqual: b"" });
+/// assert_eq!(XidBuf::in_statement(b"COMMIT"), None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct XidBuf {
     format_id: i32,

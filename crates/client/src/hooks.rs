@@ -9,7 +9,11 @@ use futures_util::future::BoxFuture;
 ///
 /// ```
 /// use rowbust_client::Step;
-/// assert_eq!(format!("{:?}", Step::Fill), "Fill");
+/// /// Where a reader that is held up has read a row, and not filled yet.
+/// fn is_race(step: Step) -> bool {
+///     matches!(step, Step::Fill)
+/// }
+/// assert!(is_race(Step::Fill) && !is_race(Step::Load));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -1,17 +1,44 @@
 //! What was done in a run: every operation of every client, with its times and its outcome.
 //!
+//! ```
+//! use rowbust_lab::history::{self, Kind, Op, Outcome, Writer};
+//! let update = Op { start: 10, end: 25, version: 2, key: 7, process: 1, kind: Kind::Write, outcome: Outcome::Ok };
+//! let mut file = Writer::new(Vec::new())?;
+//! file.add(&update)?;
+//! let bytes = file.finish()?;
+//! assert_eq!(history::read(&*bytes)?, [update]);
+//! # Ok::<(), history::ReadError>(())
+//! ```
+//!
 //! Guarantees: what [`Writer`] has written is read back as it was, or refused with the record's number; a file that was cut short is
 //! an error, never a shorter history. Depends on nothing of ours.
 
 use std::io::{self, Read, Write};
 
 /// A run's time in nanoseconds, of one monotonic clock.
+///
+/// ```
+/// use rowbust_lab::history::Nanos;
+/// const SECOND: Nanos = 1_000_000_000;
+/// ```
 pub type Nanos = u64;
 
 /// The version of a row: increases by one with each write of its key, in the order of the database's commits. 0: there is no row.
+///
+/// ```
+/// use rowbust_lab::history::Version;
+/// let (first, second): (Version, Version) = (1, 2);
+/// assert!(first < second);
+/// ```
 pub type Version = u64;
 
 /// One operation of a client.
+///
+/// ```
+/// use rowbust_lab::history::{Kind, Op, Outcome};
+/// let op = Op { start: 10, end: 25, version: 2, key: 7, process: 1, kind: Kind::Load, outcome: Outcome::Ok };
+/// assert_eq!(op.end - op.start, 15);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Op {
     /// When the client asked.
@@ -31,6 +58,11 @@ pub struct Op {
 }
 
 /// What a client asked for.
+///
+/// ```
+/// use rowbust_lab::history::Kind;
+/// assert!(Kind::Hit.is_read() && Kind::Load.is_read() && !Kind::Write.is_read());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A value, which the cache had.
@@ -43,12 +75,23 @@ pub enum Kind {
 
 impl Kind {
     /// Not a write.
+    ///
+    /// Example: see [`Kind`].
     pub fn is_read(self) -> bool {
         self != Self::Write
     }
 }
 
 /// What came of an operation.
+///
+/// ```
+/// use rowbust_lab::history::Outcome;
+/// /// What an update's error says of its effect.
+/// fn outcome(connection_lost: bool) -> Outcome {
+///     if connection_lost { Outcome::Unknown } else { Outcome::Failed }
+/// }
+/// assert_eq!(outcome(true), Outcome::Unknown);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// A read has its value; a write is committed, and was at [`Op::end`].
@@ -64,6 +107,12 @@ const MAGIC: [u8; 8] = *b"rowbust\x01";
 const RECORD: usize = 34;
 
 /// Why a history can't be read.
+///
+/// ```
+/// use rowbust_lab::history::{ReadError, read};
+/// assert!(matches!(read(b"something else".as_slice()), Err(ReadError::Magic)));
+/// assert!(matches!(read(b"rowbust\x01cut".as_slice()), Err(ReadError::CutShort(0))));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The stream fails.
@@ -81,6 +130,13 @@ pub enum ReadError {
 }
 
 /// Writes operations one by one.
+///
+/// ```
+/// use rowbust_lab::history::Writer;
+/// let file = Writer::new(Vec::new())?;
+/// assert_eq!(file.finish()?, b"rowbust\x01");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Writer<W>(W);
 
@@ -89,6 +145,8 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of the stream.
+    ///
+    /// Example: see [`Writer`].
     pub fn new(mut to: W) -> io::Result<Self> {
         to.write_all(&MAGIC)?;
         Ok(Self(to))
@@ -98,6 +156,8 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of the stream.
+    ///
+    /// Example: see [`read`].
     pub fn add(&mut self, op: &Op) -> io::Result<()> {
         let mut record = [0; RECORD];
         record[..8].copy_from_slice(&op.start.to_le_bytes());
@@ -122,6 +182,8 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Those of the stream.
+    ///
+    /// Example: see [`Writer`].
     pub fn finish(mut self) -> io::Result<W> {
         self.0.flush()?;
         Ok(self.0)
@@ -132,6 +194,15 @@ impl<W: Write> Writer<W> {
 ///
 /// # Errors
 /// See [`ReadError`].
+///
+/// ```
+/// use rowbust_lab::history::{Kind, Op, Outcome, Writer, read};
+/// let op = Op { start: 10, end: 25, version: 2, key: 7, process: 1, kind: Kind::Write, outcome: Outcome::Ok };
+/// let mut file = Writer::new(Vec::new())?;
+/// file.add(&op)?;
+/// assert_eq!(read(&*file.finish()?)?, [op]);
+/// # Ok::<(), rowbust_lab::history::ReadError>(())
+/// ```
 pub fn read(mut from: impl Read) -> Result<Vec<Op>, ReadError> {
     let mut magic = [0; MAGIC.len()];
     match from.read_exact(&mut magic) {

@@ -9,9 +9,28 @@ use serde::{Deserialize, Serialize};
 use crate::{checker, history::Nanos};
 
 /// The format's version, counted up when a reader of the old one would misunderstand the new one.
+///
+/// Example: see [`Summary`].
 pub const FORMAT: u32 = 1;
 
 /// All runs of a comparison.
+///
+/// ```
+/// use rowbust_lab::summary::{Environment, FORMAT, Summary};
+/// let environment = Environment {
+///     seed: 1,
+///     database: "MariaDB 10.11".to_owned(),
+///     redis: "Redis 7.0".to_owned(),
+///     cores: 2,
+///     command: "rowbust lab compare --quick".to_owned(),
+/// };
+/// let summary = Summary { format: FORMAT, environment, runs: Vec::new() };
+/// # let file = tempfile::NamedTempFile::new()?;
+/// # let path = file.path();
+/// std::fs::write(path, serde_json::to_string(&summary)?)?;
+/// assert_eq!(Summary::load(path)?, summary);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// [`FORMAT`].
@@ -23,6 +42,8 @@ pub struct Summary {
 }
 
 /// Where a comparison ran, and how to run it again.
+///
+/// Example: see [`Summary`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// Of the workload's choices.
@@ -38,6 +59,28 @@ pub struct Environment {
 }
 
 /// One strategy under one workload.
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::Report,
+///     summary::{Fault, Measures, Run},
+/// };
+/// let run = Run {
+///     strategy: "cache-aside".to_owned(),
+///     workload: "read-heavy".to_owned(),
+///     length: 2_000_000_000,
+///     fault: "slow-reader".to_owned(),
+///     struck: [("slow-reader".to_owned(), 3)].into(),
+///     faults: vec![Fault { name: "slow-reader".to_owned(), from: 500_000_000, to: 1_500_000_000 }],
+///     stale_keys: vec![(1_000_000_000, 4)],
+///     report: Report { reads: 900, stale_reads: 9, writes: 100, ..Report::default() },
+///     measures: Measures { database_reads: 90, fills: 90, ..Measures::default() },
+///     void: None,
+///     repeats: 0,
+/// };
+/// assert_eq!(run.throughput(), 500.0);
+/// assert_eq!(run.stale_ratio(), 0.01);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// As in `docs/strategies.md`.
@@ -69,6 +112,8 @@ pub struct Run {
 }
 
 /// What clients and daemon counted.
+///
+/// Example: see [`Run`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// Loads: reads of the database for the cache.
@@ -97,6 +142,13 @@ pub struct Measures {
 }
 
 /// How long removals took, in seconds.
+///
+/// ```
+/// use rowbust_lab::summary::Removal;
+/// // 99 of 100 removals within 5 ms, one within 50 ms.
+/// let removal = Removal { count: 100, p50: Some(0.005), p99: Some(0.005), buckets: vec![(0.005, 99), (0.05, 100)] };
+/// assert!(removal.p99 < Some(0.05));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Removal {
     /// How many there were.
@@ -110,6 +162,8 @@ pub struct Removal {
 }
 
 /// A fault and its time.
+///
+/// Example: see [`Run`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// What it is.
@@ -122,6 +176,8 @@ pub struct Fault {
 
 impl Run {
     /// Operations per second.
+    ///
+    /// Example: see [`Run`].
     #[allow(clippy::cast_precision_loss)]
     pub fn throughput(&self) -> f64 {
         let operations = self.report.reads + self.report.writes;
@@ -129,6 +185,8 @@ impl Run {
     }
 
     /// Stale reads among all that had a value.
+    ///
+    /// Example: see [`Run`].
     #[allow(clippy::cast_precision_loss)]
     pub fn stale_ratio(&self) -> f64 {
         if self.report.reads == 0 { 0.0 } else { self.report.stale_reads as f64 / self.report.reads as f64 }
@@ -136,6 +194,13 @@ impl Run {
 }
 
 /// Why a summary can't be used.
+///
+/// ```
+/// use std::path::Path;
+/// use rowbust_lab::summary::{Summary, SummaryError};
+/// let missing = Summary::load(Path::new("no/such/summary.json"));
+/// assert!(matches!(missing, Err(SummaryError::File { .. })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum SummaryError {
     /// The file.
@@ -169,6 +234,8 @@ impl Summary {
     ///
     /// # Errors
     /// See [`SummaryError`].
+    ///
+    /// Example: see [`Summary`].
     pub fn load(path: &Path) -> Result<Self, SummaryError> {
         let name = || path.display().to_string();
         let text = fs::read_to_string(path).map_err(|source| SummaryError::File { path: name(), source })?;

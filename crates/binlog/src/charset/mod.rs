@@ -11,6 +11,13 @@ pub use multi::MultiByte;
 use crate::text::TextError;
 
 /// A character set of the servers.
+///
+/// ```
+/// use rowbust_binlog::charset::Charset;
+/// let latin1 = Charset::from_name("latin1").unwrap();
+/// assert_eq!(&*latin1.decode(b"caf\xe9")?, "café".as_bytes());
+/// # Ok::<(), rowbust_binlog::TextError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)]
@@ -31,6 +38,13 @@ pub enum Charset {
 }
 
 /// A single-byte character set.
+///
+/// ```
+/// use rowbust_binlog::charset::{Charset, SingleByte};
+/// let Some(Charset::SingleByte(charset)) = Charset::from_name("koi8r") else { unreachable!() };
+/// let charset: &SingleByte = charset;
+/// assert_eq!(charset.name(), "koi8r");
+/// ```
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct SingleByte {
     name: &'static str,
@@ -58,6 +72,11 @@ single_byte! {
 }
 
 /// Collation id of `binary`.
+///
+/// ```
+/// use rowbust_binlog::charset::{BINARY_COLLATION, Charset};
+/// assert_eq!(Charset::from_collation(BINARY_COLLATION), Some(Charset::Binary));
+/// ```
 pub const BINARY_COLLATION: u16 = 63;
 
 impl Charset {

@@ -6,6 +6,13 @@
 use super::multi_tables as t;
 
 /// A multi-byte character set.
+///
+/// ```
+/// use rowbust_binlog::charset::{Charset, MultiByte};
+/// let Some(Charset::MultiByte(charset)) = Charset::from_name("gbk") else { unreachable!() };
+/// let charset: &MultiByte = charset;
+/// assert_eq!(charset.name(), "gbk");
+/// ```
 #[derive(Debug)]
 pub struct MultiByte {
     name: &'static str,

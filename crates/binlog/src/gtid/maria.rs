@@ -7,6 +7,13 @@ use std::str::FromStr;
 use super::GtidParseError;
 
 /// `domain-server-sequence`.
+///
+/// ```
+/// use rowbust_binlog::MariaGtid;
+/// let gtid: MariaGtid = "0-1-41".parse()?;
+/// assert_eq!(gtid, MariaGtid { domain: 0, server: 1, seq: 41 });
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MariaGtid {
     /// `gtid_domain_id`: the stream.
@@ -47,6 +54,14 @@ fn digits(text: &str) -> Option<&str> {
 }
 
 /// The last GTID of each domain: `@@gtid_binlog_pos`, `@@gtid_slave_pos`.
+///
+/// ```
+/// use rowbust_binlog::MariaGtidPos;
+/// let mut done: MariaGtidPos = "0-1-40,1-1-7".parse()?;
+/// done.update("0-2-41".parse()?);
+/// assert_eq!(done.to_string(), "0-2-41,1-1-7");
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MariaGtidPos {
     domains: BTreeMap<u32, MariaGtid>,

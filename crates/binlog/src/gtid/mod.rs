@@ -17,6 +17,12 @@ pub use uuid::Uuid;
 use crate::Flavor;
 
 /// Text that is no GTID, GTID set or position.
+///
+/// ```
+/// use rowbust_binlog::{Gtid, GtidParseError};
+/// let refused = "0-1".parse::<Gtid>();
+/// assert!(matches!(refused, Err(GtidParseError::Malformed { .. })));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GtidParseError {
@@ -37,6 +43,15 @@ impl GtidParseError {
 }
 
 /// The GTID of one transaction.
+///
+/// ```
+/// use rowbust_binlog::{Gtid, MariaGtid};
+/// let gtid: Gtid = "0-1-41".parse()?;
+/// assert_eq!(gtid, Gtid::MariaDb(MariaGtid { domain: 0, server: 1, seq: 41 }));
+/// let gtid: Gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:23".parse()?;
+/// assert!(matches!(gtid, Gtid::MySql { gno: 23, .. }));
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gtid {
     /// MySQL: `uuid:gno`, or `uuid:tag:gno`.
@@ -81,6 +96,15 @@ impl FromStr for Gtid {
 }
 
 /// What has been done so far, in GTIDs: what a replica sends to say where to go on.
+///
+/// ```
+/// use rowbust_binlog::{Flavor, GtidState};
+/// let mut done = GtidState::parse(Flavor::MariaDb, "0-1-40")?;
+/// assert!(!done.contains("0-1-41".parse()?));
+/// done.add("0-1-41".parse()?);
+/// assert_eq!(done.to_string(), "0-1-41");
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GtidState {
     /// MySQL: the set of all transactions.

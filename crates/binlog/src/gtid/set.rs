@@ -13,6 +13,14 @@ use crate::varlen;
 pub(super) const MAX_GNO: u64 = i64::MAX as u64 - 1;
 
 /// Transaction numbers from `start` to `end`, both included.
+///
+/// ```
+/// use rowbust_binlog::{GtidSet, gtid::Interval};
+/// let set: GtidSet = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:9".parse()?;
+/// let (_, intervals) = set.iter().next().unwrap();
+/// assert_eq!(intervals, [Interval { start: 1, end: 5 }, Interval { start: 9, end: 9 }]);
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval {
     /// The first number.
@@ -29,6 +37,18 @@ impl Interval {
 }
 
 /// A set of GTIDs (`@@gtid_executed`).
+///
+/// ```
+/// use rowbust_binlog::GtidSet;
+/// let server = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+/// let mut done: GtidSet = format!("{server}:1-5").parse()?;
+/// done.add(server.parse::<rowbust_binlog::Uuid>()?, 6);
+/// assert_eq!(done.to_string(), format!("{server}:1-6"));
+/// let purged: GtidSet = format!("{server}:1-9").parse()?;
+/// // What can't be had any more.
+/// assert_eq!(purged.subtract(&done).to_string(), format!("{server}:7-9"));
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GtidSet {
     /// Never holds an empty list; intervals are sorted, and at least one number apart.

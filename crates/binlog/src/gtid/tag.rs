@@ -8,6 +8,12 @@ use super::{GtidParseError, Uuid};
 /// A tag: up to 32 of `[a-z0-9_]`, the first of them no digit; or none, which is the default.
 ///
 /// The manual's "GTID Format and Storage"; `Tag` in MySQL's `mysql/gtid/tag.h`.
+///
+/// ```
+/// use rowbust_binlog::Tag;
+/// assert_eq!(Tag::new(b"Import_1").unwrap().as_str(), "import_1");
+/// assert_eq!(Tag::new(b"1st"), None);
+/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(
     /// Filled with zero bytes, so that arrays are in the order of their texts.
@@ -72,6 +78,13 @@ impl FromStr for Tag {
 }
 
 /// What numbers transactions: a server, under a tag or none (MySQL's `Tsid`). Ordered as MySQL prints them.
+///
+/// ```
+/// use rowbust_binlog::{Tag, Tsid, Uuid};
+/// let server: Uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562".parse()?;
+/// assert_eq!(Tsid::from(server), Tsid { uuid: server, tag: Tag::NONE });
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tsid {
     /// The server's `server_uuid`.

@@ -6,6 +6,13 @@ use std::str::FromStr;
 use super::GtidParseError;
 
 /// A MySQL server's `server_uuid`.
+///
+/// ```
+/// use rowbust_binlog::Uuid;
+/// let server: Uuid = "3E11FA47-71CA-11E1-9E33-C80AA9429562".parse()?;
+/// assert_eq!(server.to_string(), "3e11fa47-71ca-11e1-9e33-c80aa9429562");
+/// # Ok::<(), rowbust_binlog::GtidParseError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid(pub [u8; 16]);
 

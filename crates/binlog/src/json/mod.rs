@@ -25,11 +25,23 @@ use crate::text::TextError;
 use binary::Node;
 
 /// Levels of arrays and objects (`JSON_DOCUMENT_MAX_DEPTH` in MySQL's `json_dom.h`).
+///
+/// Example: see [`Path`].
 pub const MAX_DEPTH: usize = 100;
 
 pub(crate) const MALFORMED: TextError = TextError::Malformed("JSON");
 
 /// What stands at a path.
+///
+/// ```
+/// use rowbust_binlog::json::{Found, Path, extract_text};
+/// let mut text = Vec::new();
+/// let mut at = |path| extract_text(br#"{"name": "Tea", "sku": null}"#, &Path::parse(path).unwrap(), true, &mut text);
+/// assert_eq!(at("$.name")?, Found::Text);
+/// assert_eq!(at("$.sku")?, Found::Null);
+/// assert_eq!(at("$.price")?, Found::Missing);
+/// # Ok::<(), rowbust_binlog::TextError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// Nothing: `->` gives SQL NULL.
@@ -41,6 +53,15 @@ pub enum Found {
 }
 
 /// A JSON document of MySQL, in its binary form (`sql-common/json_binary.h`).
+///
+/// ```
+/// use rowbust_binlog::json::Document;
+/// // As MySQL stores `true`: the type of a literal, and which.
+/// let mut text = Vec::new();
+/// Document::new(&[0x04, 0x01]).write_text(&mut text)?;
+/// assert_eq!(text, b"true");
+/// # Ok::<(), rowbust_binlog::TextError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Document<'a> {
     stored: &'a [u8],

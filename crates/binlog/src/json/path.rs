@@ -1,6 +1,8 @@
 //! Paths into documents: `sql-common/json_path.cc`, without its wildcards and ranges.
 
 /// One step of a path.
+///
+/// Example: see [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Leg {
     /// `.key`: the member of an object.
@@ -12,6 +14,13 @@ pub enum Leg {
 }
 
 /// A path into a document.
+///
+/// ```
+/// use rowbust_binlog::json::{Leg, MAX_DEPTH, Path};
+/// let path = Path::parse("$.tags[last]").unwrap();
+/// assert_eq!(path.legs(), [Leg::Key("tags".into()), Leg::Last(0)]);
+/// assert_eq!(Path::parse(&format!("${}", ".a".repeat(MAX_DEPTH + 1))), None);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Path(Box<[Leg]>);
 

@@ -12,6 +12,14 @@ use crate::text::TextError;
 ///
 /// # Errors
 /// The text is no JSON, as far as it had to be read. Nothing is appended.
+///
+/// ```
+/// use rowbust_binlog::json::{Path, extract_text};
+/// let mut text = Vec::new();
+/// extract_text(br#"{"tags": ["new", "sale"]}"#, &Path::parse("$.tags[1]").unwrap(), true, &mut text)?;
+/// assert_eq!(text, b"sale");
+/// # Ok::<(), rowbust_binlog::TextError>(())
+/// ```
 pub fn extract_text(
     document: &[u8],
     path: &Path,

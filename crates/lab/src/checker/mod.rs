@@ -1,5 +1,7 @@
 //! Judges a history: which reads were stale, by how much, and what is wrong for good.
 //!
+//! Example: see [`check`].
+//!
 //! Guarantees: no read is called stale that could have been right. A version counts as visible from the end of its acknowledged write,
 //! or of a read of the database that gave it: both are later than the commit. A write without an answer counts only once it was read
 //! there. A history that no run can produce is refused. Time is that of sorting, memory a small multiple of the history's.
@@ -19,6 +21,12 @@ mod tests;
 pub use quantiles::Quantiles;
 
 /// What is looked for.
+///
+/// ```
+/// use rowbust_lab::checker::Settings;
+/// let settings = Settings { samples: 20, ..Settings::default() };
+/// assert_eq!((settings.initial, settings.bucket), (1, 100_000_000));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The version of every key before the first operation. Default: 1.
@@ -43,6 +51,8 @@ impl Default for Settings {
 }
 
 /// A key when all was over: writes had stopped, every queue was empty, every reader had ended.
+///
+/// Example: see [`check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Final {
     /// The row, by number.
@@ -54,6 +64,17 @@ pub struct Final {
 }
 
 /// A history that no run can produce: the harness is wrong, and nothing that it shows counts.
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::{Impossible, Settings, check},
+///     history::{Kind, Op, Outcome},
+/// };
+/// // Nobody has written version 9.
+/// let read = Op { start: 0, end: 5, version: 9, key: 7, process: 1, kind: Kind::Hit, outcome: Outcome::Ok };
+/// let refused = check(&mut [read], &[], &Settings::default());
+/// assert_eq!(refused, Err(Impossible::Unwritten(read)));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Impossible {
     /// An answer before its question.
@@ -83,6 +104,13 @@ pub enum Impossible {
 }
 
 /// What a history shows.
+///
+/// ```
+/// use rowbust_lab::checker::{Report, Settings, check};
+/// let nothing: Report = check(&mut [], &[], &Settings::default())?;
+/// assert!(nothing.stale_reads == 0 && nothing.permanently_stale.is_empty());
+/// # Ok::<(), rowbust_lab::checker::Impossible>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Reads that had a value.
@@ -130,6 +158,15 @@ pub struct Report {
 }
 
 /// A stretch of time; operations count where they start.
+///
+/// ```
+/// use rowbust_lab::checker::{Bucket, Report};
+/// let mut report = Report { bucket: 100_000_000, ..Report::default() };
+/// report.timeline.insert(3, Bucket { reads: 500, stale: 2, writes: 40 });
+/// // From 0.3 s on.
+/// let starts: Vec<u64> = report.timeline.keys().map(|number| number * report.bucket).collect();
+/// assert_eq!(starts, [300_000_000]);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Reads that had a value.
@@ -141,6 +178,18 @@ pub struct Bucket {
 }
 
 /// A read that gave too old a version.
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::{Settings, Stale, check},
+///     history::{Kind, Op, Outcome},
+/// };
+/// let op = |process, kind, version, start, end| Op { start, end, version, key: 7, process, kind, outcome: Outcome::Ok };
+/// let mut ops = [op(2, Kind::Write, 2, 12, 20), op(1, Kind::Hit, 1, 50, 51)];
+/// let report = check(&mut ops, &[], &Settings::default())?;
+/// assert_eq!(report.stalest, [Stale { key: 7, process: 1, start: 50, version: 1, newest: 2, staleness: 30 }]);
+/// # Ok::<(), rowbust_lab::checker::Impossible>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stale {
     /// The row, by number.
@@ -158,6 +207,19 @@ pub struct Stale {
 }
 
 /// How many writes were still contradicted after a while, by a read that began then and gave an older version.
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::{Nines, Settings, check},
+///     history::{Kind, Op, Outcome},
+/// };
+/// let write = Op { start: 12, end: 20, version: 2, key: 7, process: 2, kind: Kind::Write, outcome: Outcome::Ok };
+/// let settings = Settings { after: vec![1_000_000], ..Settings::default() };
+/// let report = check(&mut [write], &[], &settings)?;
+/// // One write without a contradiction says nothing yet: up to 100 % may have one.
+/// assert_eq!(report.nines, [Nines { after: 1_000_000, inconsistent: 0, nines: None, at_most: Some(1.0) }]);
+/// # Ok::<(), rowbust_lab::checker::Impossible>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Nines {
     /// The while, in nanoseconds.
@@ -174,6 +236,26 @@ pub struct Nines {
 ///
 /// # Errors
 /// See [`Impossible`].
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::{Final, Settings, check},
+///     history::{Kind, Op, Outcome},
+/// };
+/// let op = |process, kind, version, start, end| Op { start, end, version, key: 7, process, kind, outcome: Outcome::Ok };
+/// let mut ops = [
+///     op(1, Kind::Load, 1, 0, 10),
+///     op(2, Kind::Write, 2, 12, 20),
+///     // Begun 30 ns after version 2 was committed.
+///     op(1, Kind::Hit, 1, 50, 51),
+/// ];
+/// let end = [Final { key: 7, cached: Some(1), database: 2 }];
+///
+/// let report = check(&mut ops, &end, &Settings::default())?;
+/// assert_eq!((report.reads, report.stale_reads, report.staleness.max), (2, 1, 30));
+/// assert_eq!(report.permanently_stale, end);
+/// # Ok::<(), rowbust_lab::checker::Impossible>(())
+/// ```
 pub fn check(ops: &mut [Op], finals: &[Final], settings: &Settings) -> Result<Report, Impossible> {
     let mut report = Report::default();
     if let Some(op) = ops.iter().find(|op| op.end < op.start) {

@@ -5,6 +5,17 @@ use serde::{Deserialize, Serialize};
 use crate::history::Nanos;
 
 /// Quantiles of what was measured, in nanoseconds: the smallest value that at least this share doesn't exceed.
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::{Quantiles, Settings, check},
+///     history::{Kind, Op, Outcome},
+/// };
+/// let write = Op { start: 12, end: 20, version: 2, key: 7, process: 2, kind: Kind::Write, outcome: Outcome::Ok };
+/// let report = check(&mut [write], &[], &Settings::default())?;
+/// assert_eq!(report.write_latency, Quantiles { count: 1, p50: 8, p99: 8, p999: 8, max: 8 });
+/// # Ok::<(), rowbust_lab::checker::Impossible>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// How many there are. 0: the others mean nothing.
