@@ -26,15 +26,15 @@ struct Servers {
     dir: tempfile::TempDir,
 }
 
-/// What a run could leave behind.
+/// What a run could leave behind: schemas, accounts, variables, keys, settings, a line each.
 #[derive(Debug, PartialEq)]
-struct Traces {
-    schemas: BTreeSet<String>,
-    users: BTreeSet<String>,
-    variables: BTreeMap<String, String>,
-    /// With their values.
-    keys: BTreeMap<String, String>,
-    config: BTreeMap<String, String>,
+struct Traces(BTreeSet<String>);
+
+impl Traces {
+    /// What one has and the other hasn't.
+    fn differ(&self, other: &Self) -> Vec<String> {
+        self.0.symmetric_difference(&other.0).cloned().collect()
+    }
 }
 
 impl Servers {
@@ -51,7 +51,10 @@ impl Servers {
         conn.query_drop("CREATE TABLE rowbust_labour.own (id INT PRIMARY KEY)").await?;
         let mut cache = shop::redis(redis.port()).await?;
         let _: () = cache.set("rowbust-laboratory", "own").await?;
-        let _: () = cache.set("product:1", "own").await?;
+        for key in ["product:1", "rowbust-lab:own", "x:rowbust-lab"] {
+            let _: () = cache.set(key, "own").await?;
+        }
+        let _: () = cache.set(&b"\xffrowbust-lab\xff"[..], "own").await?;
         Ok(Some(Self { db, redis, dir }))
     }
 
@@ -68,20 +71,20 @@ impl Servers {
         let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
         // What every commit changes.
         let moves = |name: &str| name.starts_with("gtid") || name.contains("gtid_executed");
+        let schemas: Vec<String> = conn.query("SHOW DATABASES").await?;
+        let users: Vec<String> = conn.query("SELECT CONCAT(user, '@', host) FROM mysql.user").await?;
+        let mut lines: BTreeSet<String> = schemas.into_iter().chain(users).collect();
+        let variables = variables.into_iter().filter(|(name, _)| !moves(name));
+        lines.extend(variables.map(|(name, value)| format!("{name}={value}")));
         let mut cache = shop::redis(self.redis.port()).await?;
-        let mut keys = BTreeMap::new();
-        for key in cache.keys::<_, Vec<String>>("*").await? {
+        for key in cache.keys::<_, Vec<Vec<u8>>>("*").await? {
             let value: Option<String> = cache.get(&key).await?;
-            keys.insert(key, value.unwrap_or_default());
+            lines.insert(format!("{}: {value:?}", key.escape_ascii()));
         }
-        let config = redis::cmd("CONFIG").arg("GET").arg("*").query_async(&mut cache).await?;
-        Ok(Traces {
-            schemas: conn.query("SHOW DATABASES").await?.into_iter().collect(),
-            users: conn.query("SELECT CONCAT(user, '@', host) FROM mysql.user").await?.into_iter().collect(),
-            variables: variables.into_iter().filter(|(name, _)| !moves(name)).collect(),
-            keys,
-            config,
-        })
+        let config: BTreeMap<String, String> =
+            redis::cmd("CONFIG").arg("GET").arg("*").query_async(&mut cache).await?;
+        lines.extend(config.into_iter().map(|(name, value)| format!("{name} {value}")));
+        Ok(Traces(lines))
     }
 }
 
@@ -96,15 +99,15 @@ async fn runs_leave_nothing_behind(flavor: Flavor) -> Result<()> {
     let shown = tokio::task::block_in_place(|| lab_run("guarded", "daemon-kill", 0))?;
     let ran = &shown["runs"][0];
     ensure!(ran["void"].is_null() && ran["struck"]["daemon-kill"].as_u64() > Some(0), "{ran:#}");
-    let after = servers.traces().await?;
-    ensure!(after == before, "guarded: {after:#?}, before: {before:#?}");
+    let left = servers.traces().await?.differ(&before);
+    ensure!(left.is_empty(), "guarded left {left:#?}");
 
     // Stale for good, and still removed behind the run.
     let shown = tokio::task::block_in_place(|| lab_run("cache-aside", "slow-reader", 99))?;
     let stale = shown["runs"][0]["report"]["permanently_stale"].as_array();
     ensure!(stale.is_some_and(|stale| !stale.is_empty()), "{shown:#}");
-    let after = servers.traces().await?;
-    ensure!(after == before, "cache-aside: {after:#?}, before: {before:#?}");
+    let left = servers.traces().await?.differ(&before);
+    ensure!(left.is_empty(), "cache-aside left {left:#?}");
 
     // What needs the lab's own servers is refused, and nothing was touched.
     let args = ["run", "--fault", "redis-restart", "--mysql", &mysql, "--redis", &redis, "--out", "no"];
@@ -125,8 +128,8 @@ async fn a_signal_leaves_nothing_behind(flavor: Flavor) -> Result<()> {
     let mut cache = shop::redis(servers.redis.port()).await?;
     // Readers fill, and the daemon has left its mark.
     let is_running = async |cache: &mut redis::aio::MultiplexedConnection| {
-        let cached: Vec<String> = cache.keys("*rowbust-lab*").await?;
-        let marks: Vec<String> = cache.keys("rowbust:mark:*").await?;
+        let cached: Vec<Vec<u8>> = cache.keys("*rowbust-lab:1*").await?;
+        let marks: Vec<Vec<u8>> = cache.keys("rowbust:mark:*").await?;
         anyhow::Ok(cached.len() > 10 && !marks.is_empty())
     };
     while !is_running(&mut cache).await? {
@@ -142,8 +145,8 @@ async fn a_signal_leaves_nothing_behind(flavor: Flavor) -> Result<()> {
     let out = tokio::task::block_in_place(|| child.wait_with_output())?;
     ensure!(out.status.code() == Some(130) && text(&out).contains("interrupted"), "{}", text(&out));
     ensure!(begun.elapsed() < ORDERLY, "it was cut off after {:?}", begun.elapsed());
-    let after = servers.traces().await?;
-    ensure!(after == before, "{after:#?}, before: {before:#?}");
+    let left = servers.traces().await?.differ(&before);
+    ensure!(left.is_empty(), "left {left:#?}");
     let left: Vec<_> = std::fs::read_dir(Path::new(servers.dir.path()).join("tmp"))?.collect();
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())

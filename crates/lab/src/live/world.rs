@@ -408,7 +408,7 @@ impl World {
         }
     }
 
-    /// Nothing is left in Redis; of one that was given, no key with `name` in it.
+    /// Nothing is left in Redis; of one that was given, no key with `name`, `:` or `-`, and a number in it.
     pub(super) async fn wipe(&self, name: &str) -> Result<(), LiveError> {
         let mut raw = self.raw().await?;
         if self.is_private() {
@@ -419,8 +419,9 @@ impl World {
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(format!("*{name}*")).arg("COUNT").arg(1000);
-            let (next, keys): (u64, Vec<String>) =
+            let (next, mut keys): (u64, Vec<Vec<u8>>) =
                 scan.query_async(&mut raw).await.map_err(Error::redis("SCAN"))?;
+            keys.retain(|key| is_numbered(key, name.as_bytes()));
             if !keys.is_empty() {
                 let done: Result<(), _> = redis::cmd("UNLINK").arg(&keys).query_async(&mut raw).await;
                 done.map_err(Error::redis("UNLINK"))?;
@@ -431,6 +432,12 @@ impl World {
             cursor = next;
         }
     }
+}
+
+/// Whether it is what a run calls its own: not what only begins alike.
+fn is_numbered(key: &[u8], name: &[u8]) -> bool {
+    let of = |behind: &[u8]| matches!(behind, [b':' | b'-', digit, ..] if digit.is_ascii_digit());
+    (0..key.len()).any(|at| key[at..].strip_prefix(name).is_some_and(of))
 }
 
 /// Root without a password, over TCP.
