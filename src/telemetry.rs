@@ -186,14 +186,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A batch whose removal Redis acknowledged.
-    pub fn removed(&self, batch: &Batch, target: &str, second: bool, acked: Instant) {
+    /// A batch whose removal Redis acknowledged, but for so many keys of it.
+    pub fn removed(&self, batch: &Batch, but: usize, target: &str, second: bool, acked: Instant) {
         let removals = if second { &self.second } else { &self.first };
         let receipt = acked.saturating_duration_since(batch.segment.received).as_secs_f64();
         removals.receipt.record(receipt);
         removals.commit.record(age_seconds(batch.segment.commit_micros));
         counter!(KEYS_REMOVED, "target" => target.to_owned(), "removal" => removals.label)
-            .increment(batch.keys.len() as u64);
+            .increment(batch.keys.len().saturating_sub(but) as u64);
     }
 
     /// Commands sent.
