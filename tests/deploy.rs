@@ -271,7 +271,9 @@ fn codes_of(text: &str, groups: &[&str]) -> Vec<String> {
     let literals = text.split('"').skip(1).step_by(2);
     let code = |literal: &&str| {
         literal.split_once('.').is_some_and(|(group, what)| {
-            groups.contains(&group) && !what.is_empty() && what.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            groups.contains(&group)
+                && !what.is_empty()
+                && what.chars().all(|c| c.is_ascii_lowercase() || c == '_')
         })
     };
     literals.filter(code).map(ToOwned::to_owned).collect()
@@ -318,9 +320,15 @@ fn the_table_of_codes_is_that_of_the_code() {
     }
     let missing: Vec<_> = codes.difference(&listed).collect();
     let gone: Vec<_> = listed.difference(&codes).collect();
-    assert!(missing.is_empty() && gone.is_empty(), "not in docs/operations.md: {missing:?}; not in src: {gone:?}");
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "not in docs/operations.md: {missing:?}; not in src: {gone:?}"
+    );
     // Each is really found: a group that nobody looks for would be missed on both sides.
-    assert_eq!(codes_of("a(\"source.x_y\", \"db.t\", \"source.T\") #[cfg(test)] \"source.z\"", &["source"]), ["source.x_y"]);
+    assert_eq!(
+        codes_of("a(\"source.x_y\", \"db.t\", \"source.T\") #[cfg(test)] \"source.z\"", &["source"]),
+        ["source.x_y"]
+    );
 }
 
 /// Pages name each other and files by paths that exist.

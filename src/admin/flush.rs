@@ -404,6 +404,7 @@ mappings:
   - { table: shop.products, keys: ["product:{id}"], to: main }
   - { table: "shop_*.products", keys: ["p:{id}"], to: other }
   - { table: shop.odd, keys: ["{id}"], to: main }
+  - { table: shop.tags, keys: [{ members_of: "tag:{id}" }], to: other }
 "#;
         let config = crate::config::parse(text, Path::new("/x/y.yaml"), &|_| None).unwrap();
         let code = |table, key, all| plans(&config, table, key, all).map_or_else(|e| e.0, |_| "ok");
@@ -420,6 +421,12 @@ mappings:
         // Not `{id}`: a value's colon is escaped.
         assert_eq!(found.iter().map(|(target, _)| *target).collect::<Vec<_>>(), [1]);
         assert_eq!(found[0].1.keys, [b"p:7".to_vec()]);
+        // A set is never removed before its members: nobody would know them.
+        let (found, _) = plans(&config, None, Some("tag:7"), false).unwrap();
+        assert_eq!(
+            (found[0].0, &found[0].1.keys[..], &found[0].1.sets[..]),
+            (1, &[][..], &[b"tag:7".to_vec()][..])
+        );
         let (found, tables) = plans(&config, Some("shop_*.products"), None, false).unwrap();
         assert_eq!((found.len(), found[0].0, found[0].1.scans.len()), (1, 1, 1));
         assert_eq!(tables, ["shop_*.products"]);

@@ -1,8 +1,12 @@
 //! The lease where the server, or what stands before it, is in its way.
 
+use std::fs;
+
+use rowbust_integration_tests::shop;
+
 use super::*;
 
-on_both!(a_source_without_locks, waits_under_a_time_limit);
+on_both!(a_source_without_locks, waits_under_a_time_limit, a_reload_while_it_stands_by);
 
 /// A way to the source that knows no locks, as some proxies between a client and its server: the daemon says so and runs, and that there are two
 /// is found at the shared checkpoint. Whoever came last goes on, and nothing is lost.
@@ -74,5 +78,38 @@ async fn waits_under_a_time_limit(flavor: Flavor) -> Result<()> {
     ensure!(hosts[0].daemon()?.kill9()?, "it had ended");
     hosts[1].active(TAKES_OVER_WITHIN).await?;
     ensure!(!hosts[1].logs().contains("gives no lease"), "{}", hosts[1].logs());
+    Ok(())
+}
+
+/// A standby takes a new config at once, answers and refuses as an active daemon does, and takes over with it.
+async fn a_reload_while_it_stands_by(flavor: Flavor) -> Result<()> {
+    let Some(stage) = Stage::new(flavor, "waiting").await? else { return Ok(()) };
+    stage.open_shop(10).await?;
+    let common = Common::named("waiting");
+    let mut hosts = two(&stage, &common).await?;
+    hosts[0].first_position()?;
+    start(hosts.each_mut()).await?;
+    let good = fs::read_to_string(hosts[1].config_path())?;
+    fs::write(hosts[1].config_path(), good.replace("mappings:", "mapings:"))?;
+    hosts[1].daemon()?.signal(Signal::SIGHUP)?;
+    wait_for_log(&hosts[1], "reload.config", WITHIN).await?;
+    ensure!(!hosts[1].logs().contains("still standing by"), "{}", hosts[1].logs());
+
+    let more = format!("  - {{ table: {}.orders, keys: [\"late:{{id}}\"] }}\n", stage.schema);
+    let token = "\nadmin: { token: 0123456789abcdef, listen:";
+    let mappings = format!("{}{more}", shop::mappings(&stage.schema, ""));
+    hosts[1].configure(&stage, &Common { mappings: Some(mappings), ..common.clone() })?;
+    let text = fs::read_to_string(hosts[1].config_path())?.replace("\nadmin: { listen:", token);
+    fs::write(hosts[1].config_path(), text)?;
+    hosts[1].daemon()?.signal(Signal::SIGHUP)?;
+    wait_for_log(&hosts[1], "new config, still standing by", WITHIN).await?;
+    wait_for_log(&hosts[1], "config reloaded", WITHIN).await?;
+    ensure!(hosts[1].stands_by(WITHIN).await.is_ok(), "{}", hosts[1].logs());
+
+    ensure!(hosts[0].daemon()?.kill9()?, "it had ended");
+    hosts[1].active(TAKES_OVER_WITHIN).await?;
+    let status = hosts[1].status().await.context("no status")?;
+    let uncovered = &status["config"]["uncovered"];
+    ensure!(uncovered[0] == format!("{}.orders", stage.schema), "{status}");
     Ok(())
 }
