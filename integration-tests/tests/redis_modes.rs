@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use mysql_async::prelude::Queryable as _;
 use redis::cmd;
-use rowbust_client::{ConnectOptions, Tls};
+use rowbust_client::{CallOptions, ConnectOptions, Origin, Tls};
 use rowbust_integration_tests::caches::{Caches, certificates};
 use rowbust_integration_tests::daemon::Daemon;
 use rowbust_integration_tests::db::{Db, Flavor};
@@ -107,6 +107,31 @@ async fn library(stage: &Stage, daemon: &Daemon, redis: rowbust_client::Redis) -
     until("the new row is read", WITHIN, async || {
         let read = read().await?;
         Ok(Seen::check(read == now, || format!("{read:?}")))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))?;
+    absent(stage, daemon, &client).await
+}
+
+/// That there is no such row is kept too, and removed by the INSERT. It would be kept for longer than this test waits.
+async fn absent(stage: &Stage, daemon: &Daemon, client: &rowbust_client::Client) -> Result<()> {
+    let read = async || {
+        let mut conn = stage.sql().await?;
+        let load = async |_| conn.query_first::<u64, _>("SELECT ver FROM products WHERE id = 250").await;
+        let kept = CallOptions::default().null_ttl(Some(20 * WITHIN));
+        anyhow::Ok(client.get_or_load_with::<u64, _, _, _>("product:250", &kept, load).await?)
+    };
+    until("absent is kept", WITHIN, async || {
+        let read = read().await?;
+        ensure!(read.value.is_none(), "{read:?} of a row that is not there");
+        Ok(Seen::check(read.origin == Origin::Cache, || format!("{read:?}")))
+    })
+    .await?;
+    let mut conn = stage.sql().await?;
+    conn.query_drop("INSERT INTO products VALUES (250, 's250', 2, 77, 'p')").await?;
+    until("the inserted row is read", WITHIN, async || {
+        let read = read().await?;
+        Ok(Seen::check(read.value == Some(77), || format!("{read:?}")))
     })
     .await
     .map_err(|e| daemon.explain(&e))

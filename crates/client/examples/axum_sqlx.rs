@@ -6,7 +6,8 @@
 //! curl -X PUT -d 'a name' 127.0.0.1:8080/products/7
 //! curl 127.0.0.1:8080/products/7
 //! ```
-//! The daemon removes `product:{id}` when the row changes; the handler removes it too, so that a client reads its own write at once.
+//! The daemon removes `product:{id}` when the row changes; the handler removes it too, so that a client reads its own write at once. That
+//! holds as all loads here read the primary: a replica might not have the write yet.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,7 @@
 //! What a write makes wrong in the cache.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::{Error, codec, commands::Cached};
@@ -26,6 +28,13 @@ pub struct Change {
 pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) becomes: Option<Cached>,
+    pub(crate) ttl: Option<Duration>,
+}
+
+impl Entry {
+    fn of(key: impl Into<String>) -> Self {
+        Self { key: key.into(), becomes: None, ttl: None }
+    }
 }
 
 impl Change {
@@ -38,7 +47,7 @@ impl Change {
     /// ```
     #[must_use]
     pub fn of(key: impl Into<String>) -> Self {
-        Self { first: Entry { key: key.into(), becomes: None }, others: Vec::new() }
+        Self { first: Entry::of(key), others: Vec::new() }
     }
 
     /// This key becomes wrong too.
@@ -51,7 +60,7 @@ impl Change {
     /// ```
     #[must_use]
     pub fn also(mut self, key: impl Into<String>) -> Self {
-        self.others.push(Entry { key: key.into(), becomes: None });
+        self.others.push(Entry::of(key));
         self
     }
 
@@ -84,6 +93,23 @@ impl Change {
     #[must_use]
     pub fn absent(mut self) -> Self {
         self.last().becomes = Some(Cached::Null);
+        self
+    }
+
+    /// What the key named last becomes is kept for this long, of at least a millisecond, instead of
+    /// [`Settings::ttl`](crate::Settings::ttl) or [`Settings::null_ttl`](crate::Settings::null_ttl); jittered like that. Strategies that
+    /// only remove don't look at it: there, each read says for how long it fills.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use rowbust_client::Change;
+    /// // The name is kept for as long as others; a price changes soon.
+    /// let change = Change::of("product:7").value("a new name")?.also("price:7").value(&5)?.ttl(Duration::from_secs(5));
+    /// # Ok::<(), rowbust_client::Error>(())
+    /// ```
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.last().ttl = Some(ttl);
         self
     }
 

@@ -204,6 +204,7 @@ impl Client {
                 Lookup::Early(Found(cached)) => match decode(key, &cached) {
                     Ok(value) => {
                         count(&self.0.cx.counters.hits);
+                        self.0.remember(key, cached);
                         if let Some(answer) = Box::pin(self.0.early(key, options, &mut loader)).await {
                             return Ok(Loaded { value: decode(key, &answer.cached)?, origin: answer.origin });
                         }

@@ -58,9 +58,9 @@ impl Context {
     /// Puts a change's values there, all at once.
     pub(crate) async fn set_all(&self, strategy: &'static str, change: &Change) -> Result<(), Error> {
         let entries = new_values(strategy, change)?;
-        let set = join_all(entries.iter().map(async |(key, cached)| {
+        let set = join_all(entries.iter().map(async |(key, cached, own_ttl)| {
             self.before(Step::Set, key).await;
-            match self.entry_ttl(cached) {
+            match self.entry_ttl(cached, *own_ttl) {
                 Some(ttl) => self.redis.set(key, cached.bytes(), ttl).await,
                 None => self.redis.unlink(key).await,
             }
@@ -70,12 +70,12 @@ impl Context {
     }
 
     /// For how long this is kept; `None`: not at all.
-    pub(crate) fn entry_ttl(&self, cached: &Cached) -> Option<Duration> {
+    fn entry_ttl(&self, cached: &Cached, own: Option<Duration>) -> Option<Duration> {
         let ttl = match cached {
             Cached::Value(_) => Some(self.settings.ttl),
             Cached::Null => self.settings.null_ttl,
         };
-        ttl.map(|ttl| self.settings.jittered(ttl))
+        own.or(ttl).map(|ttl| self.settings.jittered(ttl))
     }
 
     /// The pool of read sources, asked for now.
@@ -95,15 +95,17 @@ impl Context {
     }
 }
 
+/// Keys, what they become, and for how long if that is told.
+///
 /// # Errors
 /// When one isn't known.
 pub(crate) fn new_values<'a>(
     strategy: &'static str,
     change: &'a Change,
-) -> Result<Vec<(&'a str, &'a Cached)>, Error> {
+) -> Result<Vec<(&'a str, &'a Cached, Option<Duration>)>, Error> {
     let value = |entry: &'a crate::change::Entry| {
         let missing = || Error::NoValue { strategy, key: entry.key.clone() };
-        Ok((entry.key.as_str(), entry.becomes.as_ref().ok_or_else(missing)?))
+        Ok((entry.key.as_str(), entry.becomes.as_ref().ok_or_else(missing)?, entry.ttl))
     };
     change.entries().map(value).collect()
 }

@@ -32,8 +32,9 @@ pub struct Settings {
     pub foreign: Foreign,
     /// Callers in this process that miss the same key share a load, if its database read began after their call. Default: true.
     pub single_flight: bool,
-    /// Refreshes entries at random before they expire, the more likely the nearer the end. Only for strategies with plain fills.
-    /// Default: none.
+    /// Refreshes entries at random before they expire, the more likely the nearer the end. Only for strategies with plain fills: a lease
+    /// stands at the key in the place of the value, so the value would have to go first; a refresh under `lock-serialized` would make
+    /// writers wait for a value that is still good; `logical-expiry` has a refresh of its own. Default: none.
     pub early_refresh: Option<EarlyRefresh>,
     /// One process at a time loads a key. Only for strategies with plain fills: a lease or lock is one already. Default: none.
     pub rebuild_lock: Option<RebuildLock>,
@@ -76,7 +77,7 @@ impl Settings {
         }
         if takes_turns && self.early_refresh.is_some() {
             return wrong(format!(
-                "early_refresh needs plain fills; {strategy} fills only after a miss: leave it out"
+                "early_refresh needs plain fills; {strategy} has leases or locks of its own: leave it out"
             ));
         }
         if takes_turns && self.rebuild_lock.is_some() {

@@ -14,8 +14,8 @@ use rowbust_client::{
     Breaker, CallOptions, Change, Client, EarlyRefresh, Error, Foreign, LoadLimit, OnCacheError, OnOverload,
     Origin, RebuildLock, Settings, Step,
     strategy::{
-        CacheAside, DelayedDoubleDelete, Guarded, LockSerialized, LogicalExpiry, Strategy, TtlOnly,
-        WriteDbThenCache,
+        Binlog, BinlogLease, BinlogTwice, CacheAside, DelayedDoubleDelete, DeleteFirst, Guarded,
+        LockSerialized, LogicalExpiry, Strategy, TtlOnly, WriteCacheThenDb, WriteDbThenCache, WriteThrough,
     },
 };
 use rowbust_servers::Need;
@@ -46,6 +46,29 @@ async fn stampede(clients: &[Client], callers: usize, db: &Arc<Db>) {
     for task in tasks {
         assert_eq!(task.await.unwrap().unwrap(), Some(1));
     }
+}
+
+/// Nothing but the flights of one process: plain fills, and no lock. All have missed before the load begins.
+#[tokio::test]
+async fn without_any_lock_a_thousand_concurrent_misses_of_a_process_are_one_load() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let (db, stops) = (Db::with(KEY, 1), Arc::new(Stops::default()));
+    let load = stops.at(Step::Load);
+    let client = cache.held(CacheAside, &stops).await;
+    let readers: Vec<_> = (0..1000)
+        .map(|_| {
+            let (client, db) = (client.clone(), db.clone());
+            tokio::spawn(async move { db.get(&client, KEY).await.unwrap() })
+        })
+        .collect();
+    load.reached().await;
+    until("all have missed", async || client.stats().misses == 1000).await;
+    load.go();
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), Some(1));
+    }
+    let stats = client.stats();
+    assert_eq!((db.loads(), stats.loads, stats.shared, stats.fills), (1, 1, 999, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,6 +304,66 @@ async fn an_entry_near_its_end_is_refreshed_early_and_a_failing_refresh_harms_no
 }
 
 #[tokio::test]
+async fn what_stands_in_the_cache_is_handed_out_before_what_was_seen_last() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let hour = Duration::from_secs(3600);
+    let settings = Settings {
+        early_refresh: Some(EarlyRefresh { beta: 1e15 }),
+        breaker: Some(Breaker { failures: 1, cool_down: hour }),
+        on_overload: OnOverload::ServeStale { entries: 10, max_age: hour },
+        ..settings()
+    };
+    let client = client(&cache, CacheAside, settings).await;
+    assert_eq!(Db::with(KEY, 1).get(&client, KEY).await.unwrap(), Some(1));
+    // Another process has filled since. The refresh of that fails, and the next one is refused.
+    cache.server.cli(&["SET", KEY, "2", "PX", "60000"]).unwrap();
+    for _ in 0..2 {
+        let fails = async |_| Err::<Option<u64>, _>("the database is down");
+        assert_eq!(client.get_or_load(KEY, fails).await.unwrap(), Some(2));
+    }
+    assert_eq!(client.stats().overloaded, 1);
+}
+
+/// The table of docs/strategies.md.
+#[tokio::test]
+async fn early_refresh_and_rebuild_lock_go_with_the_strategies_that_the_page_says() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let redis = cache.redis().await;
+    let page = include_str!("../../../docs/strategies.md");
+    let (_, table) = page.split_once("## Which protection goes with which strategy").unwrap();
+    let early = Settings { early_refresh: Some(EarlyRefresh { beta: 1.0 }), ..settings() };
+    let lock = RebuildLock { hold: Duration::from_secs(1), wait: Duration::from_secs(1) };
+    let lock = Settings { rebuild_lock: Some(lock), ..settings() };
+    let delay = Duration::from_secs(1);
+    let all: [Arc<dyn Strategy>; 14] = [
+        Arc::new(TtlOnly),
+        Arc::new(CacheAside),
+        Arc::new(DeleteFirst),
+        Arc::new(WriteDbThenCache),
+        Arc::new(WriteCacheThenDb),
+        Arc::new(WriteThrough::new()),
+        Arc::new(DelayedDoubleDelete::new(delay)),
+        Arc::new(Binlog),
+        Arc::new(BinlogTwice),
+        Arc::new(BinlogLease::new()),
+        Arc::new(Guarded::new()),
+        Arc::new(LockSerialized::new()),
+        Arc::new(LockSerialized::unfenced()),
+        Arc::new(LogicalExpiry::new()),
+    ];
+    for strategy in all {
+        let name = strategy.name();
+        let row = table.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+        let cells: Vec<&str> = row.unwrap().split('|').map(str::trim).collect();
+        for (cell, settings) in [(cells[2], &early), (cells[3], &lock)] {
+            let builder = Client::builder(redis.clone()).strategy_arc(strategy.clone());
+            let built = builder.settings(settings.clone()).build();
+            assert_eq!(built.is_ok(), cell == "yes", "{name}: {cell}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn behind_its_logical_expiry_one_reader_rebuilds_and_the_others_get_the_old_value() {
     let Some(cache) = Cache::start(Need::Redis) else { return };
     let (db, stops) = (Db::with(KEY, 1), Arc::new(Stops::default()));
@@ -370,61 +453,6 @@ async fn what_one_process_took_and_did_not_do_another_one_takes_up() {
 }
 
 #[tokio::test]
-async fn many_keys_are_one_load() {
-    let Some(cache) = Cache::start(Need::Redis) else { return };
-    for strategy in
-        [Arc::new(CacheAside) as Arc<dyn Strategy>, Arc::new(Guarded::new()), Arc::new(LockSerialized::new())]
-    {
-        let builder = Client::builder(cache.redis().await).strategy_arc(strategy);
-        let client = builder.settings(settings()).build().unwrap();
-        cache.server.cli(&["FLUSHALL"]).unwrap();
-        cache.server.cli(&["SET", "k1", "1"]).unwrap();
-        cache.server.cli(&["SET", "k5", "garbage"]).unwrap();
-        let load = async |_, missing: Vec<String>| {
-            assert_eq!(missing, ["k2", "k3", "k5"]);
-            Ok::<_, Infallible>(HashMap::from([("k2".to_owned(), 2u64), ("k5".to_owned(), 5)]))
-        };
-        let values = client.get_many(&["k3", "k1", "k2", "k1", "k5"], load).await.unwrap();
-        let expected: HashMap<String, u64> =
-            [("k1", 1), ("k2", 2), ("k5", 5)].map(|(k, v)| (k.to_owned(), v)).into();
-        assert_eq!(values, expected, "{}", client.strategy());
-        let none = async |_, missing: Vec<String>| -> Result<HashMap<String, u64>, Infallible> {
-            panic!("{missing:?}")
-        };
-        assert_eq!(
-            client.get_many(&["k1", "k2", "k3", "k5"], none).await.unwrap(),
-            expected,
-            "absent k3 too"
-        );
-        assert!(client.get_many(&[], none).await.unwrap().is_empty());
-        let stats = client.stats();
-        assert_eq!((stats.loads, stats.fills, stats.foreign), (1, 3, 1));
-        // JSON has no keys but texts.
-        type Odd = HashMap<(u8, u8), u8>;
-        let odd = async |_, _| {
-            let values = [("k6", Odd::new()), ("k7", Odd::from([((1, 2), 3)])), ("k8", Odd::new())];
-            Ok::<_, Infallible>(HashMap::from(values.map(|(key, value)| (key.to_owned(), value))))
-        };
-        let error = client.get_many(&["k6", "k7", "k8"], odd).await.unwrap_err();
-        assert!(matches!(&error, Error::Encode { key, .. } if key == "k7"), "{error}");
-        for key in ["k6", "k7", "k8"] {
-            assert_eq!(
-                cache.get(key),
-                None,
-                "{}: a lease was left behind, or half a batch",
-                client.strategy()
-            );
-            let lock = format!("rowbust:lock:{{{key}}}");
-            let fields = cache.server.cli(&["HKEYS", &lock]).unwrap();
-            assert!(!fields.contains("r:"), "a lock was left behind: {fields}");
-        }
-        let fails = async |_, _| Err::<HashMap<String, u64>, _>("the database said no");
-        assert!(matches!(client.get_many(&["k9"], fails).await, Err(Error::Load(_))));
-        assert_eq!(cache.get("k9"), None, "a lease was left behind");
-    }
-}
-
-#[tokio::test]
 async fn options_of_a_call_count_for_that_call() {
     let Some(cache) = Cache::start(Need::Redis) else { return };
     let client = cache.client(Guarded::new()).await;
@@ -452,6 +480,27 @@ async fn strategies_that_write_values_ask_for_them_before_the_update() {
     assert_eq!(cache.get("a").as_deref(), Some("1"));
     let load = async |_| -> Result<Option<u64>, Infallible> { panic!("absent is known") };
     assert_eq!(client.get_or_load("b", load).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_write_says_for_how_long_what_it_writes_is_kept() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let strategies: [Arc<dyn Strategy>; 3] =
+        [Arc::new(WriteDbThenCache), Arc::new(WriteCacheThenDb), Arc::new(WriteThrough::new())];
+    for strategy in strategies {
+        let client =
+            Client::builder(cache.redis().await).strategy_arc(strategy).settings(settings()).build().unwrap();
+        let (short, long) = (Duration::from_secs(5), Duration::from_secs(3600));
+        let change = Change::of("a").value(&1).unwrap().ttl(short).also("b").value(&2).unwrap();
+        let change = change.also("c").absent().ttl(long).also("d").absent();
+        client.write(&change, async || Ok::<_, Infallible>(())).await.unwrap().into_result().unwrap();
+        let left = ["a", "b", "c", "d"]
+            .map(|key| -> u64 { cache.server.cli(&["PTTL", key]).unwrap().parse().unwrap() });
+        // Those of the change, and those of the settings.
+        for (ms, most) in left.into_iter().zip([5_000, 600_000, 3_600_000, 30_000]) {
+            assert!(ms <= most && ms > most / 10 * 9, "{}: {left:?}", client.strategy());
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,10 +4,13 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rowbust_client::{
-    Client, Step,
+    Client, Error, Step,
     strategy::{
         Binlog, BinlogLease, BinlogTwice, CacheAside, DelayedDoubleDelete, DeleteFirst, Guarded,
         LockSerialized, Strategy, TtlOnly, WriteCacheThenDb, WriteDbThenCache, WriteThrough,
@@ -253,6 +256,44 @@ async fn a_writer_that_dies_before_its_delete_is_beyond_a_lock() {
     assert_eq!((cache.get(KEY).as_deref(), db.read(KEY)), (Some("1"), Some(2)));
     // Its lock is given back all the same.
     writing(&reader, &db, 3).await.unwrap();
+}
+
+/// The watchdog: what takes longer than a lock lasts keeps it all the same, a read lock and a write lock.
+#[tokio::test]
+async fn a_lock_that_is_held_for_longer_than_it_lasts_is_renewed() {
+    let Some(cache) = Cache::start(Need::Redis) else { return };
+    let hold = Duration::from_millis(1500);
+    let (db, stops) = (Db::with(KEY, 1), Arc::new(Stops::default()));
+    let (fill, update) = (stops.at(Step::Fill), stops.at(Step::Update));
+    let held = cache.held(LockSerialized::new().hold(hold), &stops).await;
+    let reader = reading(&held, &db);
+    fill.reached().await;
+    let writer = {
+        let (held, db) = (held.clone(), db.clone());
+        tokio::spawn(async move { db.put(&held, OTHER, 2).await.unwrap().into_result().unwrap() })
+    };
+    update.reached().await;
+    let begun = Instant::now();
+    let patient = cache.client(LockSerialized::new().wait(support::WITHIN)).await;
+    let waits = writing(&patient, &db, 3);
+    let impatient = cache.client(LockSerialized::new().wait(Duration::ZERO)).await;
+    until("three terms have passed", async || {
+        for key in [KEY, OTHER] {
+            let written = db.put(&impatient, key, 4).await;
+            assert!(matches!(written, Err(Error::LockBusy { .. })), "{key}, {:?}", begun.elapsed());
+        }
+        begun.elapsed() > 3 * hold
+    })
+    .await;
+    assert!(!waits.is_finished());
+    fill.go();
+    update.go();
+    assert_eq!(reader.await.unwrap(), Some(1));
+    writer.await.unwrap();
+    waits.await.unwrap();
+    let stats = held.stats();
+    assert_eq!((stats.fills, stats.refused, stats.locks_lost), (1, 0, 0));
+    assert_eq!((db.read(KEY), db.read(OTHER), cache.get(KEY)), (Some(3), Some(2), None));
 }
 
 /// The event arrives before the row is visible; a reader misses in between.

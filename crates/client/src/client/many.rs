@@ -1,11 +1,15 @@
 //! Several keys with one load.
 
-use std::{collections::HashMap, future::Future, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    time::Instant,
+};
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, Inner, decode};
+use super::{Client, Inner, Loaded, Origin, decode};
 use crate::{
     BoxError, CallOptions, Error, Step, codec,
     commands::Cached,
@@ -14,12 +18,18 @@ use crate::{
     strategy::{Acquired, Found, Lookup, Ticket},
 };
 
+/// What each key's answer is, as far as there is one.
+type Values<T> = HashMap<String, Loaded<T>>;
+
 impl Client {
     /// The values of several keys; what is missing is loaded by *one* call of `load`, which gets the missing keys and returns those rows
     /// that there are. Keys without a row are left out of the answer.
     ///
     /// The keys are looked at independently of each other: the values together are no snapshot. Loads are not shared with other callers,
     /// and nobody is waited for: what another one is filling is loaded without filling.
+    ///
+    /// Entries near their end, which the load was to refresh, are handed out as they are when it fails; the call fails only where a key
+    /// is missing.
     ///
     /// # Errors
     /// As [`Client::get_or_load`].
@@ -42,14 +52,49 @@ impl Client {
         F: FnOnce(ReadSource, Vec<String>) -> Fut + Send,
         Fut: Future<Output = Result<HashMap<String, T>, E>> + Send,
     {
-        let (inner, options) = (&*self.0, &CallOptions::default());
+        let loaded = self.get_many_with(keys, &CallOptions::default(), load).await?;
+        Ok(loaded.into_iter().filter_map(|(key, loaded)| Some((key, loaded.value?))).collect())
+    }
+
+    /// [`Client::get_many`] with options of its own, which count for each key; tells of each key where its value came from. Keys without
+    /// a row are in the answer too, as `None`.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// ```no_run
+    /// # async fn example(client: rowbust_client::Client) -> Result<(), rowbust_client::Error> {
+    /// use rowbust_client::{CallOptions, Origin};
+    /// let options = CallOptions::default().ttl(std::time::Duration::from_secs(5));
+    /// let stock = client
+    ///     .get_many_with(&["stock:7", "stock:8"], &options, async |_source, missing| {
+    ///         Ok::<_, std::io::Error>(missing.into_iter().map(|key| (key, 5)).collect())
+    ///     })
+    ///     .await?;
+    /// let is_fresh = stock.values().all(|stock| stock.origin != Origin::Stale);
+    /// # Ok(()) }
+    /// ```
+    pub async fn get_many_with<T, E, F, Fut>(
+        &self,
+        keys: &[&str],
+        options: &CallOptions,
+        load: F,
+    ) -> Result<HashMap<String, Loaded<T>>, Error>
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError>,
+        F: FnOnce(ReadSource, Vec<String>) -> Fut + Send,
+        Fut: Future<Output = Result<HashMap<String, T>, E>> + Send,
+    {
+        let inner = &*self.0;
         let mut keys = keys.to_vec();
         keys.sort_unstable();
         keys.dedup();
-        let mut values = HashMap::new();
-        let (mut missing, mut early) = (Vec::new(), HashMap::new());
+        let mut values = Values::new();
+        // Those in `early` have a value already, to be handed out if there is no newer one.
+        let (mut missing, mut early) = (Vec::new(), HashSet::new());
         // Commands of one connection that wait at the same time go out together.
-        let looked = join_all(keys.iter().map(async |key| (*key, inner.lookup(key, options).await))).await;
+        let looked = join_all(keys.iter().map(async |key| (*key, inner.look(key, options).await))).await;
         for (key, lookup) in looked {
             let (cached, is_early) = match lookup? {
                 Lookup::Hit(Found(cached)) => (cached, false),
@@ -60,14 +105,14 @@ impl Client {
                     continue;
                 }
             };
-            match decode::<T>(key, &cached) {
+            match decode(key, &cached) {
                 Ok(value) => {
                     count(&inner.cx.counters.hits);
+                    inner.remember(key, cached);
+                    values.insert(key.to_owned(), Loaded { value, origin: Origin::Cache });
                     if is_early {
                         missing.push(key);
-                        early.insert(key, value);
-                    } else {
-                        values.extend(value.map(|value| (key.to_owned(), value)));
+                        early.insert(key);
                     }
                 }
                 Err(error) => {
@@ -84,16 +129,16 @@ impl Client {
         for (key, acquired) in acquired {
             match acquired {
                 Ok(Acquired::Turn(ticket)) => turns.push((key, Some(ticket))),
-                Ok(Acquired::Busy) => match early.remove(key) {
-                    // Somebody else refreshes it.
-                    Some(value) => values.extend(value.map(|value| (key.to_owned(), value))),
-                    None => {
-                        count(&inner.cx.counters.busy);
-                        turns.push((key, None));
-                    }
-                },
+                // Somebody else refreshes it, or nobody can.
+                Ok(Acquired::Busy) | Err(_) if early.contains(key) => {}
+                Ok(Acquired::Busy) => {
+                    count(&inner.cx.counters.busy);
+                    turns.push((key, None));
+                }
                 Ok(Acquired::Hit(Found(cached))) => match decode(key, &cached) {
-                    Ok(value) => values.extend(value.map(|value| (key.to_owned(), value))),
+                    Ok(value) => {
+                        values.insert(key.to_owned(), Loaded { value, origin: Origin::Cache });
+                    }
                     Err(error) => match inner.foreign(key, options, error).await {
                         Ok(()) => turns.push((key, None)),
                         Err(error) => failed = Some(error),
@@ -102,14 +147,15 @@ impl Client {
                 Err(error) => failed = Some(error),
             }
         }
-        let loaded = match failed {
-            None if turns.is_empty() => return Ok(values),
-            None => {
-                let missing: Vec<String> = turns.iter().map(|(key, _)| (*key).to_owned()).collect();
-                inner.load_many(options, missing, load).await
-            }
-            Some(error) => Err(error),
-        };
+        if let Some(error) = failed {
+            inner.abandon_all(turns).await;
+            return Err(error);
+        }
+        if turns.is_empty() {
+            return Ok(values);
+        }
+        let asked: Vec<String> = turns.iter().map(|(key, _)| (*key).to_owned()).collect();
+        let loaded = inner.load_many(options, asked, load).await;
         // All are encoded before the first is filled: one that can't be leaves nothing half done.
         let encoded = loaded.and_then(|mut loaded| {
             let keys = turns.iter().map(|(key, _)| *key);
@@ -126,15 +172,25 @@ impl Client {
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {
-                let tickets = turns.into_iter().filter_map(|(key, ticket)| Some((key, ticket?)));
-                join_all(tickets.map(|(key, ticket)| inner.strategy.abandon(&inner.cx, key, ticket))).await;
-                return Err(error);
+                let needed = turns.iter().map(|(key, _)| *key).filter(|key| !early.contains(key));
+                let instead = inner.instead_of_all(needed, error);
+                inner.abandon_all(turns).await;
+                values.extend(instead?);
+                return Ok(values);
             }
         };
         let mut fills = Vec::new();
         for ((key, ticket), (cached, value)) in turns.into_iter().zip(encoded) {
-            values.extend(value.map(|value| (key.to_owned(), value)));
-            fills.push(async move { inner.fill(key, options, ticket, &cached).await });
+            values.insert(key.to_owned(), Loaded { value, origin: Origin::Database });
+            let is_early = early.contains(key);
+            if is_early {
+                count(&inner.cx.counters.early);
+            }
+            fills.push(async move {
+                let filled = inner.fill(key, options, ticket, &cached).await;
+                inner.remember(key, cached);
+                if is_early { Ok(()) } else { filled }
+            });
         }
         join_all(fills).await.into_iter().collect::<Result<(), Error>>()?;
         Ok(values)
@@ -142,6 +198,42 @@ impl Client {
 }
 
 impl Inner {
+    async fn look(&self, key: &str, options: &CallOptions) -> Result<Lookup, Error> {
+        match options.refresh {
+            true => {
+                // Its type would be too deep for the compiler in a caller's task.
+                let removed: BoxFuture<'_, _> = Box::pin(self.remove(key, options));
+                removed.await.map(|()| Lookup::Miss)
+            }
+            false => self.lookup(key, options).await,
+        }
+    }
+
+    async fn abandon_all(&self, turns: Vec<(&str, Option<Ticket>)>) {
+        let tickets = turns.into_iter().filter_map(|(key, ticket)| Some((key, ticket?)));
+        join_all(tickets.map(|(key, ticket)| self.strategy.abandon(&self.cx, key, ticket))).await;
+    }
+
+    /// Remembered values instead of a load that was refused: of all these keys, or the error. Of no keys, no values.
+    fn instead_of_all<'a, T: DeserializeOwned>(
+        &self,
+        needed: impl Iterator<Item = &'a str>,
+        error: Error,
+    ) -> Result<Values<T>, Error> {
+        let of = |key: &str| {
+            let (Error::Overloaded { .. }, Some(remembered)) = (&error, &self.remembered) else {
+                return None;
+            };
+            let value = decode(key, &*remembered.get(key)?).ok()?;
+            Some((key.to_owned(), Loaded { value, origin: Origin::Stale }))
+        };
+        let values: Option<Values<T>> = needed.map(of).collect();
+        let Some(values) = values else { return Err(error) };
+        tracing::debug!(%error, stale = values.len(), "old values instead");
+        values.iter().for_each(|_| count(&self.cx.counters.stale));
+        Ok(values)
+    }
+
     async fn load_many<T, E, F, Fut>(
         &self,
         options: &CallOptions,

@@ -22,7 +22,7 @@ use super::{Sealed, Strategy};
 /// | GET: nothing, load: 1, SET 1 | | 1 | 1 |
 /// | | | **1** | 2 |
 ///
-/// The window is a millisecond on an idle server, and as long as the acknowledgement with semi-sync `AFTER_SYNC`; a load from a replica
+/// The window is short on an idle server, and as long as the acknowledgement with semi-sync `AFTER_SYNC`; a load from a replica
 /// that lags makes it as long as the lag. And `cache-aside`'s race with a slow reader.
 ///
 /// # When it is enough

@@ -46,8 +46,10 @@ use crate::{
 /// through a lease, that Redis isn't rolled back (the daemon sees that and repeats the removals), that loads read in a snapshot begun
 /// after [`ReadSource`] was handed out, at READ COMMITTED or above, from the member it names, and that a mapping covers the key.
 ///
-/// Between commit and removal, which is milliseconds, readers may see the old value. Who must read its own write at once calls
-/// [`Client::invalidate`](crate::Client::invalidate) after it: that removes the key at once, and can do no harm.
+/// Between commit and removal, which is milliseconds, readers may see the old value. [`Client::invalidate`](crate::Client::invalidate)
+/// after a write removes the key, and any lease, at once, and can do no harm. Where every client loads from the primary (no replica is in
+/// the pool, or all have [`Guarded::primary_only`]), reads that begin after it show the write; a replica in the pool may not have it yet,
+/// and what was loaded there may be filled again, until the second removal.
 ///
 /// # When it is enough
 /// Always, where the daemon runs.
