@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     super::{Exit, Global, out},
-    run::{LiveArgs, Reporter, block_on, complain_of_void, fault, strategy, table, workload},
+    run::{LiveArgs, Reporter, block_on, complain_of, fault, strategy, table, workload},
 };
 
 /// Arguments of `rowbust lab compare`.
@@ -97,7 +97,7 @@ pub(super) fn execute(global: &Global, args: &CompareArgs) -> Exit {
         }));
     } else {
         out::stdout(&table(runs));
-        complain_of_void(runs);
+        complain_of(runs);
         let missed = verdicts.iter().filter(|verdict| verdict.met == Some(false));
         missed.for_each(|verdict| out::complain(&format!("missed: {verdict}")));
         worse.iter().for_each(|worse| out::complain(&format!("worse: {worse}")));
