@@ -26,7 +26,7 @@ run is void, else with 0.
 
 Examples:
   rowbust lab compare --quick                     every strategy under the fault that shows its race
-  rowbust lab compare --full --out results        every strategy under every fault and workload: an hour
+  rowbust lab compare --full --out results        every strategy under every fault, and in every workload: an hour
   rowbust lab compare --full --strategy guarded --strategy cache-aside
   rowbust lab compare --quick --against results"
 )]
@@ -34,7 +34,7 @@ pub struct CompareArgs {
     /// Every strategy under the fault that shows its race, guarded under all: some two minutes (the default)
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// Every strategy under every fault, and every workload
+    /// Every strategy under every fault that can strike it; in other workloads than read-mostly without one, and with slow-reader
     #[arg(long)]
     pub full: bool,
     /// Only this strategy; may be given several times

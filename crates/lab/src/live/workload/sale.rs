@@ -66,7 +66,7 @@ fn parse(order: &str) -> Option<(u64, u32)> {
 }
 
 /// What database and Redis hold at the end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Books {
     /// Pieces by item, in the database.
     pieces: Vec<(u32, u32)>,
@@ -166,29 +166,27 @@ impl Load for Sale {
     ) -> BoxFuture<'a, Result<Vec<String>, LiveError>> {
         Box::pin(async move {
             let (schema, counting) = (&stage.schema, || Error::database("counting orders"));
-            let mut books = Books::default();
             let pieces = format!("SELECT id, pieces FROM {schema}.stock");
-            books.pieces = world.admin().all(&pieces).await.map_err(counting())?;
+            let pieces = world.admin().all(&pieces).await.map_err(counting())?;
             let orders = format!("SELECT id, item FROM {schema}.orders");
             let orders: Vec<(u64, u32)> = world.admin().all(&orders).await.map_err(counting())?;
-            books.booked = orders.into_iter().collect();
             let mut raw = world.raw().await?;
             let (waiting, taken) = lists(stage);
+            let mut listed = HashMap::new();
             for list in [waiting, taken] {
                 let mut range = redis::cmd("LRANGE");
-                let range: Vec<String> = range
-                    .arg(list)
-                    .arg(0)
-                    .arg(-1)
-                    .query_async(&mut raw)
-                    .await
-                    .map_err(Error::redis("LRANGE"))?;
-                books.listed.extend(range.iter().filter_map(|order| parse(order)));
+                range.arg(list).arg(0).arg(-1);
+                let orders: Vec<String> =
+                    range.query_async(&mut raw).await.map_err(Error::redis("LRANGE"))?;
+                listed.extend(orders.iter().filter_map(|order| parse(order)));
             }
+            let mut left = HashMap::new();
             for item in 0..self.items {
-                let get = redis::cmd("GET").arg(left(stage, item)).query_async::<Option<i64>>(&mut raw).await;
-                books.left.insert(item, get.map_err(Error::redis("GET"))?.unwrap_or(0));
+                let get = redis::cmd("GET").arg(self::left(stage, item)).query_async(&mut raw).await;
+                let pieces: Option<i64> = get.map_err(Error::redis("GET"))?;
+                left.insert(item, pieces.unwrap_or(0));
             }
+            let books = Books { pieces, booked: orders.into_iter().collect(), listed, left };
             Ok(books.wrong(forgot))
         })
     }
