@@ -50,19 +50,34 @@ fn run(dir: &Path, args: &[&str], code: i32) -> Result<Value> {
     serde_json::from_slice(&out.stdout).with_context(|| text(&out))
 }
 
-/// Strategy, fault, how often that struck, keys stale for good, why it is void.
-type Found = (String, String, u64, usize, Option<String>);
+/// What came of a run.
+#[derive(Debug)]
+struct Found {
+    strategy: String,
+    fault: String,
+    /// How often its fault did; None without one.
+    struck: Option<u64>,
+    /// Keys stale for good.
+    stale: usize,
+    /// Keys that hold what their row does.
+    right: u64,
+    /// What the workload finds wrong in itself.
+    broken: usize,
+    void: Option<String>,
+}
 
 fn found(compared: &Value) -> Result<Vec<Found>> {
     let runs = compared["runs"].as_array().context("no runs")?;
     let one = |run: &Value| {
-        Some((
-            run["strategy"].as_str()?.to_owned(),
-            run["fault"].as_str()?.to_owned(),
-            run["struck"].as_object()?.values().next()?.as_u64()?,
-            run["report"]["permanently_stale"].as_array()?.len(),
-            run["void"].as_str().map(str::to_owned),
-        ))
+        Some(Found {
+            strategy: run["strategy"].as_str()?.to_owned(),
+            fault: run["fault"].as_str()?.to_owned(),
+            struck: run["struck"].as_object()?.values().next().and_then(Value::as_u64),
+            stale: run["report"]["permanently_stale"].as_array()?.len(),
+            right: run["report"]["right"].as_u64()?,
+            broken: run["measures"]["broken"].as_array()?.len(),
+            void: run["void"].as_str().map(str::to_owned),
+        })
     };
     runs.iter().map(|run| one(run).with_context(|| format!("{run:#}"))).collect()
 }
@@ -87,10 +102,10 @@ fn without_a_daemon_each_race_leaves_stale_keys() -> Result<()> {
     ];
     let compared = compare(dir.path(), "mariadb", &strategies.join(","), &["--quick", "--out", "results"])?;
     let runs = found(&compared)?;
-    for (strategy, fault, struck, stale, void) in &runs {
-        ensure!(void.is_none() && *struck > 0 && *stale > 0, "{strategy} {fault}: {struck} {stale} {void:?}");
+    for run in &runs {
+        ensure!(run.void.is_none() && run.struck > Some(0) && run.stale > 0, "{run:?}");
     }
-    let seen: HashSet<&str> = runs.iter().map(|run| run.0.as_str()).collect();
+    let seen: HashSet<&str> = runs.iter().map(|run| run.strategy.as_str()).collect();
     ensure!(seen == HashSet::from(strategies), "{seen:?}");
     ensure!(compared["verdicts"].as_array().is_some_and(|all| all.len() == 6), "{}", compared["verdicts"]);
 
@@ -120,15 +135,67 @@ fn with_a_daemon_only_guarded_leaves_none() -> Result<()> {
     let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
     let dir = tempfile::tempdir()?;
     let names = "binlog,binlog-twice,binlog-lease,guarded";
-    let faults = "slow-reader,visibility-window,replica-lag,evictions,daemon-kill,redis-restart";
+    let faults = "slow-reader,visibility-window,replica-lag,lock-expiry,evictions,daemon-kill,redis-pause,redis-restart";
     let runs = found(&compare(dir.path(), "mariadb", names, &["--quick", "--fault", faults])?)?;
-    for (strategy, fault, struck, stale, void) in &runs {
-        let right = if strategy == "guarded" { *stale == 0 } else { *stale > 0 };
-        ensure!(void.is_none() && *struck > 0 && right, "{strategy} {fault}: {struck} {stale} {void:?}");
+    for run in &runs {
+        // None stale of a cache that is empty would say nothing.
+        let is_well = if run.strategy == "guarded" { run.stale == 0 && run.right > 0 } else { run.stale > 0 };
+        ensure!(run.void.is_none() && run.struck > Some(0) && is_well, "{run:?}");
     }
-    let count = |name: &str| runs.iter().filter(|run| run.0 == name).count();
+    let count = |name: &str| runs.iter().filter(|run| run.strategy == name).count();
     let counts = ["binlog", "binlog-twice", "binlog-lease", "guarded"].map(count);
-    ensure!(counts == [2, 1, 1, 6], "{counts:?}");
+    ensure!(counts == [2, 1, 1, 8], "{counts:?}");
+    Ok(())
+}
+
+#[test]
+fn guarded_holds_in_every_workload() -> Result<()> {
+    let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let workloads = "write-heavy,many-keys,key-moves,flash-sale,sharded-counter";
+    let more = ["--full", "--workload", workloads, "--fault", "none"];
+    let runs = found(&compare(dir.path(), "mariadb", "guarded", &more)?)?;
+    ensure!(runs.len() == 5, "{runs:?}");
+    for run in &runs {
+        ensure!(run.void.is_none() && run.stale == 0 && run.right > 0 && run.broken == 0, "{run:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn guarded_holds_where_another_redis_takes_over() -> Result<()> {
+    let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let runs = found(&run(dir.path(), &["run", "--fault", "redis-failover", "--seconds", "3"], 0)?)?;
+    let [only] = &runs[..] else { anyhow::bail!("{runs:?}") };
+    ensure!(only.void.is_none() && only.struck > Some(0) && only.stale == 0 && only.right > 0, "{only:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_missed_or_became_worse_is_said_by_the_exit_code() -> Result<()> {
+    let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    // The second entry has a run that shows nothing made again.
+    let shows = "- { strategy: cache-aside, fault: slow-reader, permanently_stale: { min: 1 } }\n";
+    fs::write(dir.path().join("shows.yaml"), shows)?;
+    let strict = format!("- {{ strategy: cache-aside, permanently_stale: {{ max: 0 }} }}\n{shows}");
+    fs::write(dir.path().join("strict.yaml"), strict)?;
+    let compare = ["compare", "--seconds", "2", "--strategy", "cache-aside", "--thresholds"];
+    let missed = run(dir.path(), &[&compare[..], &["strict.yaml", "--out", "missed"]].concat(), 99)?;
+    let met: Vec<_> =
+        missed["verdicts"].as_array().context("no verdicts")?.iter().map(|v| &v["met"]).collect();
+    ensure!(met == [&Value::Bool(false), &Value::Bool(true)], "{}", missed["verdicts"]);
+
+    let path = dir.path().join("missed/summary.json");
+    let mut better: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    better["runs"][0]["report"]["permanently_stale"] = serde_json::json!([]);
+    fs::write(&path, better.to_string())?;
+    let against = ["shows.yaml", "--against", "missed", "--out", "worse"];
+    let worse = run(dir.path(), &[&compare[..], &against].concat(), 99)?;
+    ensure!(worse["verdicts"][0]["met"] == true, "{}", worse["verdicts"]);
+    let said = worse["regressions"].to_string();
+    ensure!(said.contains("stale for good, none before"), "{said}");
     Ok(())
 }
 
@@ -138,7 +205,7 @@ fn on_mysql_an_acknowledgement_that_is_withheld_makes_the_window() -> Result<()>
     let dir = tempfile::tempdir()?;
     let more = ["--fault", "visibility-window"];
     let runs = found(&compare(dir.path(), "mysql", "binlog-lease,guarded", &more)?)?;
-    let stale: Vec<bool> = runs.iter().map(|run| run.3 > 0).collect();
+    let stale: Vec<bool> = runs.iter().map(|run| run.stale > 0).collect();
     ensure!(stale == [true, false], "{runs:?}");
     Ok(())
 }
@@ -147,9 +214,9 @@ fn on_mysql_an_acknowledgement_that_is_withheld_makes_the_window() -> Result<()>
 fn a_fault_that_never_struck_makes_a_run_void() -> Result<()> {
     let Some(_) = require(&[Need::MariaDb, Need::Redis]) else { return Ok(()) };
     let dir = tempfile::tempdir()?;
-    // Of one reader none is slow.
+    // Of one reader none is slow. Nothing is stale for good, which would count in spite of it.
     let args =
-        ["run", "--strategy", "cache-aside", "--fault", "slow-reader", "--readers", "1", "--seconds", "1"];
+        ["run", "--strategy", "ttl-only", "--fault", "slow-reader", "--readers", "1", "--seconds", "1"];
     let shown = run(dir.path(), &args, 1)?;
     let void = shown["runs"][0]["void"].as_str().context("not void")?;
     ensure!(void.contains("slow-reader never struck"), "{void}");

@@ -1,7 +1,7 @@
 //! Servers that were there before: the lab leaves them as it found them, at its end and behind a signal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,22 @@ use rowbust_servers::{Need, Redis, StartOptions, require};
 use super::{ORDERLY, WITHIN, lab, run, text};
 
 on_both!(runs_leave_nothing_behind, a_signal_leaves_nothing_behind);
+
+const PASSWORD: &str = "canary-31f8";
+
+/// All files below a folder.
+fn files(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            all.extend(files(&path)?);
+        } else {
+            all.push((path.clone(), std::fs::read(&path)?));
+        }
+    }
+    Ok(all)
+}
 
 /// A database and a Redis, with something of their own.
 struct Servers {
@@ -66,6 +82,19 @@ impl Servers {
         format!("redis://127.0.0.1:{}", self.redis.port())
     }
 
+    /// Addresses with accounts and passwords.
+    async fn accounts(&self) -> Result<(String, String)> {
+        let mut conn = self.db.connect().await?;
+        conn.query_drop(format!("CREATE USER lab@'%' IDENTIFIED BY '{PASSWORD}'")).await?;
+        conn.query_drop("GRANT ALL ON *.* TO lab@'%'").await?;
+        let mut cache = shop::redis(self.redis.port()).await?;
+        let mut account = redis::cmd("ACL");
+        account.arg("SETUSER").arg("lab").arg("on").arg(format!(">{PASSWORD}"));
+        account.arg(&["~*", "&*", "+@all"]).exec_async(&mut cache).await?;
+        let address = |scheme, port| format!("{scheme}://lab:{PASSWORD}@127.0.0.1:{port}");
+        Ok((address("mysql", self.db.port()), address("redis", self.redis.port())))
+    }
+
     async fn traces(&self) -> Result<Traces> {
         let mut conn = self.db.connect().await?;
         let variables: Vec<(String, String)> = conn.query("SHOW GLOBAL VARIABLES").await?;
@@ -90,8 +119,8 @@ impl Servers {
 
 async fn runs_leave_nothing_behind(flavor: Flavor) -> Result<()> {
     let Some(servers) = Servers::start(flavor).await? else { return Ok(()) };
+    let (mysql, redis) = servers.accounts().await?;
     let before = servers.traces().await?;
-    let (mysql, redis) = (servers.mysql(), servers.cache());
     let lab_run = |strategy: &'static str, fault: &'static str, code: i32| {
         let args = ["run", "--strategy", strategy, "--fault", fault, "--seconds", "2", "--out", strategy];
         run(servers.dir.path(), &[&args[..], &["--mysql", &mysql, "--redis", &redis]].concat(), code)
@@ -101,6 +130,17 @@ async fn runs_leave_nothing_behind(flavor: Flavor) -> Result<()> {
     ensure!(ran["void"].is_null() && ran["struck"]["daemon-kill"].as_u64() > Some(0), "{ran:#}");
     let left = servers.traces().await?.differ(&before);
     ensure!(left.is_empty(), "guarded left {left:#?}");
+    // Passwords are in nothing that is kept, the daemon's config and log among it.
+    let kept = files(&servers.dir.path().join("guarded"))?;
+    for (path, bytes) in &kept {
+        let text = String::from_utf8_lossy(bytes);
+        ensure!(!text.contains(PASSWORD), "{} has a password", path.display());
+        if path.ends_with("rowbust.yaml") {
+            ensure!(text.contains("password: \"****\"") && text.contains("redis://****@"), "{text}");
+        }
+    }
+    ensure!(kept.iter().any(|(path, _)| path.ends_with("rowbust.yaml")), "no config is kept");
+    ensure!(!shown.to_string().contains(PASSWORD), "{shown:#}");
 
     // Stale for good, and still removed behind the run.
     let shown = tokio::task::block_in_place(|| lab_run("cache-aside", "slow-reader", 99))?;
@@ -114,6 +154,16 @@ async fn runs_leave_nothing_behind(flavor: Flavor) -> Result<()> {
     let out = lab(servers.dir.path(), &args)?.output()?;
     ensure!(out.status.code() == Some(2) && text(&out).contains("own servers"), "{}", text(&out));
     ensure!(servers.traces().await? == before);
+
+    // Another lab is at it: what is its stays.
+    servers.db.connect().await?.query_drop("CREATE DATABASE rowbust_lab_1_1").await?;
+    let _: () = shop::redis(servers.redis.port()).await?.set("rowbust-lab:1_1:item:7:0", "its").await?;
+    let before = servers.traces().await?;
+    let args = ["run", "--seconds", "1", "--mysql", &mysql, "--redis", &redis, "--out", "second"];
+    let out = lab(servers.dir.path(), &args)?.output()?;
+    ensure!(out.status.code() == Some(1) && text(&out).contains("rowbust_lab_1_1"), "{}", text(&out));
+    let touched = servers.traces().await?.differ(&before);
+    ensure!(touched.is_empty(), "{touched:#?}");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     super::{Exit, Global, out},
-    run::{LiveArgs, Reporter, block_on, complain_of_void, fault, strategy, table, workload},
+    run::{LiveArgs, Reporter, block_on, complain_of, fault, strategy, table, workload},
 };
 
 /// Arguments of `rowbust lab compare`.
@@ -26,7 +26,7 @@ run is void, else with 0.
 
 Examples:
   rowbust lab compare --quick                     every strategy under the fault that shows its race
-  rowbust lab compare --full --out results        every strategy under every fault and workload: an hour
+  rowbust lab compare --full --out results        every strategy under every fault, and in every workload: an hour
   rowbust lab compare --full --strategy guarded --strategy cache-aside
   rowbust lab compare --quick --against results"
 )]
@@ -34,7 +34,7 @@ pub struct CompareArgs {
     /// Every strategy under the fault that shows its race, guarded under all: some two minutes (the default)
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// Every strategy under every fault, and every workload
+    /// Every strategy under every fault that can strike it; in other workloads than read-mostly without one, and with slow-reader
     #[arg(long)]
     pub full: bool,
     /// Only this strategy; may be given several times
@@ -97,7 +97,7 @@ pub(super) fn execute(global: &Global, args: &CompareArgs) -> Exit {
         }));
     } else {
         out::stdout(&table(runs));
-        complain_of_void(runs);
+        complain_of(runs);
         let missed = verdicts.iter().filter(|verdict| verdict.met == Some(false));
         missed.for_each(|verdict| out::complain(&format!("missed: {verdict}")));
         worse.iter().for_each(|worse| out::complain(&format!("worse: {worse}")));

@@ -26,8 +26,9 @@ use super::{
 /// Arguments of `rowbust lab run`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Servers are started for the run, on free ports of 127.0.0.1, and stopped with it. Exits with 0 if no key was stale for good,
-with 99 if one was, with 1 if the run is void: a fault never struck, or what was owed was not delivered.
+    after_help = "Servers are started for the run, on free ports of 127.0.0.1, and stopped with it. Exits with 0 if no key was stale for good
+and nothing broken, with 99 if one was, or more was sold than there was, with 1 if the run is void: a fault never struck, what was owed
+was not delivered, or no key held anything right at the end.
 
 Examples:
   rowbust lab run --strategy cache-aside --fault slow-reader
@@ -134,12 +135,18 @@ pub(super) fn execute(global: &Global, args: &RunArgs) -> Exit {
         out::json(&json!({ "schema_version": 1, "folder": output.dir(), "runs": runs }));
     } else {
         out::stdout(&table(runs));
-        complain_of_void(runs);
+        complain_of(runs);
         out::stderr(&format!("in {}: summary.json, report.html, env.json, runs\n", output.dir().display()));
     }
+    exit(runs)
+}
+
+/// What was found counts in a void run too.
+fn exit(runs: &[Run]) -> Exit {
+    let is_harmed = |run: &Run| !run.report.permanently_stale.is_empty() || !run.measures.broken.is_empty();
     match () {
+        () if runs.iter().any(is_harmed) => Exit::Threshold,
         () if runs.iter().any(|run| run.void.is_some()) => Exit::Failure,
-        () if runs.iter().any(|run| !run.report.permanently_stale.is_empty()) => Exit::Threshold,
         () => Exit::Ok,
     }
 }
@@ -270,11 +277,7 @@ impl LiveArgs {
 
 /// The command line, without passwords.
 fn command() -> String {
-    let hidden = |arg: String| match arg.split_once("://").zip(arg.rsplit_once('@')) {
-        Some(((scheme, _), (_, host))) => format!("{scheme}://****@{host}"),
-        None => arg.clone(),
-    };
-    let args = std::env::args().skip(1).map(hidden);
+    let args = std::env::args().skip(1).map(|arg| live::without_account(&arg));
     std::iter::once("rowbust".to_owned()).chain(args).collect::<Vec<_>>().join(" ")
 }
 
@@ -311,11 +314,14 @@ impl Reporter {
     }
 }
 
-pub(super) fn complain_of_void(runs: &[Run]) {
+/// Of what is void, and of what is broken.
+pub(super) fn complain_of(runs: &[Run]) {
     for run in runs {
+        let name = format!("{} {} {}", run.strategy, run.workload, run.fault);
         if let Some(why) = &run.void {
-            out::complain(&format!("{} {} {}: void: {why}", run.strategy, run.workload, run.fault));
+            out::complain(&format!("{name}: void: {why}"));
         }
+        run.measures.broken.iter().for_each(|what| out::complain(&format!("{name}: broken: {what}")));
     }
 }
 
@@ -351,7 +357,11 @@ pub(super) fn table(runs: &[Run]) -> String {
             run.workload.clone(),
             run.fault.clone(),
             struck,
-            if run.void.is_some() { "void".into() } else { report.permanently_stale.len().to_string() },
+            match (&run.void, report.permanently_stale.len()) {
+                (Some(_), 0) => "void".into(),
+                (Some(_), stale) => format!("{stale} (void)"),
+                (None, stale) => stale.to_string(),
+            },
             report.right.to_string(),
             report.absent.to_string(),
             format!("{:.3} %", run.stale_ratio() * 100.0),
@@ -391,4 +401,47 @@ fn list(global: &Global) {
     text.push_str("\nfaults\n");
     text.push_str(&rows(Fault::ALL.iter().map(|f| (f.name(), f.about())).collect()));
     out::stdout(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use rowbust_lab::{
+        checker::{Final, Report},
+        summary::Measures,
+    };
+
+    use super::*;
+
+    #[test]
+    fn harm_goes_before_a_run_that_is_void() {
+        let well = Run {
+            strategy: "guarded".into(),
+            workload: "flash-sale".into(),
+            length: 1,
+            fault: "none".into(),
+            struck: Default::default(),
+            faults: Vec::new(),
+            stale_keys: Vec::new(),
+            report: Report::default(),
+            measures: Measures::default(),
+            void: None,
+            repeats: 0,
+        };
+        let stale = Report {
+            permanently_stale: vec![Final { key: 1, cached: Some(1), database: 2 }],
+            ..Report::default()
+        };
+        let oversold = Measures { broken: vec!["item 1".into()], ..Measures::default() };
+        let void = Some("it never struck".to_owned());
+        for (run, code) in [
+            (well.clone(), Exit::Ok),
+            (Run { report: stale.clone(), ..well.clone() }, Exit::Threshold),
+            (Run { measures: oversold, ..well.clone() }, Exit::Threshold),
+            (Run { void: void.clone(), ..well.clone() }, Exit::Failure),
+            (Run { void, report: stale, ..well.clone() }, Exit::Threshold),
+        ] {
+            let runs = [well.clone(), run];
+            assert_eq!(exit(&runs), code, "{:?}", runs[1]);
+        }
+    }
 }

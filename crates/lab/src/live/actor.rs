@@ -116,6 +116,7 @@ pub(super) struct App {
     pub(super) stage: Arc<Stage>,
     pub(super) rng: StdRng,
     client: Client,
+    hooks: Arc<barrier::Process>,
     primary: Link,
     replica: Option<Link>,
     connector: Connector,
@@ -158,11 +159,12 @@ async fn live(
     shared: Arc<Shared>,
 ) -> Result<Record, LiveError> {
     let hooks = Arc::new(barrier::Process::new(stage.barriers.clone(), spec.slow));
-    let client = stage.client(connector.redis().await?, Some(hooks))?;
+    let client = stage.client(connector.redis().await?, Some(hooks.clone()))?;
     let (reads, writes) = stage.workload.pauses();
     let mut app = App {
         rng: StdRng::seed_from_u64(spec.seed ^ (u64::from(spec.number) << 32)),
         client,
+        hooks,
         primary: Link::new(connector.primary.clone()),
         replica: connector.replica.clone().filter(|_| stage.reads_replica).map(Link::new),
         raw: None,
@@ -214,6 +216,12 @@ impl App {
         self.raw = None;
     }
 
+    /// Locks lost so far, and fills refused.
+    fn losses(&self) -> u64 {
+        let stats = self.client.stats();
+        stats.locks_lost + stats.refused
+    }
+
     fn add(&mut self, raw: Raw) {
         if self.record.ops.len() >= MOST {
             self.record.is_cut = true;
@@ -242,7 +250,7 @@ impl App {
         let key = self.stage.key(cell);
         let coin = self.rng.random::<bool>();
         let (primary, replica, stage) = (&self.primary, self.replica.as_ref(), &self.stage);
-        let version = AtomicU64::new(0);
+        let (version, losses) = (AtomicU64::new(0), self.losses());
         let start = self.spec.clock.now();
         let load = async |source: ReadSource| {
             let (link, is_replica) = Self::source(primary, replica, stage.is_pooled(), coin, &source);
@@ -257,6 +265,7 @@ impl App {
         };
         let loaded = self.client.get_or_load_with::<Item, _, _, _>(&key, &CallOptions::default(), load).await;
         let end = self.spec.clock.now();
+        self.hooks.over(self.losses() > losses);
         let (kind, outcome, val) = match loaded {
             Ok(loaded) => {
                 let kind = if loaded.origin == Origin::Cache { Kind::Hit } else { Kind::Load };
@@ -281,6 +290,7 @@ impl App {
         let coin = self.rng.random::<bool>();
         let (primary, replica, stage) = (&self.primary, self.replica.as_ref(), &self.stage);
         let versions = std::sync::Mutex::new(std::collections::HashMap::new());
+        let losses = self.losses();
         let start = self.spec.clock.now();
         let load = async |source: ReadSource, missing: Vec<String>| {
             let (link, is_replica) = Self::source(primary, replica, stage.is_pooled(), coin, &source);
@@ -304,6 +314,7 @@ impl App {
         };
         let loaded = self.client.get_many::<Item, _, _, _>(&asked, load).await;
         let end = self.spec.clock.now();
+        self.hooks.over(self.losses() > losses);
         let versions = versions.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Err(error) = &loaded {
             tracing::debug!(%error, "a read of several keys failed");
@@ -328,22 +339,24 @@ impl App {
         (u64::from(self.spec.number) + 1) << 32 | self.written
     }
 
-    /// Writes cells: `update` puts the value into the database, and says which version that made; 0: it changed nothing.
+    /// Writes cells: `update` puts the value into the database, and says which version that made; 0: it changed nothing. What came of it in the
+    /// database.
     pub(super) async fn write(
         &mut self,
         cells: &[u32],
         update: impl for<'l> FnOnce(&'l Link, u64) -> BoxFuture<'l, mysql_async::Result<u64>> + Send,
-    ) {
+    ) -> Outcome {
         let val = self.number();
         let change = match self.change(cells, val) {
             Ok(Some(change)) => change,
-            Ok(None) => return,
+            Ok(None) => return Outcome::Failed,
             Err(error) => {
                 tracing::error!(%error, "a value can't be encoded");
-                return;
+                return Outcome::Failed;
             }
         };
         let (stage, clock, primary) = (&self.stage, self.spec.clock, &self.primary);
+        let losses = self.losses();
         // When, and which version.
         let (committed, version, unknown) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         cells.iter().for_each(|cell| stage.barriers.asks(*cell));
@@ -365,6 +378,7 @@ impl App {
         };
         let written = self.client.write(&change, run).await;
         let done = clock.now();
+        self.hooks.over(self.losses() > losses);
         if let Err(error) = written.and_then(rowbust_client::Written::into_result) {
             tracing::debug!(%error, "a write failed, or what it does in the cache");
         }
@@ -390,6 +404,7 @@ impl App {
             });
         }
         self.shared.writes.fetch_add(1, Relaxed);
+        outcome
     }
 
     fn change(&self, cells: &[u32], val: u64) -> Result<Option<Change>, rowbust_client::Error> {

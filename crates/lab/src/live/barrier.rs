@@ -18,6 +18,10 @@ use rowbust_client::{Hooks, Step};
 /// How often a barrier looks whether it may open.
 const POLL: Duration = Duration::from_millis(2);
 
+/// At which of its steps under a lock a writer stands still: at all of them, hardly anything would be written. An odd number, so that it
+/// meets now the one, now the other step of a write.
+const EVERY: u64 = 5;
+
 /// How long barriers hold.
 #[derive(Debug, Clone)]
 pub(super) struct Holds {
@@ -55,14 +59,16 @@ pub(super) struct Barriers {
     pub(super) slow_fills: AtomicBool,
     /// Before a write's steps.
     pub(super) slow_writes: AtomicBool,
-    /// Processes stand still before fills, and before what writes do under a lock.
-    pub(super) still: AtomicBool,
+    /// Readers stand still before fills.
+    pub(super) still_fills: AtomicBool,
+    /// Writers stand still before some of the steps that they do under a lock.
+    pub(super) still_writes: AtomicBool,
     /// Fills that were held up while the key was written.
     pub(super) overtaken: AtomicU64,
     /// Steps of writes that were held up while another write of the key came in between.
     pub(super) crossed: AtomicU64,
-    /// Processes that stood still for longer than a lock lasts.
-    pub(super) stood_still: AtomicU64,
+    /// Operations in which a process stood still and that lost a lock, or whose fill was refused.
+    pub(super) expired: AtomicU64,
     /// Loads from a replica that didn't have an acknowledged commit yet.
     pub(super) lagged: AtomicU64,
 }
@@ -77,10 +83,11 @@ impl Barriers {
             keys,
             slow_fills: AtomicBool::default(),
             slow_writes: AtomicBool::default(),
-            still: AtomicBool::default(),
+            still_fills: AtomicBool::default(),
+            still_writes: AtomicBool::default(),
             overtaken: AtomicU64::default(),
             crossed: AtomicU64::default(),
-            stood_still: AtomicU64::default(),
+            expired: AtomicU64::default(),
             lagged: AtomicU64::default(),
         }
     }
@@ -124,11 +131,21 @@ pub(super) struct Process {
     slow: bool,
     /// Of each cell: what was asked and committed when its load began.
     loads: Mutex<HashMap<u32, (u64, u64)>>,
+    /// Steps of writes so far.
+    steps: AtomicU64,
+    /// It stood still since that was asked last.
+    stood: AtomicBool,
 }
 
 impl Process {
     pub(super) fn new(barriers: Arc<Barriers>, slow: bool) -> Self {
-        Self { barriers, slow, loads: Mutex::default() }
+        Self {
+            barriers,
+            slow,
+            loads: Mutex::default(),
+            steps: AtomicU64::default(),
+            stood: AtomicBool::default(),
+        }
     }
 
     /// Waits until a commit came since `committed`, and `after` that, but at most `bound`. Whether a write began since `asked`.
@@ -157,21 +174,35 @@ impl Process {
     /// The whole process: nothing else of it runs, not the watchdog of its locks either.
     fn stand_still(&self) {
         std::thread::sleep(self.barriers.holds.still);
-        self.barriers.stood_still.fetch_add(1, Relaxed);
+        self.stood.store(true, Relaxed);
+    }
+
+    /// An operation is over. `lost`: a lock was, or the right to fill.
+    pub(super) fn over(&self, lost: bool) {
+        if self.stood.swap(false, Relaxed) && lost {
+            self.barriers.expired.fetch_add(1, Relaxed);
+        }
     }
 
     async fn step(&self, step: Step, cell: u32) {
-        let Barriers { holds, slow_fills, slow_writes, still, overtaken, crossed, .. } = &*self.barriers;
+        let Barriers {
+            holds, slow_fills, slow_writes, still_fills, still_writes, overtaken, crossed, ..
+        } = &*self.barriers;
         let loads = || self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         match step {
             Step::Load => {
                 loads().insert(cell, self.barriers.counts(cell));
             }
-            Step::Fill if still.load(Relaxed) => self.stand_still(),
+            Step::Fill if still_fills.load(Relaxed) => self.stand_still(),
             Step::Fill if slow_fills.load(Relaxed) => {
                 let before = loads().remove(&cell).unwrap_or_else(|| self.barriers.counts(cell));
                 if self.hold(cell, before, holds.overtaken, holds.fill).await {
                     overtaken.fetch_add(1, Relaxed);
+                }
+            }
+            Step::Update | Step::Set | Step::Delete if still_writes.load(Relaxed) => {
+                if self.steps.fetch_add(1, Relaxed) % EVERY == EVERY - 1 {
+                    self.stand_still();
                 }
             }
             Step::Update | Step::Set | Step::Delete if slow_writes.load(Relaxed) => {
@@ -225,6 +256,36 @@ mod tests {
         process.before(Step::Fill, "a").await;
         assert_eq!(barriers.overtaken.load(Relaxed), 1);
         assert!(begun.elapsed() - held >= Duration::from_millis(300));
+    }
+
+    #[tokio::test]
+    async fn only_what_a_process_lost_while_it_stood_still_is_counted() {
+        let barriers = barriers();
+        let process = Process::new(barriers.clone(), true);
+        let count = || barriers.expired.load(Relaxed);
+        process.before(Step::Fill, "a").await;
+        process.over(true);
+        assert_eq!(count(), 0, "it never stood still");
+        barriers.still_fills.store(true, Relaxed);
+        process.before(Step::Fill, "a").await;
+        process.over(false);
+        assert_eq!(count(), 0, "it lost nothing");
+        process.before(Step::Fill, "a").await;
+        process.over(true);
+        process.over(true);
+        assert_eq!(count(), 1);
+        // Writers: at both steps of a write, now and then.
+        barriers.still_writes.store(true, Relaxed);
+        let mut stood = Vec::new();
+        for step in [Step::Update, Step::Delete].into_iter().cycle().take(20) {
+            process.before(step, "a").await;
+            if process.stood.load(Relaxed) {
+                stood.push(step);
+                process.over(true);
+            }
+        }
+        assert_eq!(stood, [Step::Update, Step::Delete, Step::Update, Step::Delete]);
+        assert_eq!(count(), 5);
     }
 
     #[tokio::test]

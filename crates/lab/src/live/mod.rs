@@ -57,4 +57,4 @@ pub use judge::Finished;
 pub use runner::{Plan, Progress, run};
 pub use strategy::{Strategy, Timing};
 pub use workload::Workload;
-pub use world::{Given, World, WorldOptions};
+pub use world::{Given, World, WorldOptions, without_account};

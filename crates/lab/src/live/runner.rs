@@ -1,13 +1,13 @@
 //! One run: load and faults, an orderly end, a judgement.
 //!
-//! The order of the end is what makes *permanently* stale mean something: writers stop; faults heal; readers that are held up get through;
-//! readers stop; everything that is owed is delivered, by the daemon's own status and by its mark in Redis; then cache and database are
+//! The order of the end is what makes *permanently* stale mean something: writers stop; faults heal; readers that are held up get through,
+//! and fill again what faults have taken from the cache; readers stop; everything that is owed is delivered, by the daemon's own status and by its mark in Redis; then cache and database are
 //! compared key by key.
 
 use std::{
     fs,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::{join_all, try_join_all};
@@ -24,12 +24,15 @@ use super::{
     finals,
     judge::{Evidence, judge},
     measures, sampler,
-    stage::{NAME, Setting, Stage},
+    stage::{KEPT_CONFIG, Setting, Stage},
 };
 use crate::{history::Nanos, summary};
 
 /// Between the stop of writers and the end of faults: readers meet what was written last.
 const TAIL: Duration = Duration::from_millis(300);
+/// How long readers may go on when faults are over, to fill the cache again: of an empty one nothing can be said. They end as soon as so
+/// many of a hundred keys are there.
+const REFILL: (Duration, usize) = (Duration::from_secs(2), 90);
 /// How long a process may take to end.
 const END_WITHIN: Duration = Duration::from_secs(60);
 
@@ -135,7 +138,7 @@ pub async fn run(
 ) -> Result<Vec<Finished>, LiveError> {
     plan.check(world)?;
     let number = world.next_run();
-    world.wipe(NAME).await?;
+    world.flush().await?;
     let mut stages = Vec::new();
     let opened = open(world, plan, number, &mut stages).await;
     let shared = Arc::new(Shared::default());
@@ -158,7 +161,6 @@ pub async fn run(
             closed?;
         }
     }
-    world.wipe(NAME).await.or_else(|error| if done.is_ok() { Err(error) } else { Ok(()) })?;
     done
 }
 
@@ -179,7 +181,10 @@ async fn open(
             timing: timing.clone(),
             reads_replica: plan.faults.contains(&Fault::ReplicaLag),
         };
-        stages.push(Arc::new(Stage::open(world, setting, &format!("{number}_{place}")).await?));
+        let stage = Arc::new(Stage::claim(world, setting, &format!("{number}_{place}")).await?);
+        // Whatever comes: it is closed.
+        stages.push(stage.clone());
+        stage.open(world).await?;
     }
     Ok(())
 }
@@ -225,6 +230,24 @@ async fn ended(
         records.push(record.map_err(|_| Error::server(waiting, "it panicked"))??);
     }
     Ok(())
+}
+
+/// Returns when the cache is full enough to be judged, or after a while.
+async fn refilled(world: &World, stages: &[Arc<Stage>]) {
+    let (within, share) = REFILL;
+    let begun = Instant::now();
+    let Ok(mut raw) = world.raw().await else { return };
+    // Entries that end by themselves are gone at the end of the drain all the same.
+    for stage in stages.iter().filter(|stage| !stage.strategy.is_timed()) {
+        while begun.elapsed() < within {
+            let Ok(cached) = finals::cached(stage, &mut raw).await else { return };
+            let there = cached.iter().filter(|held| **held != finals::Cached::Absent).count();
+            if there * 100 >= cached.len() * share {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 async fn drive(
@@ -281,6 +304,7 @@ async fn drive(
             ended(all, &mut ended_records).await?;
             records.push(ended_records);
         }
+        refilled(world, stages).await;
         shared.stop_readers.store(true, Relaxed);
         for (all, records) in readers.into_iter().zip(&mut records) {
             ended(all, records).await?;
@@ -330,15 +354,19 @@ async fn finish_stage(
         measures.first_removal = measures::removal(&text, metric, "first");
         measures.second_removal = measures::removal(&text, metric, "second");
         daemon_log = fs::read_to_string(daemon.log()).unwrap_or_default();
-        daemon_config = fs::read_to_string(daemon.log().with_file_name("rowbust.yaml")).unwrap_or_default();
+        daemon_config = fs::read_to_string(daemon.log().with_file_name(KEPT_CONFIG)).unwrap_or_default();
     }
-    let mut broken = stage.workload.broken(stage, world).await?;
+    let forgot = faults.iter().any(|fault| fault.fault.makes_redis_forget());
+    let mut broken = stage.workload.broken(stage, world, forgot).await?;
     measures.broken.append(&mut broken);
     let firsts = (0..stage.workload.cells()).map(|cell| stage.workload.first(stage.workload.item_of(cell)));
     let is_cut = records.iter().any(|record| record.is_cut);
     let evidence = Evidence { records, cached, state, firsts: firsts.collect() };
     let judged = judge(&evidence)?;
     let mut void = None;
+    if judged.report.right == 0 && !stage.strategy.is_timed() {
+        void = Some("no key held what its row says: that none is stale then says nothing".to_owned());
+    }
     if is_cut {
         void = Some("a process had more operations than can be recorded: make the run shorter".to_owned());
     }

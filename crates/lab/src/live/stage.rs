@@ -24,6 +24,8 @@ use super::{
 
 /// What all keys, schemas and sources of the lab have in their names.
 pub(super) const NAME: &str = "rowbust-lab";
+/// The daemon's config as it may be kept.
+pub(super) const KEPT_CONFIG: &str = "kept.yaml";
 /// How long all that is owed may take.
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -38,6 +40,7 @@ pub(super) struct Stage {
     pub(super) reads_replica: bool,
     pub(super) daemon: Mutex<Option<Daemon>>,
     pub(super) dir: PathBuf,
+    number: String,
     prefix: String,
     source: String,
     owed: String,
@@ -54,8 +57,9 @@ pub(super) struct Setting {
 }
 
 impl Stage {
-    /// Makes schema and rows, and starts the daemon. `number`: unique in the world.
-    pub(super) async fn open(world: &World, setting: Setting, number: &str) -> Result<Self, LiveError> {
+    /// Makes the schema, and refuses if it is there: it is another lab's, as keys of that number are. `number`: unique in the world. Who has
+    /// it has to close it.
+    pub(super) async fn claim(world: &World, setting: Setting, number: &str) -> Result<Self, LiveError> {
         let Setting { strategy, workload, timing, reads_replica } = setting;
         let (schema, prefix) = (format!("rowbust_lab_{number}"), format!("{NAME}:{number}:"));
         let dir = world.dir().join(format!("run-{number}"));
@@ -70,45 +74,58 @@ impl Stage {
             owed: format!("{NAME}:{number}:owed"),
             dir,
             schema,
+            number: number.to_owned(),
             prefix,
             workload,
             timing,
         };
-        stage.make_tables(world).await?;
-        stage.workload.seed(&stage, &mut world.raw().await?).await?;
-        if let Some(removals) = strategy.removals() {
-            *stage.daemon.lock().await = Some(stage.start_daemon(world, removals).await?);
-        }
-        Ok(stage)
-    }
-
-    async fn make_tables(&self, world: &World) -> Result<(), LiveError> {
-        let schema = &self.schema;
+        let schema = &stage.schema;
         let mut statements = Vec::new();
         if world.is_private() {
             statements.push(format!("DROP DATABASE IF EXISTS {schema}"));
         }
         statements.push(format!("CREATE DATABASE {schema}"));
-        statements.extend(self.workload.tables(schema));
-        statements.push(format!("CREATE TABLE {schema}.fence (n INT)"));
-        let making = format!("making the schema {schema} (one that is left over can be dropped)");
+        let making = format!(
+            "making the schema {schema} (of another lab that runs; one that is left over can be dropped)"
+        );
         world.admin().run(statements).await.map_err(Error::database(making))?;
-        world.replica_caught_up().await
+        Ok(stage)
+    }
+
+    /// Makes rows, and starts the daemon.
+    pub(super) async fn open(&self, world: &World) -> Result<(), LiveError> {
+        let schema = &self.schema;
+        let mut statements = self.workload.tables(schema);
+        statements.push(format!("CREATE TABLE {schema}.fence (n INT)"));
+        let making = format!("making tables in the schema {schema}");
+        world.admin().run(statements).await.map_err(Error::database(making))?;
+        world.replica_caught_up().await?;
+        // What an older run of that number has left, which was killed.
+        world.wipe(NAME, &self.number).await?;
+        self.workload.seed(self, &mut world.raw().await?).await?;
+        if let Some(removals) = self.strategy.removals() {
+            *self.daemon.lock().await = Some(self.start_daemon(world, removals).await?);
+        }
+        Ok(())
     }
 
     async fn start_daemon(&self, world: &World, removals: Removals) -> Result<Daemon, LiveError> {
         let admin = free_port().map_err(|e| Error::server("finding a port", e))?;
         let path = self.dir.join("rowbust.yaml");
-        fs::write(&path, self.config(world, removals, admin)).map_err(Error::file(&path))?;
+        fs::write(&path, self.config(world, removals, admin, false)).map_err(Error::file(&path))?;
+        let kept = path.with_file_name(KEPT_CONFIG);
+        fs::write(&kept, self.config(world, removals, admin, true)).map_err(Error::file(&kept))?;
         Daemon::start(&world.program, path, admin).await
     }
 
-    /// The daemon's config.
-    fn config(&self, world: &World, removals: Removals, admin: u16) -> String {
+    /// The daemon's config. To be `kept`: without passwords.
+    fn config(&self, world: &World, removals: Removals, admin: u16, kept: bool) -> String {
         let dir = self.dir.display();
         let opts = world.primary_opts();
         let user = opts.user().unwrap_or("root");
-        let password = opts.pass().map_or(String::new(), |pass| format!("  password: {}\n", quoted(pass)));
+        let password = opts.pass().map_or(String::new(), |pass| {
+            format!("  password: {}\n", quoted(if kept { "****" } else { pass }))
+        });
         let replicas = match world.replica_port().filter(|_| self.reads_replica) {
             Some(port) => format!("  replicas: [\"127.0.0.1:{port}\"]\n"),
             None => String::new(),
@@ -133,7 +150,7 @@ impl Stage {
             opts.ip_or_hostname(),
             opts.tcp_port(),
             self.source,
-            world.redis_config(),
+            world.redis_config(kept),
         );
         for mapping in self.workload.mappings(&self.schema, &self.prefix) {
             let keys: Vec<String> = mapping.keys.iter().map(|key| quoted(key)).collect();
@@ -200,6 +217,17 @@ impl Stage {
         Ok(why)
     }
 
+    /// Whether its daemon has removals that Redis didn't carry out. Without a daemon there is nothing to know.
+    pub(super) async fn is_stuck(&self) -> bool {
+        if !self.strategy.has_daemon() {
+            return true;
+        }
+        match self.daemon.lock().await.as_ref() {
+            Some(daemon) => daemon.status().await.is_ok_and(|status| is_stuck(&status)),
+            None => false,
+        }
+    }
+
     /// What is still owed, if anything.
     async fn owes(&self, world: &World, goal: &(String, u64)) -> Result<Option<String>, LiveError> {
         if self.strategy == Strategy::DelayedDoubleDelete {
@@ -217,13 +245,15 @@ impl Stage {
         Ok((!is_done(&status, goal)).then(|| daemon.explain(&format!("it isn't done: {status}")).to_string()))
     }
 
-    /// Ends the daemon, drops the schema.
+    /// Ends the daemon; what the stage has in Redis and the database goes.
     pub(super) async fn close(&self, world: &World) -> Result<(), LiveError> {
         // Nothing is owed any more that an orderly end would deliver.
         if let Some(mut daemon) = self.daemon.lock().await.take() {
             daemon.kill9()?;
         }
         self.unmark(world).await?;
+        // Keys first: as long as the schema is there, nobody else uses their names.
+        world.wipe(NAME, &self.number).await?;
         let drop = format!("DROP DATABASE IF EXISTS {}", self.schema);
         world.admin().run(vec![drop]).await.map_err(Error::database("dropping the run's schema"))?;
         fs::remove_dir_all(&self.dir).map_err(Error::file(&self.dir))
@@ -274,6 +304,16 @@ fn holds(timing: &Timing) -> Holds {
 /// In double quotes, for YAML.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// Whether Redis doesn't do what the daemon asks for.
+fn is_stuck(status: &Value) -> bool {
+    let list = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    status["queue"]["pending"].as_u64() > Some(0)
+        || list(&status["targets"]).iter().any(|target| {
+            target["breaker"] == "open"
+                || list(&target["servers"]).iter().any(|server| !server["error"].is_null())
+        })
 }
 
 /// Whether the daemon has nothing left to do, and Redis' own mark says so.

@@ -120,6 +120,12 @@ impl Strategy {
         )
     }
 
+    /// Whether it writes under a lock that can expire.
+    #[must_use]
+    pub fn writers_lock(self) -> bool {
+        matches!(self, Self::LockSerialized | Self::LockSerializedUnfenced | Self::WriteThrough)
+    }
+
     /// Whether a write must know what the value becomes.
     pub(super) fn writes_values(self) -> bool {
         matches!(self, Self::WriteDbThenCache | Self::WriteCacheThenDb | Self::WriteThrough)

@@ -1,7 +1,8 @@
 //! What runs must show.
 //!
 //! A YAML list. Each entry names a strategy and, if it is to hold for some runs only, a workload and a fault; then measures, each with
-//! `min`, `max` or both. It holds if every run that it names is within; a void run is not within anything.
+//! `min`, `max` or both. It holds if every run that it names is within. A void run is not within anything; what is above a `max` in it was
+//! found all the same, and is a miss.
 //!
 //! ```yaml
 //! - { strategy: guarded, permanently_stale: { max: 0 } }
@@ -105,7 +106,7 @@ pub struct Verdict {
     pub min: Option<f64>,
     /// At most this.
     pub max: Option<f64>,
-    /// Whether it is. None: the run is void.
+    /// Whether it is. None: the run is void, and nothing was found that may not be.
     pub met: Option<bool>,
 }
 
@@ -193,7 +194,12 @@ pub fn judge(thresholds: &[Threshold], runs: &[Run]) -> Vec<Verdict> {
         for run in matching {
             for (measure, Range { min, max }, of) in threshold.bounds() {
                 let value = of(run);
-                let met = min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max);
+                let is_above = max.is_some_and(|max| value > max);
+                let met = match run.void {
+                    _ if is_above => Some(false),
+                    Some(_) => None,
+                    None => Some(min.is_none_or(|min| value >= min)),
+                };
                 verdicts.push(Verdict {
                     strategy: run.strategy.clone(),
                     workload: run.workload.clone(),
@@ -202,7 +208,7 @@ pub fn judge(thresholds: &[Threshold], runs: &[Run]) -> Vec<Verdict> {
                     value,
                     min,
                     max,
-                    met: run.void.is_none().then_some(met),
+                    met,
                 });
             }
         }
@@ -257,7 +263,12 @@ mod tests {
         assert_eq!(met(&[run("cache-aside", "slow-reader", 3)]), [Some(true)]);
         assert_eq!(met(&[run("cache-aside", "none", 0)]), []);
         let void = Run { void: Some("it never struck".into()), ..run("guarded", "slow-reader", 0) };
-        assert_eq!(met(&[void]), [None, None]);
+        assert_eq!(met(&[void.clone()]), [None, None]);
+        // What was found was found.
+        let harmed = Run { report: run("guarded", "slow-reader", 1).report, ..void };
+        assert_eq!(met(&[harmed]), [Some(false), None]);
+        let void = Run { void: Some("it never struck".into()), ..run("cache-aside", "slow-reader", 3) };
+        assert_eq!(met(&[void]), [None]);
     }
 
     #[test]

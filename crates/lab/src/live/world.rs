@@ -325,10 +325,11 @@ impl World {
         Connector { primary: self.primary_opts(), replica: self.replica_opts(), redis }
     }
 
-    /// Where the daemon finds Redis: the value of `redis.main`.
-    pub(super) fn redis_config(&self) -> String {
+    /// Where the daemon finds Redis: the value of `redis.main`. To be `kept`: without a password.
+    pub(super) fn redis_config(&self, kept: bool) -> String {
         match &self.cache {
             Cache::One(redis) => format!("{{ url: \"{}/0\" }}", redis.url()),
+            Cache::Given(url) if kept => format!("{{ url: \"{}\" }}", without_account(url)),
             Cache::Given(url) => format!("{{ url: \"{url}\" }}"),
             Cache::Sentinels(group) => {
                 let nodes: Vec<String> = group.ports().iter().map(|p| format!("\"127.0.0.1:{p}\"")).collect();
@@ -408,20 +409,28 @@ impl World {
         }
     }
 
-    /// Nothing is left in Redis; of one that was given, no key with `name`, `:` or `-`, and a number in it.
-    pub(super) async fn wipe(&self, name: &str) -> Result<(), LiveError> {
-        let mut raw = self.raw().await?;
-        if self.is_private() {
-            let done: Result<(), _> = redis::cmd("FLUSHALL").query_async(&mut raw).await;
-            return done.map_err(Error::redis("FLUSHALL"));
+    /// Nothing is left in a Redis of its own.
+    pub(super) async fn flush(&self) -> Result<(), LiveError> {
+        if !self.is_private() {
+            return Ok(());
         }
+        let done: Result<(), _> = redis::cmd("FLUSHALL").query_async(&mut self.raw().await?).await;
+        done.map_err(Error::redis("FLUSHALL"))
+    }
+
+    /// Of a Redis that was given: no key is left with `name`, `:` or `-`, and this number in it. Who asks owns the schema of that number.
+    pub(super) async fn wipe(&self, name: &str, number: &str) -> Result<(), LiveError> {
+        if self.is_private() {
+            return Ok(());
+        }
+        let mut raw = self.raw().await?;
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(format!("*{name}*")).arg("COUNT").arg(1000);
             let (next, mut keys): (u64, Vec<Vec<u8>>) =
                 scan.query_async(&mut raw).await.map_err(Error::redis("SCAN"))?;
-            keys.retain(|key| is_numbered(key, name.as_bytes()));
+            keys.retain(|key| is_numbered(key, name, number));
             if !keys.is_empty() {
                 let done: Result<(), _> = redis::cmd("UNLINK").arg(&keys).query_async(&mut raw).await;
                 done.map_err(Error::redis("UNLINK"))?;
@@ -434,10 +443,25 @@ impl World {
     }
 }
 
-/// Whether it is what a run calls its own: not what only begins alike.
-fn is_numbered(key: &[u8], name: &[u8]) -> bool {
-    let of = |behind: &[u8]| matches!(behind, [b':' | b'-', digit, ..] if digit.is_ascii_digit());
-    (0..key.len()).any(|at| key[at..].strip_prefix(name).is_some_and(of))
+/// Whether it is what the run of this number calls its own: not what only begins alike.
+fn is_numbered(key: &[u8], name: &str, number: &str) -> bool {
+    let of = |behind: &[u8]| match behind.split_first() {
+        Some((b':' | b'-', rest)) => {
+            let next = rest.strip_prefix(number.as_bytes()).map(|rest| rest.first().copied());
+            next.is_some_and(|next| next.is_none_or(|next| next != b'_' && !next.is_ascii_digit()))
+        }
+        _ => false,
+    };
+    (0..key.len()).any(|at| key[at..].strip_prefix(name.as_bytes()).is_some_and(of))
+}
+
+/// An address, or an argument that has one in it, with `****` for user and password.
+#[must_use]
+pub fn without_account(text: &str) -> String {
+    match text.split_once("://").zip(text.rsplit_once('@')) {
+        Some(((scheme, _), (_, host))) => format!("{scheme}://****@{host}"),
+        None => text.to_owned(),
+    }
 }
 
 /// Root without a password, over TCP.
@@ -449,4 +473,38 @@ fn local(port: u16) -> Opts {
         .prefer_socket(false)
         .stmt_cache_size(0)
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_of_the_run_are_its_own() {
+        for (key, is) in [
+            ("rowbust-lab:1_1:item:7:0", true),
+            ("rowbust:frontier:rowbust-lab-1_1", true),
+            ("{rowbust-lab:1_1:item:7:0}:lock", true),
+            ("rowbust-lab:1_12:item:7:0", false),
+            ("rowbust-lab:2_1:item:7:0", false),
+            ("rowbust-lab:11_1:item:7:0", false),
+            ("rowbust-lab:own", false),
+            ("rowbust-laboratory:1_1", false),
+            ("rowbust-lab", false),
+        ] {
+            assert_eq!(is_numbered(key.as_bytes(), "rowbust-lab", "1_1"), is, "{key}");
+        }
+    }
+
+    #[test]
+    fn addresses_lose_their_accounts() {
+        for (text, shown) in [
+            ("--mysql=mysql://u:p@ss@h:3306", "--mysql=mysql://****@h:3306"),
+            ("redis://:secret@h/0", "redis://****@h/0"),
+            ("redis://h:6379", "redis://h:6379"),
+            ("--quick", "--quick"),
+        ] {
+            assert_eq!(without_account(text), shown);
+        }
+    }
 }

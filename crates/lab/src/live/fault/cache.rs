@@ -151,11 +151,16 @@ pub(super) async fn kafka_stop(this: &Striking, scene: Scene<'_>) -> Result<(), 
         let from = scene.clock.now();
         block_in_place(|| kafka.freeze().and_then(|()| redis.shutdown_save())).map_err(failed)?;
         scene.pause(BETWEEN * 2).await;
+        let is_away = scene.world.raw().await.is_err();
+        let mut all_stuck = true;
+        for stage in scene.stages {
+            all_stuck &= stage.is_stuck().await;
+        }
         block_in_place(|| redis.start_again()).map_err(failed)?;
         scene.pause(BETWEEN).await;
         kafka.thaw().map_err(failed)?;
         this.window(from, scene.clock.now());
-        this.struck(1);
+        this.struck(u64::from(is_away && all_stuck));
     }
     Ok(())
 }

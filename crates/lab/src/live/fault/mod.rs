@@ -20,16 +20,16 @@ named! {
     /// A fault, as `docs/lab.md` describes it.
     Fault {
         SlowReader = "slow-reader": "Half of the readers are held up between load and fill, until the key was written and long enough after. Counts fills during which a write of the key began.",
-        SlowWriter = "slow-writer": "Half of the writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
+        SlowWriter = "slow-writer": "Three of four writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
         VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
         ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
-        LockExpiry = "lock-expiry": "Half of the processes stand still for longer than their lock or lease lasts. Counts how often.",
+        LockExpiry = "lock-expiry": "Processes stand still for longer than their lock or lease lasts: half of the readers before a fill; where writers lock, three of four before their update or before what they do in the cache, at one step in five. Counts operations that lost a lock by it, or whose fill was refused.",
         Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
         DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
         RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
         RedisRestart = "redis-restart": "Redis dies and comes back with an older snapshot. Counts restarts with data.",
         RedisFailover = "redis-failover": "The Redis master dies, sentinels promote a replica. Counts promotions.",
-        KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times.",
+        KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times in which each daemon had removals that Redis didn't carry out.",
     }
 }
 
@@ -38,12 +38,20 @@ impl Fault {
     #[must_use]
     pub fn misses(self, strategy: Strategy) -> Option<&'static str> {
         match self {
-            Self::LockExpiry if !strategy.has_lock() && strategy != Strategy::WriteThrough => {
+            Self::LockExpiry if !strategy.has_lock() && !strategy.writers_lock() => {
                 Some("it takes no lock and no lease")
+            }
+            Self::ReplicaLag if strategy.writes_values() => {
+                Some("its writers put values into the cache, so that there are hardly any loads")
             }
             Self::DaemonKill if !strategy.has_daemon() => Some("it has no daemon"),
             _ => None,
         }
+    }
+
+    /// Whether Redis may lose what isn't an entry: what the application keeps there for good.
+    pub(super) fn makes_redis_forget(self) -> bool {
+        matches!(self, Self::RedisRestart | Self::RedisFailover)
     }
 
     /// Whether keys, a server or the daemon go away by it; the others only delay.
@@ -118,7 +126,7 @@ impl Striking {
         match self.fault {
             Fault::SlowReader => &barriers.overtaken,
             Fault::SlowWriter => &barriers.crossed,
-            Fault::LockExpiry => &barriers.stood_still,
+            Fault::LockExpiry => &barriers.expired,
             Fault::ReplicaLag => &barriers.lagged,
             _ => &self.struck,
         }
@@ -146,7 +154,10 @@ impl Striking {
                 match self.fault {
                     Fault::SlowReader => barriers.slow_fills.store(on, Relaxed),
                     Fault::SlowWriter => barriers.slow_writes.store(on, Relaxed),
-                    Fault::LockExpiry => barriers.still.store(on, Relaxed),
+                    Fault::LockExpiry => {
+                        barriers.still_fills.store(on && stage.strategy.has_lock(), Relaxed);
+                        barriers.still_writes.store(on && stage.strategy.writers_lock(), Relaxed);
+                    }
                     _ => {}
                 }
             }

@@ -71,6 +71,7 @@ impl Load for Counters {
         &'a self,
         stage: &'a Stage,
         world: &'a World,
+        _: bool,
     ) -> BoxFuture<'a, Result<Vec<String>, LiveError>> {
         Box::pin(async move {
             let sql = format!(

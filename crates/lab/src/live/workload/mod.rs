@@ -22,7 +22,7 @@ named! {
         WriteHeavy = "write-heavy": "As many writes as reads.",
         ManyKeys = "many-keys": "Four keys per row, all of which a write makes wrong.",
         KeyMoves = "key-moves": "Rows found by an indexed column, which changes: each write swaps two rows, and makes both keys wrong.",
-        FlashSale = "flash-sale": "Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was.",
+        FlashSale = "flash-sale": "Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was, and no order be lost.",
         ShardedCounter = "sharded-counter": "Counters of eight rows each, so that writers don't meet at one; a read takes all eight at once.",
     }
 }
@@ -83,8 +83,13 @@ pub(super) trait Load: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<(), LiveError>> {
         Box::pin(async { Ok(()) })
     }
-    /// What it finds wrong in itself when all is over.
-    fn broken<'a>(&'a self, _: &'a Stage, _: &'a World) -> BoxFuture<'a, Result<Vec<String>, LiveError>> {
+    /// What it finds wrong in itself when all is over. `forgot`: Redis may have lost what was written.
+    fn broken<'a>(
+        &'a self,
+        _: &'a Stage,
+        _: &'a World,
+        _forgot: bool,
+    ) -> BoxFuture<'a, Result<Vec<String>, LiveError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
     /// One turn of a reader.
