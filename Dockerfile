@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && ! ldd /out/rowbust | grep -Ev 'linux-vdso|ld-linux|libc\.|libm\.|libgcc_s\.|libstdc\+\+\.|libssl\.|libcrypto\.' \
     && install -d -o 65532 -g 65532 /out/data
 
-FROM debian:bookworm-slim AS load
+FROM debian:bookworm-20251229-slim AS load
 RUN apt-get update \
     && apt-get install -y --no-install-recommends mariadb-client redis-tools \
     && rm -rf /var/lib/apt/lists/* \

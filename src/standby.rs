@@ -1,7 +1,7 @@
 //! Which daemon's turn it is: taking the lease, waiting for it, going back to waiting.
 //!
 //! Guarantees: a daemon that waits opens no checkpoint and no retry queue and reads no binlog; it answers at the admin address, not ready. Ends
-//! at a signal. May depend on `source::lease`, `admin` and `telemetry`.
+//! at a signal. May depend on `source::lease`, `admin`, `reload` and `telemetry`.
 
 use std::{
     sync::Arc,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     checkpoint::CheckpointError,
     config::Config,
     daemon::RunError,
+    reload::Next,
     source::{
         SourceError,
         lease::{Candidate, Lease, LeaseLost},
@@ -45,6 +47,15 @@ pub(crate) struct Turns {
     /// Before the lease is asked for again.
     pause: Duration,
     waited: bool,
+    /// A config that was taken while waiting, and whether the keyspaces of its new mappings are to be flushed.
+    taken: Option<(Arc<Config>, bool)>,
+}
+
+/// What ended a wait.
+enum Woke {
+    Turn(Lease),
+    Signal,
+    Config(Next),
 }
 
 /// Another daemon is the active one now: this one's turn is over, its process is not.
@@ -75,23 +86,28 @@ impl Turns {
             fenced: 0,
             pause: Duration::ZERO,
             waited: false,
+            taken: None,
         }
     }
 
-    /// Waits for this daemon's turn. `None`: a signal came.
+    /// Waits for this daemon's turn. `None`: a signal came. A config that comes meanwhile is in force at once: see [`Turns::taken`].
     ///
     /// # Errors
     /// At the first time: the source can't be reached. Later that is waited for.
-    pub(crate) async fn next(&mut self, signals: &mut Signals) -> Result<Option<Lease>, RunError> {
+    pub(crate) async fn next(
+        &mut self,
+        signals: &mut Signals,
+        configs: &mut mpsc::Receiver<Next>,
+    ) -> Result<Option<Lease>, RunError> {
         let first = self.began.is_none();
         let lease = if self.pause.is_zero() {
             match self.candidate.try_acquire().await {
                 Ok(Some(lease)) => Some(lease),
                 Err(error) if first => return Err(error.into()),
-                Ok(None) | Err(_) => self.wait(signals).await?,
+                Ok(None) | Err(_) => self.wait(signals, configs).await?,
             }
         } else {
-            self.wait(signals).await?
+            self.wait(signals, configs).await?
         };
         if lease.is_some() {
             self.began = Some(Instant::now());
@@ -101,7 +117,11 @@ impl Turns {
         Ok(lease)
     }
 
-    async fn wait(&mut self, signals: &mut Signals) -> Result<Option<Lease>, RunError> {
+    async fn wait(
+        &mut self,
+        signals: &mut Signals,
+        configs: &mut mpsc::Receiver<Next>,
+    ) -> Result<Option<Lease>, RunError> {
         self.waited = true;
         let since = Instant::now();
         let (lock, holder) = (self.candidate.name(), self.candidate.waiting().holder);
@@ -112,6 +132,28 @@ impl Turns {
             "another daemon is active, standing by"
         );
         self.systemd.standing_by();
+        loop {
+            match self.wait_as_configured(since, signals, configs).await? {
+                Woke::Turn(lease) => return Ok(Some(lease)),
+                Woke::Signal => return Ok(None),
+                Woke::Config(Next { config, flush_new, begun }) => {
+                    tracing::info!("new config, still standing by");
+                    self.reloaded(Arc::clone(&config));
+                    let flush_before = self.taken.take().is_some_and(|(_, flush_new)| flush_new);
+                    self.taken = Some((config, flush_new || flush_before));
+                    // Who asked may have gone.
+                    let _ = begun.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    async fn wait_as_configured(
+        &self,
+        since: Instant,
+        signals: &mut Signals,
+        configs: &mut mpsc::Receiver<Next>,
+    ) -> Result<Woke, RunError> {
         let listener = admin::standby::bind(self.config.admin.listen).await?;
         let standby = Standby {
             config: Arc::clone(&self.config),
@@ -122,29 +164,36 @@ impl Turns {
         };
         let stop = CancellationToken::new();
         let mut server = tokio::spawn(admin::standby::serve(listener, Arc::new(standby), stop.clone()));
-        let lease = tokio::select! {
+        let woke = tokio::select! {
             lease = async {
                 tokio::time::sleep(self.pause).await;
                 self.candidate.acquire().await
             } => {
                 tracing::info!(after_ms = since.elapsed().as_millis(), "lease acquired, taking over");
-                Some(lease)
+                Woke::Turn(lease)
             }
             signal = signals.next() => {
                 tracing::info!(signal, "ending, another daemon is active");
-                None
+                Woke::Signal
             }
+            Some(next) = configs.recv() => Woke::Config(next),
         };
         stop.cancel();
         if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
             server.abort();
             let _ = server.await;
         }
-        Ok(lease)
+        Ok(woke)
     }
 
-    /// The config was taken anew; what the lease depends on is the same.
+    /// The config that was taken while waiting, and whether the keyspaces of its new mappings are to be flushed.
+    pub(crate) fn taken(&mut self) -> Option<(Arc<Config>, bool)> {
+        self.taken.take()
+    }
+
+    /// The config was taken anew. The lease is the same one; the account's password may not be.
     pub(crate) fn reloaded(&mut self, config: Arc<Config>) {
+        self.candidate = Arc::new(Candidate::new(&config));
         self.config = config;
     }
 

@@ -91,6 +91,7 @@ metrics_table! {
     MARKS_EVICTED = "rowbust_marks_evicted_total", Counter, Count, [], "Times that Redis evicted the mark by which its memory is checked";
     MARK_FAILING = "rowbust_mark_failing", Gauge, Count, ["target"], "1 while a target's mark can't be read or written: a loss of its memory goes unseen";
     FRONTIER_LAG = "rowbust_frontier_lag_seconds", Gauge, Seconds, ["target"], "How long ago everything was done that Redis is known to have acknowledged; 0 when that is all. What a loss of Redis' memory would repeat";
+    RETENTION = "rowbust_binlog_retention_seconds", Gauge, Seconds, [], "How long the server keeps a binlog file after its last write; +Inf without a retention";
     RETENTION_LEFT = "rowbust_binlog_retention_left_seconds", Gauge, Seconds, [], "How long the server keeps the binlog behind the checkpoint at least; all of its retention while nothing is behind it, +Inf without a retention";
     QUEUE_PENDING = "rowbust_queue_pending", Gauge, Count, [], "Removals in the retry queue";
     QUEUE_OLDEST = "rowbust_queue_oldest_seconds", Gauge, Seconds, [], "Age of the oldest of them";
@@ -186,14 +187,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A batch whose removal Redis acknowledged.
-    pub fn removed(&self, batch: &Batch, target: &str, second: bool, acked: Instant) {
+    /// A batch whose removal Redis acknowledged, but for so many keys of it.
+    pub fn removed(&self, batch: &Batch, but: usize, target: &str, second: bool, acked: Instant) {
         let removals = if second { &self.second } else { &self.first };
         let receipt = acked.saturating_duration_since(batch.segment.received).as_secs_f64();
         removals.receipt.record(receipt);
         removals.commit.record(age_seconds(batch.segment.commit_micros));
         counter!(KEYS_REMOVED, "target" => target.to_owned(), "removal" => removals.label)
-            .increment(batch.keys.len() as u64);
+            .increment(batch.keys.len().saturating_sub(but) as u64);
     }
 
     /// Commands sent.

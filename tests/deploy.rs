@@ -119,9 +119,34 @@ fn the_compose_file_is_safe_by_default() {
     }
 }
 
+/// What the images are made from says which version it is, as far as the maker gives it one.
+#[test]
+fn the_base_images_are_pinned() {
+    let dockerfile = read("Dockerfile");
+    let bases: Vec<&str> = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("FROM "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(bases.len(), 3, "{bases:?}");
+    for base in &bases {
+        let (name, tag) = base.rsplit_once(':').unwrap_or_else(|| panic!("{base} has no tag"));
+        // Distroless has no versions: Debian's is in the name, and the tag says whom it runs as.
+        let pinned = name == "gcr.io/distroless/cc-debian12" && tag == "nonroot"
+            || tag.split('-').any(|part| {
+                let date = part.len() == 8 && part.chars().all(|c| c.is_ascii_digit());
+                date || part.split('.').count() >= 2
+            });
+        assert!(pinned, "{base} floats");
+    }
+    let toolchain = read("rust-toolchain.toml");
+    let version = bases[0].strip_prefix("rust:").and_then(|tag| tag.split('-').next()).unwrap();
+    assert!(toolchain.contains(&format!("channel = \"{version}")), "{version} isn't the toolchain's");
+}
+
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    docs.chain([root().join("README.md")])
+    docs.chain([root().join("README.md"), root().join("deploy/helm/rowbust/README.md")])
         .filter(|path| path.extension().is_some_and(|e| e == "md"))
         .collect()
 }
@@ -170,6 +195,48 @@ fn every_command_of_the_documentation_is_understood() {
     assert!(commands > 10, "{commands}");
 }
 
+/// What stands between backticks in a page's text and tables.
+fn code_spans(text: &str) -> Vec<String> {
+    let (mut spans, mut fenced) = (Vec::new(), false);
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            spans.extend(line.split('`').skip(1).step_by(2).map(ToOwned::to_owned));
+        }
+    }
+    spans
+}
+
+/// Also what is named within a sentence, which may leave out what is the reader's: a subcommand, a value.
+#[test]
+fn every_command_within_a_sentence_is_understood() {
+    use clap::{Parser as _, error::ErrorKind};
+    let left_out = [
+        ErrorKind::MissingSubcommand,
+        ErrorKind::MissingRequiredArgument,
+        ErrorKind::DisplayHelp,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ErrorKind::DisplayVersion,
+    ];
+    let (mut wrong, mut commands) = (Vec::new(), BTreeSet::new());
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for span in code_spans(&text).into_iter().filter(|span| span.starts_with("rowbust ")) {
+            let words = words(&span.replace("\\|", "|")).into_iter().filter(|word| word != "…");
+            if let Err(error) = cli::Args::try_parse_from(words)
+                && !left_out.contains(&error.kind())
+            {
+                wrong.push(format!("{}: `{span}`: {:?}", page.display(), error.kind()));
+            }
+            commands.insert(span);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(commands.len() > 60, "{}", commands.len());
+    assert!(cli::Args::try_parse_from(["rowbust", "flush", "--no-such"]).is_err());
+}
+
 #[test]
 fn the_table_of_metrics_is_that_of_the_code() {
     let mut table = String::from("\n| metric | kind | labels | meaning |\n|---|---|---|---|\n");
@@ -196,6 +263,64 @@ fn the_table_of_metrics_is_that_of_the_code() {
     } else {
         assert_eq!(page, wanted, "UPDATE_DOCS=1 cargo test -p rowbust --test deploy");
     }
+}
+
+/// The codes that a file of the program gives to what it logs: `"source.incident"`, not in its tests.
+fn codes_of(text: &str, groups: &[&str]) -> Vec<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap();
+    let literals = text.split('"').skip(1).step_by(2);
+    let code = |literal: &&str| {
+        literal.split_once('.').is_some_and(|(group, what)| {
+            groups.contains(&group) && !what.is_empty() && what.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        })
+    };
+    literals.filter(code).map(ToOwned::to_owned).collect()
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && name != "tests" {
+            rust_files(&path, found);
+        } else if name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// What halts, refuses or widens has a code, and each code says in the runbook what to do.
+#[test]
+fn the_table_of_codes_is_that_of_the_code() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let mut codes = BTreeSet::new();
+    for file in files {
+        let path = file.strip_prefix(root().join("src")).unwrap();
+        let groups: &[&str] = match path.components().next().unwrap().as_os_str().to_str().unwrap() {
+            // Codes of answers, of `check --live` and of fields: other pages have them.
+            "admin" | "live" | "config" | "cli" => continue,
+            // Beside its codes it names fields, by their paths.
+            "reload.rs" => &["reload"],
+            _ => &["binlog", "pipeline", "reload", "route", "source"],
+        };
+        codes.extend(codes_of(&fs::read_to_string(&file).unwrap(), groups));
+    }
+    assert!(codes.len() > 35 && codes.contains("source.incident"), "{codes:?}");
+    let page = read("docs/operations.md");
+    let (_, rest) = page.split_once("<!-- log codes -->").unwrap();
+    let (table, _) = rest.split_once("<!-- /log codes -->").unwrap();
+    let mut listed = BTreeSet::new();
+    for line in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
+        assert!(listed.insert(cells[0].trim_matches('`').to_owned()), "twice: {line}");
+    }
+    let missing: Vec<_> = codes.difference(&listed).collect();
+    let gone: Vec<_> = listed.difference(&codes).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "not in docs/operations.md: {missing:?}; not in src: {gone:?}");
+    // Each is really found: a group that nobody looks for would be missed on both sides.
+    assert_eq!(codes_of("a(\"source.x_y\", \"db.t\", \"source.T\") #[cfg(test)] \"source.z\"", &["source"]), ["source.x_y"]);
 }
 
 /// Pages name each other and files by paths that exist.

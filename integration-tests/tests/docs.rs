@@ -5,31 +5,37 @@
 //!   digits stand for any number, `…` for anything, blanks for any blanks. It is typed again until it does, for what takes effect a moment later.
 //! - A block of YAML that is a whole config (`version:`) is the page's config from there on; another one is added to a page's first config.
 //! - Where a command would ask, it isn't asked: there is no terminal.
+//! - Fences without a language, or with another one, hold no command: a line that begins with `$ ` there fails the test.
+//! - A part of a config is added to one, and must be taken.
 //! - [`NOT_TYPED`] says what isn't typed, and why. A command that is neither there nor known fails the test.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rowbust::config;
 use rowbust_integration_tests::compose::root;
 use rowbust_integration_tests::daemon::binary;
 use rowbust_integration_tests::http;
 use rowbust_integration_tests::terminal::{Terminal, Typed};
 use rowbust_servers::ports::free_port;
 use rowbust_servers::{MySql, Need, Redis, StartOptions, require};
+use serde_json::Value;
 use tokio::task::block_in_place;
 
 const WITHIN: Duration = Duration::from_secs(40);
 
 /// How a command begins that isn't typed, and why.
-const NOT_TYPED: [(&str, &str); 8] = [
+const NOT_TYPED: [(&str, &str); 9] = [
     ("cargo xtask", "runs these tests, and more"),
     ("cargo build", "the test has built the program"),
     ("install -m 755 target/release/rowbust", "the program is in PATH by another way"),
     ("rowbust lab", "takes minutes: lab.rs has it at small size, crates/lab/tests the model"),
+    ("docker build", "there is no engine: the workflow's weekly job `image` builds it"),
     ("docker compose", "there is no engine: compose.rs runs what it would start"),
     ("systemctl", "there is no systemd: its unit is checked by systemd.rs"),
     ("helm", "chart.rs renders it"),
@@ -38,6 +44,10 @@ const NOT_TYPED: [(&str, &str); 8] = [
 
 /// What is typed.
 const TYPED: [&str; 8] = ["rowbust", "redis-cli", "redis-server", "mysql", "curl", "export", "kill", "cat"];
+
+/// How many commands of a page are typed at least: a fence that isn't seen any more shows here.
+const LEAST: [(&str, usize); 4] =
+    [("README.md", 1), ("docs/check.md", 1), ("docs/mappings.md", 1), ("docs/quick-start.md", 11)];
 
 /// What runs until it is stopped.
 fn lasts(command: &str) -> bool {
@@ -57,6 +67,8 @@ enum Block {
     Commands(Vec<Line>),
     Sql(String),
     Yaml(String),
+    /// Something else.
+    Other(String),
 }
 
 fn blocks(page: &str) -> Vec<Block> {
@@ -69,7 +81,7 @@ fn blocks(page: &str) -> Vec<Block> {
                 "console" => blocks.push(Block::Commands(console(&lines))),
                 "sql" => blocks.push(Block::Sql(lines.join("\n"))),
                 "yaml" => blocks.push(Block::Yaml(lines.join("\n") + "\n")),
-                _ => {}
+                _ => blocks.push(Block::Other(lines.join("\n"))),
             },
             (None, Some((language, mut lines))) => {
                 lines.push(line);
@@ -187,7 +199,7 @@ const ACCOUNT: &str = "CREATE USER rowbust@'%' IDENTIFIED BY 'choose-one';
 GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO rowbust@'%'; GRANT SELECT ON shop.* TO rowbust@'%'";
 
 impl Reader {
-    fn new(name: &str, dir: &std::path::Path, mysql: &Arc<MySql>) -> Result<Self> {
+    fn new(name: &str, dir: &Path, mysql: &Arc<MySql>) -> Result<Self> {
         let redis = Arc::new(Redis::start(StartOptions::new(dir.join("redis")))?);
         let again = Arc::clone(&redis);
         let mut terminal = Terminal::new(&dir.join("reader"), move |words| match words {
@@ -315,8 +327,10 @@ impl Reader {
     async fn read(&mut self, page: &str) -> Result<()> {
         for block in blocks(page) {
             match block {
-                Block::Yaml(text) if text.contains("version: 1\n") => self.write_config(&text)?,
+                Block::Yaml(_) if self.name.starts_with("deploy/helm") => {} // values, not a config
+                Block::Yaml(text) if is_whole(&text) => self.write_config(&text)?,
                 Block::Yaml(text) => fragment(self, &text)?,
+                Block::Other(_) => {}
                 Block::Sql(text) if self.name == "docs/quick-start.md" => self.sql(&text)?,
                 Block::Sql(_) => {} // security.rs runs the grants
                 Block::Commands(lines) => {
@@ -344,7 +358,85 @@ fn fragment(reader: &mut Reader, text: &str) -> Result<()> {
         // Without the brokers: ha_store.rs and retry_kafka.rs have them.
         let lines: String =
             text.lines().filter(|line| !line.starts_with("retry:")).map(|l| format!("{l}\n")).collect();
-        reader.write_config(&format!("{CONFIG}{lines}"))?;
+        reader.write_config(&with(&lines))?;
+    } else if reader.name == "docs/mappings.md" && text.starts_with("mappings:") {
+        reader.write_config(&with(text))?;
+    }
+    Ok(())
+}
+
+fn is_whole(text: &str) -> bool {
+    text.contains("version: 1\n")
+}
+
+/// The config of pages that show none, with these fields in place of its own.
+fn with(part: &str) -> String {
+    let key = |line: &str| line.split_once(':').map(|(key, _)| key.to_owned());
+    let top = |line: &&str| !line.starts_with([' ', '#']) && !line.trim().is_empty();
+    let replaced: Vec<_> = part.lines().filter(top).filter_map(key).collect();
+    let (mut out, mut kept) = (String::new(), true);
+    for line in CONFIG.lines() {
+        if top(&line) {
+            kept = !key(line).is_some_and(|key| replaced.contains(&key));
+        }
+        if kept {
+            out.push_str(&format!("{line}\n"));
+        }
+    }
+    out + part
+}
+
+/// How a block of YAML begins that is no part of a config, and who looks at it.
+const NO_CONFIG: [(&str, &str); 3] = [
+    ("cases:", "commands_offline.rs runs such files"),
+    ("scrape_configs:", "Prometheus' own"),
+    ("# Guarded:", "the lab's thresholds: crates/lab/tests"),
+];
+
+/// Every config and every part of one that a page shows is taken by the reader of configs.
+#[test]
+fn every_config_is_taken() -> Result<()> {
+    let (mut whole, mut parts) = (0, 0);
+    for (name, page) in pages()? {
+        for block in blocks(&page) {
+            let Block::Yaml(text) = block else { continue };
+            let text = if name.starts_with("deploy/helm") {
+                let values: Value = serde_saphyr::from_str(&text).context(name.clone())?;
+                whole += 1;
+                values["config"].to_string()
+            } else if is_whole(&text) {
+                whole += 1;
+                text
+            } else if NO_CONFIG.iter().any(|(begin, _)| text.starts_with(begin)) {
+                let _: Value = serde_saphyr::from_str(&text).context(name.clone())?;
+                continue;
+            } else if text.starts_with("keys:") {
+                parts += 1;
+                let keys: String = text.lines().map(|line| format!("    {line}\n")).collect();
+                with(&format!("mappings:\n  - table: shop.products\n{keys}"))
+            } else {
+                parts += 1;
+                with(&text)
+            };
+            let file = Path::new("/etc/rowbust/rowbust.yaml");
+            if let Err(report) = config::parse(&text, file, &|_| Some("value".to_owned())) {
+                bail!("{name}:\n{text}\n{}", report.render(config::Style::Plain));
+            }
+        }
+    }
+    ensure!(whole >= 3 && parts >= 12, "{whole} configs, {parts} parts");
+    Ok(())
+}
+
+/// What is typed stands where it is typed.
+#[test]
+fn no_command_stands_in_another_block() -> Result<()> {
+    for (name, page) in pages()? {
+        for block in blocks(&page) {
+            let Block::Other(text) = block else { continue };
+            let prompt = text.lines().find(|line| line.trim_start().starts_with("$ "));
+            ensure!(prompt.is_none(), "{name}: mark the block `console`: {}", prompt.unwrap_or_default());
+        }
     }
     Ok(())
 }
@@ -414,7 +506,7 @@ async fn dead_letter(reader: &mut Reader) -> Result<()> {
 }
 
 fn pages() -> Result<Vec<(String, String)>> {
-    let mut pages = vec!["README.md".to_owned()];
+    let mut pages = vec!["README.md".to_owned(), "deploy/helm/rowbust/README.md".to_owned()];
     for entry in fs::read_dir(root().join("docs"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.ends_with(".md") {
@@ -455,7 +547,9 @@ async fn every_command_does_what_the_page_says() -> Result<()> {
     }
     eprintln!("typed: {typed:?}");
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    ensure!(typed.get("docs/quick-start.md").is_some_and(|n| *n > 10), "{typed:?}");
+    for (page, least) in LEAST {
+        ensure!(typed.get(page).is_some_and(|n| *n >= least), "{page}: fewer than {least}: {typed:?}");
+    }
     Ok(())
 }
 

@@ -20,8 +20,13 @@ const HOT: u64 = 100;
 /// The first retry tier's delay, as in the config of the tests.
 const FIRST_TIER: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_secs(40);
-/// Seconds that one server keeps its binlog.
+/// Seconds that one server keeps its binlog, at first: nothing is purged.
 const RETENTION: u32 = 300;
+/// … and so many once the checkpoint stands still: half of it is over in a moment. A file is purged by the next rotation only, so the
+/// binlog itself stays.
+const SHORT_RETENTION: u32 = 20;
+/// What the log says then.
+const ALARM: &str = "of the binlog's retention is left";
 
 fn plan(seed: u64) -> Plan {
     Plan { writers: 2, readers: 2, pause: Duration::from_millis(10), hot: HOT, seed }
@@ -146,6 +151,21 @@ async fn redis_and_kafka_stopped(flavor: Flavor) -> Result<()> {
     })
     .await
     .map_err(|e| daemon.explain(&e))?;
+
+    // And the log says so, once less than a half of it is left: not before.
+    ensure!(!daemon.log_text().contains(ALARM), "too early\n{}", daemon.log_tail());
+    let keep = |seconds| format!("SET GLOBAL binlog_expire_logs_seconds = {seconds}");
+    run(&mut stage.db.connect().await?, &[&keep(SHORT_RETENTION)]).await?;
+    until("the alarm", WITHIN, async || {
+        let text = daemon.log_text();
+        let line = text.lines().find(|line| line.contains(ALARM));
+        Ok(Seen::check(line.is_some_and(|line| line.contains("ERROR")), || line.unwrap_or("none").to_owned()))
+    })
+    .await
+    .map_err(|e| daemon.explain(&e))?;
+    let all = daemon.metric(telemetry::RETENTION).await?;
+    ensure!(all == f64::from(SHORT_RETENTION), "the retention is {all}");
+    run(&mut stage.db.connect().await?, &[&keep(RETENTION)]).await?;
 
     tokio::task::block_in_place(|| kafka.start_again())?;
     let queued = daemon.metric(telemetry::KEYS_QUEUED).await?;

@@ -77,11 +77,6 @@ async fn the_page_shows_what_is() -> Result<()> {
     // Live numbers, that change.
     let state = |is: &str| format!("document.getElementById('state').innerText === '{is}'");
     browser.until("the state", &state("active")).await?;
-    let number = |name: &str| {
-        format!(
-            "[...document.querySelectorAll('#numbers > div')].find((n) => n.children[0].innerText === '{name}')?.children[1].innerText"
-        )
-    };
     browser
         .until("rates", &format!("parseFloat({}) > 0 && parseFloat({}) > 0", number("rows"), number("keys")))
         .await?;
@@ -90,6 +85,10 @@ async fn the_page_shows_what_is() -> Result<()> {
         .await?;
     browser
         .until("latencies", &format!("/^[\\d.]+ m?s$/.test({})", number("receipt to removal, p99")))
+        .await?;
+    // Under load there is always something newer.
+    browser
+        .until("the lag", &format!("/^[\\d.]+ m?s$/.test({lag}) && parseFloat({lag}) > 0", lag = number("lag")))
         .await?;
     let rows = browser.eval(&number("rows")).await?;
     browser.until("another rate", &format!("{} !== {rows}", number("rows"))).await?;
@@ -158,11 +157,39 @@ async fn the_page_shows_what_is() -> Result<()> {
     faults(&mut stage, &browser, &mut daemon).await?;
     ensure!(browser.complaints().iter().all(|c| c.contains("net::ERR_") || c.contains("401")), "complaints");
     writing.stop().await?;
+    browser
+        .until("no lag", &format!("{} === '0 s' && {} === 'all is done'", number("lag"), note("lag")))
+        .await?;
     standby(&stage, &browser).await
 }
 
 /// What is wider than the window.
 const WIDE: &str = "[...document.querySelectorAll('*')].filter((n) => n.getBoundingClientRect().right > 320).map((n) => n.outerHTML.slice(0, 80)).join('\\n')";
+
+/// A figure of the first row.
+fn number(name: &str) -> String {
+    child(name, 1)
+}
+
+/// What stands below it.
+fn note(name: &str) -> String {
+    child(name, 2)
+}
+
+fn child(name: &str, at: usize) -> String {
+    format!(
+        "[...document.querySelectorAll('#numbers > div')].find((n) => n.children[0].innerText === '{name}')?.children[{at}].innerText"
+    )
+}
+
+/// Whether the list of warnings has the breaker's, with its time and level; `values`: what must hold for what stands behind it.
+fn logged(values: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#log li')].some((n) => n.children.length === 4 && /^\\d\\d:\\d\\d:\\d\\d/.test(n.children[0].innerText) \
+         && n.children[1].innerText.toLowerCase() === 'warn' && n.children[2].innerText.includes('breaker opens') \
+         && n.children[3].innerText{values})"
+    )
+}
 
 fn card_of(key: &str, name: &str) -> String {
     format!(
@@ -218,6 +245,11 @@ async fn faults(stage: &mut Stage, browser: &Browser, daemon: &mut Daemon) -> Re
     browser
         .until("the queue fills", "parseInt(document.querySelector('[data-key=queue] dd').innerText) > 0")
         .await?;
+    browser.until("the warning", &logged(" === ''")).await?;
+    ensure!(
+        browser.eval("document.getElementById('hidden-values').hidden").await? == false,
+        "values are hidden without the token, and it isn't said"
+    );
     browser.picture(&pictures("redis-down")).await?;
     stage.redis_up().await?;
     browser.until("the breaker is closed", &format!("{main}.includes('breaker closed')")).await?;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     checkpoint,
-    config::{Config, KeyOp, SecondRemoval},
+    config::{Config, KeyOp, KeyRule, Mapping, SecondRemoval},
     flush::{FlushStats, Plan, unflushable},
     invalidate::{flush::Keyspaces, sweep::Sweeper, target::Target},
     source::position::CommitSpan,
@@ -203,17 +203,23 @@ pub fn plans(
             continue;
         }
         let plan = match key {
-            Some(key) => Plan {
-                keys: vec![key.as_bytes().to_vec()],
-                sets: Vec::new(),
-                hashes: Vec::new(),
-                scans: Vec::new(),
-            },
+            Some(key) => one_key(key.as_bytes(), mappings().filter(|mapping| mapping.target == target)),
             None => Plan::new(mappings().filter(|mapping| mapping.target == target)),
         };
         plans.push((target, plan));
     }
     Ok((plans, mappings().map(|mapping| mapping.table.clone()).collect()))
+}
+
+/// A set of keys is left to its members: without it nobody knows them.
+fn one_key<'a>(key: &[u8], mut mappings: impl Iterator<Item = &'a Mapping>) -> Plan {
+    let is_set = mappings.any(|mapping| {
+        let of_set = |rule: &&KeyRule| matches!(rule.op, KeyOp::MembersOf { .. });
+        mapping.keys.iter().filter(of_set).any(|rule| rule.key.could_make(key))
+    });
+    let key = vec![key.to_vec()];
+    let (keys, sets) = if is_set { (Vec::new(), key) } else { (key, Vec::new()) };
+    Plan { keys, sets, hashes: Vec::new(), scans: Vec::new() }
 }
 
 pub(super) async fn state(extract::State(hub): extract::State<Hub>) -> Json<Value> {

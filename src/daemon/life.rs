@@ -330,7 +330,7 @@ impl Parts {
 fn ended_with(next: Option<Next>, drained: bool) -> Ended {
     match next {
         // What isn't finished is read again.
-        Some(next) => Ended::Reload(next),
+        Some(next) => Ended::Reload { next, drained },
         None if drained => Ended::End(End::Drained),
         None => Ended::End(End::Unfinished),
     }

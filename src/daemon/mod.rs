@@ -137,14 +137,20 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
     let mut before: Option<Arc<Config>> = None;
     let mut turns = Turns::new(Arc::clone(&config), process.metrics.clone(), process.systemd.clone());
     let mut kept = None;
+    // A flush of new mappings that the old config's life didn't come to the end of.
+    let mut flush_goes_on = false;
     loop {
         let mut lease = match kept.take() {
             Some(lease) => lease,
-            None => match turns.next(&mut process.signals).await? {
+            None => match turns.next(&mut process.signals, &mut process.next).await? {
                 Some(lease) => lease,
                 None => return Ok(End::Drained),
             },
         };
+        if let Some((new, flush_new)) = turns.taken() {
+            config = new;
+            process.flush_new |= flush_new;
+        }
         process.running |= turns.has_waited();
         process.systemd.beginning();
         let ended = life(Arc::clone(&config), &mut process, &mut lease).await;
@@ -169,16 +175,18 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
                     config = old;
                     turns.reloaded(Arc::clone(&config));
                 }
-                process.flush_new = options.flush_new;
+                process.flush_new = flush_goes_on;
                 continue;
             }
-            Ok(Ended::Reload(Next { config: new, flush_new, begun })) => {
+            Ok(Ended::Reload { next: Next { config: new, flush_new, begun }, drained }) => {
                 kept = Some(lease);
                 tracing::info!("beginning anew at the checkpoint with the new config");
                 before = Some(std::mem::replace(&mut config, new));
                 turns.reloaded(Arc::clone(&config));
                 process.running = true;
-                process.flush_new = flush_new || options.flush_new;
+                // What was asked for once is done once, also with mappings that come later.
+                flush_goes_on = process.flush_new && !drained;
+                process.flush_new = flush_new || flush_goes_on;
                 process.begun = Some(begun);
                 continue;
             }
@@ -218,8 +226,12 @@ pub async fn run(config: Config, options: Options) -> Result<End, RunError> {
 /// How a life ended.
 enum Ended {
     End(End),
-    /// Drained, for this.
-    Reload(Next),
+    /// For this.
+    Reload {
+        next: Next,
+        /// Everything was finished.
+        drained: bool,
+    },
 }
 
 /// Between two lives.

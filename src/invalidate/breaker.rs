@@ -3,7 +3,10 @@
 //! Guarantees: while it is open nothing but the probe is sent; after a probe that worked, the next removal decides. May depend on
 //! nothing of ours.
 
-use std::{sync::Mutex, sync::PoisonError, time::Instant};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use tokio::sync::watch;
 
@@ -33,19 +36,25 @@ impl Breaker {
 
     /// The target failed. Says whether the breaker was closed until now.
     pub fn trip(&self, code: &str) -> bool {
+        // Over both: who opens it and who closes it at once agree on what is said of it.
+        let mut since = self.lock();
         let tripped = self.open.send_if_modified(|open| !std::mem::replace(open, true));
         if tripped {
             self.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            *self.since.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((Instant::now(), code.to_owned()));
+            *since = Some((Instant::now(), code.to_owned()));
         }
         tripped
     }
 
     /// The target works again.
     pub fn close(&self) {
+        let mut since = self.lock();
         self.open.send_replace(false);
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *since = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Completes when it is closed.
@@ -61,7 +70,7 @@ impl Breaker {
 
     /// Since when it is open, and by which error.
     pub fn since(&self) -> Option<(Instant, String)> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
     }
 
     /// How often it opened.

@@ -33,6 +33,9 @@ use crate::{
 /// A commit that isn't seen visible for so long never will be: the server's log began anew, or lost its tail.
 const NEVER_VISIBLE: Duration = Duration::from_secs(3600);
 
+/// By then every server that can be asked what is visible there was.
+const ALL_ASKED: Duration = Duration::from_secs(60);
+
 /// Removes what the queue hands over.
 #[derive(Debug)]
 pub struct RetryRemover {
@@ -75,15 +78,17 @@ impl RetryRemover {
         if !record.when_visible {
             return age >= grace;
         }
-        // A record of another server has waited for a tier at least: that delay is all there is.
-        if origin.source != self.source {
-            return true;
-        }
         let at = Coordinates { file: origin.visible_file.as_str().into(), position: origin.visible_position };
         let Some(span) = CommitSpan::parse(&origin.gtid, at) else {
             tracing::warn!(gtid = %origin.gtid, "record with an unreadable gtid: its delay stands for visibility");
             return true;
         };
+        if origin.source != self.source {
+            // A tier's delay is all there is where nobody can be asked by GTID.
+            return span.is_anonymous()
+                || age >= NEVER_VISIBLE
+                || watermark.is_seen_by_gtid(&span, grace, now, age >= ALL_ASKED);
+        }
         // What the primary shows, a replica that lags will show too.
         if age >= NEVER_VISIBLE && !watermark.has(0, &span) {
             tracing::warn!(gtid = %origin.gtid, file = %origin.file, position = origin.position,

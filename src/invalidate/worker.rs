@@ -150,15 +150,15 @@ async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage
     let mut owed = Owed::new();
     for ((batch, last), failed) in job.into_iter().zip(last).zip(failures) {
         match acknowledge(&target, &shared, &batch, failed).await {
-            Acked::ByRedis => {
+            Acked::ByRedis { but } => {
                 let acked = Instant::now();
                 match stage {
                     Stage::First => kill_point!("after_first_removal"),
                     Stage::Second => kill_point!("after_second_removal"),
                 }
-                shared.metrics.removed(&batch, target.name(), stage == Stage::Second, acked);
+                shared.metrics.removed(&batch, but.len(), target.name(), stage == Stage::Second, acked);
                 let by = if last { By::Last } else { By::First };
-                shared.journal.acknowledged(&batch, by, stage == Stage::First, acked);
+                shared.journal.acknowledged(&batch, &but, by, stage == Stage::First, acked);
                 if last {
                     batch.settle();
                 } else {
@@ -167,7 +167,7 @@ async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage
             }
             // The records stand for both removals.
             Acked::ByQueue => {
-                shared.journal.acknowledged(&batch, By::Queue, false, Instant::now());
+                shared.journal.acknowledged(&batch, &[], By::Queue, false, Instant::now());
                 batch.settle();
             }
         }
@@ -176,10 +176,10 @@ async fn remove(target: Arc<Target>, shared: Arc<Shared>, job: Vec<Batch>, stage
 }
 
 /// Who has acknowledged a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Acked {
-    /// Redis, this removal; where single keys of the batch were refused, the queue has those.
-    ByRedis,
+    /// Redis, this removal; of those at the places `but`, in order, the queue, all removals.
+    ByRedis { but: Vec<usize> },
     /// The queue, all removals.
     ByQueue,
 }
@@ -251,13 +251,13 @@ async fn send(target: &Target, shared: &Shared, job: &[Batch]) -> Vec<Failed> {
 /// when one of them has acknowledged all.
 async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed: Failed) -> Acked {
     if matches!(failed, Failed::None) {
-        return Acked::ByRedis;
+        return Acked::ByRedis { but: Vec::new() };
     }
     let mut pauses = backoff(LONGEST_PAUSE);
     let gtid = batch.segment.span.gtid_text();
     loop {
         let (acked, records): (_, Vec<Record>) = match &failed {
-            Failed::None => return Acked::ByRedis,
+            Failed::None => return Acked::ByRedis { but: Vec::new() },
             Failed::All(failure) => (
                 Acked::ByQueue,
                 (0..batch.keys.len())
@@ -265,7 +265,12 @@ async fn acknowledge(target: &Target, shared: &Shared, batch: &Batch, mut failed
                     .collect(),
             ),
             Failed::Some(places) => (
-                Acked::ByRedis,
+                // On a cluster each key fails by itself, also where all do.
+                if places.len() == batch.keys.len() {
+                    Acked::ByQueue
+                } else {
+                    Acked::ByRedis { but: places.iter().map(|(at, _)| *at).collect() }
+                },
                 places
                     .iter()
                     .filter_map(|(at, failure)| record(target, shared, batch, &gtid, *at, failure))

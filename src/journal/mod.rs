@@ -16,7 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rowbust_binlog::Gtid;
@@ -160,38 +160,22 @@ impl Journal {
 }
 
 impl TargetJournal {
-    /// A batch was acknowledged; `first`: for the first time.
-    pub fn acknowledged(&self, batch: &Batch, by: By, first: bool, acked: Instant) {
+    /// A batch was acknowledged, but for the keys at the places `but`, in order, which the queue has; `first`: for the first time.
+    pub fn acknowledged(&self, batch: &Batch, but: &[usize], by: By, first: bool, acked: Instant) {
         let (segment, keys) = (&batch.segment, &batch.keys);
         if keys.is_empty() {
             // A note without removals would be kept until the ring is full.
             return;
         }
         let now = now_micros();
-        let count = match by {
-            By::First => &self.first,
-            By::Last => &self.last,
-            By::Queue => &self.queued,
-            By::Retry => &self.retried,
-        };
-        count.fetch_add(keys.len() as u64, Relaxed);
         let waited = acked.saturating_duration_since(segment.received);
         let since_commit = now.saturating_sub(segment.commit_micros);
-        {
-            let mut ring = lock(&self.ring);
-            ring.note(Note {
-                file: &segment.file,
-                gtid: None,
-                at_micros: now,
-                commit_micros: segment.commit_micros,
-                waited,
-                by,
-            });
-            for at in 0..keys.len() {
-                if let (Some(removal), Some(place)) = (keys.get(at), keys.place(at)) {
-                    ring.push(hash_key(removal.key), place.position, place.row, removal.field.is_some());
-                }
-            }
+        let all = 0..keys.len();
+        if but.is_empty() {
+            self.note(batch, by, now, waited, all);
+        } else {
+            self.note(batch, by, now, waited, all.filter(|at| but.binary_search(at).is_err()));
+            self.note(batch, By::Queue, now, waited, but.iter().copied());
         }
         if first {
             self.receipt.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
@@ -204,6 +188,38 @@ impl TargetJournal {
         }
     }
 
+    fn note(&self, batch: &Batch, by: By, now: u64, waited: Duration, places: impl Iterator<Item = usize>) {
+        let (segment, keys) = (&batch.segment, &batch.keys);
+        let note = Note {
+            file: &segment.file,
+            gtid: None,
+            at_micros: now,
+            commit_micros: segment.commit_micros,
+            waited,
+            by,
+        };
+        let mut noted = 0;
+        {
+            let mut ring = lock(&self.ring);
+            for at in places {
+                if let (Some(removal), Some(place)) = (keys.get(at), keys.place(at)) {
+                    if noted == 0 {
+                        ring.note(note);
+                    }
+                    noted += 1;
+                    ring.push(hash_key(removal.key), place.position, place.row, removal.field.is_some());
+                }
+            }
+        }
+        let count = match by {
+            By::First => &self.first,
+            By::Last => &self.last,
+            By::Queue => &self.queued,
+            By::Retry => &self.retried,
+        };
+        count.fetch_add(noted, Relaxed);
+    }
+
     /// The retry queue's consumer has removed what a record stands for.
     pub fn retried(&self, record: &Record) {
         self.retried.fetch_add(1, Relaxed);
@@ -214,7 +230,7 @@ impl TargetJournal {
             gtid: Some(&origin.gtid),
             at_micros: now_micros(),
             commit_micros: u64::from(origin.commit_time) * 1_000_000,
-            waited: std::time::Duration::ZERO,
+            waited: Duration::ZERO,
             by: By::Retry,
         });
         ring.push(hash_key(&record.key), origin.position, origin.row, record.op.field().is_some());

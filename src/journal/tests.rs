@@ -1,5 +1,4 @@
 #![allow(clippy::unwrap_used)]
-use std::time::Duration;
 
 use rowbust_binlog::MariaGtid;
 

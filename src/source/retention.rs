@@ -98,7 +98,9 @@ pub async fn watch(
                 let mark = mark();
                 let left = kept.left(mark.as_ref());
                 let seconds = left.map_or(f64::INFINITY, |left| left.as_secs_f64());
+                let all = kept.retention.map_or(f64::INFINITY, |all| all.as_secs_f64());
                 telemetry::set_gauge(telemetry::RETENTION_LEFT, seconds);
+                telemetry::set_gauge(telemetry::RETENTION, all);
                 let retention = kept.retention.unwrap_or(MOST_PAUSE * 100);
                 pause = (retention / 100).clamp(LEAST_PAUSE, MOST_PAUSE);
                 if let Some(left) = left

@@ -223,6 +223,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn seen_by_gtid<'a>(
+    mut servers: impl Iterator<Item = &'a Server>,
+    span: &CommitSpan,
+    grace: Duration,
+    now: Instant,
+    settled: bool,
+) -> bool {
+    servers.all(|server| {
+        let ring = lock(&server.ring);
+        match Witness::from_u8(server.witness.load(Relaxed)) {
+            Witness::GtidExecuted | Witness::GtidWait => {
+                ring.since(span).is_some_and(|since| since + grace <= now)
+            }
+            Witness::BinlogSnapshot | Witness::HeartbeatRow | Witness::Delay => {
+                settled || ring.newest().is_some()
+            }
+        }
+    })
+}
+
 impl Watermark {
     /// For the primary and `source.replicas`; asks nobody before [`Watermark::run`].
     pub fn new(config: &Config, server: &Preflight) -> Self {
@@ -296,6 +316,15 @@ impl Watermark {
             latest = latest.max(Some(since));
         }
         latest
+    }
+
+    /// Whether commits of a server that is followed no more have been visible for `grace` at every server that can tell: by its GTIDs, for
+    /// its coordinates mean nothing here. `settled`: whoever was not asked until now has no witness.
+    pub fn is_seen_by_gtid(&self, span: &CommitSpan, grace: Duration, now: Instant, settled: bool) -> bool {
+        let counts = |at: usize| self.gate.as_ref().is_none_or(|gate| gate.counts(at));
+        let servers = self.inner.servers.iter().enumerate().filter(|(at, _)| counts(*at));
+        self.gate.as_ref().is_none_or(|gate| gate.open.load(Relaxed))
+            && seen_by_gtid(servers.map(|(_, server)| server), span, grace, now, settled)
     }
 
     fn cant_speak(&self, server: &Server, span: &CommitSpan) -> bool {
@@ -395,5 +424,39 @@ impl Watermark {
         let servers =
             (0..self.inner.servers.len()).map(|i| sampler::run(self.inner.clone(), i, shutdown.clone()));
         futures_util::future::join_all(servers).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{sample::Visible, *};
+
+    fn server(witness: Witness) -> Server {
+        let server = Server::new(("h".into(), 3306), false);
+        server.witness.store(witness as u8, Relaxed);
+        server
+    }
+
+    /// After a failover: what the old primary committed is asked for by its GTIDs, also at a replica that lags.
+    #[test]
+    fn commits_of_another_server_are_asked_for_by_gtid() {
+        let gtids = |upto: u32| format!("3e11fa47-71ca-11e1-9e33-c80aa9429562:1-{upto}").parse().unwrap();
+        let of_old = Coordinates { file: "old.000007".into(), position: 900 };
+        let span = CommitSpan::parse("3e11fa47-71ca-11e1-9e33-c80aa9429562:9", of_old).unwrap();
+        let (now, grace) = (Instant::now(), Duration::from_secs(1));
+        let servers = [server(Witness::GtidExecuted), server(Witness::GtidExecuted)];
+        let seen = |now| seen_by_gtid(servers.iter(), &span, grace, now, true);
+        assert!(!seen(now));
+        lock(&servers[0].ring).push(now, Visible::Gtids(gtids(20)));
+        lock(&servers[1].ring).push(now, Visible::Gtids(gtids(8)));
+        assert!(!seen(now + grace), "the replica lags");
+        lock(&servers[1].ring).push(now + grace, Visible::Gtids(gtids(9)));
+        assert!(!seen(now + grace), "within the grace");
+        assert!(seen(now + grace * 2));
+        // Who is asked by coordinates can't tell; who wasn't asked yet may.
+        let others = [server(Witness::BinlogSnapshot), server(Witness::Delay)];
+        assert!(seen_by_gtid(others.iter(), &span, grace, now, true));
+        assert!(!seen_by_gtid(others.iter(), &span, grace, now, false));
     }
 }
