@@ -165,6 +165,24 @@ fn a_bound_that_cuts_is_no_proof() {
 }
 
 #[test]
+fn what_was_found_before_the_cut_counts() {
+    let mut case = model::mutant_case(Mutant::SecondBeforeVisibility);
+    let cut = Limits { depth: Mutant::SecondBeforeVisibility.steps() - 1, ..Limits::default() };
+    let short = |case: &Case| model::check(case, cut, &mut |_| {}).unwrap();
+    // The pool names a source without the commit, and the stale value would have come a step later.
+    let outcome = short(&case);
+    assert!(outcome.cut.is_some() && outcome.stale().is_none() && outcome.trace.is_some());
+    assert!(!outcome.is_expected() && !outcome.contradicts());
+    case.setup.expect = Expect::Holds;
+    assert!(short(&case).contradicts());
+    case.setup.mutant = None;
+    assert!(!short(&case).contradicts());
+    // The other way round too: what must be found and isn't there.
+    case.setup.expect = Expect::Stale(8);
+    assert!(check(&case).contradicts());
+}
+
+#[test]
 fn what_caches_nothing_does_not_pass() {
     // No reader but one that is killed by nobody, and no fill within two steps: nothing gets cached, so nothing is proved.
     let mut case = case("guarded", "base");
