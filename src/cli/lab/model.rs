@@ -119,12 +119,15 @@ pub(super) fn execute(global: &Global, args: &ModelArgs) -> Exit {
 }
 
 fn judge(plan: &Plan, outcomes: &[Outcome]) -> Exit {
-    let cut = outcomes.iter().any(|outcome| outcome.cut.is_some() && outcome.trace.is_none());
-    let failed = match plan.matrix && !plan.changed {
-        true => outcomes.iter().any(|outcome| outcome.cut.is_none() && !outcome.is_expected()),
-        false => {
-            outcomes.iter().any(|outcome| outcome.trace.is_some() || outcome.exhausted && !outcome.holds())
-        }
+    let (failed, cut) = match plan.matrix && !plan.changed {
+        true => (
+            outcomes.iter().any(Outcome::contradicts),
+            outcomes.iter().any(|outcome| outcome.cut.is_some() && !outcome.is_expected()),
+        ),
+        false => (
+            outcomes.iter().any(|outcome| outcome.trace.is_some() || outcome.exhausted && !outcome.holds()),
+            outcomes.iter().any(|outcome| outcome.cut.is_some() && outcome.trace.is_none()),
+        ),
     };
     match (failed, cut) {
         (true, _) => Exit::Threshold,

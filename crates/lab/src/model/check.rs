@@ -40,6 +40,7 @@ pub(crate) enum Action {
     Timer(u8),
     // What follows need not happen.
     Evict(u8),
+    LockLost(u8),
     Duplicate(u8),
     Fails(u8),
     FollowerCrash(u8),
@@ -103,6 +104,7 @@ impl World {
             Action::LockExpires(key, share) => env::lock_expires(setup, state, key, share, say),
             Action::Timer(write) => env::timer(setup, state, write, say),
             Action::Evict(key) => env::evict(setup, state, key, say),
+            Action::LockLost(key) => env::lock_lost(setup, state, key, say),
             Action::Duplicate(p) => env::duplicate(setup, strategy, state, p, say),
             Action::Fails(p) => follower::fails(setup, strategy, state, p, say),
             Action::FollowerCrash(c) => follower::crash(setup, strategy, state, c, say),
@@ -125,6 +127,7 @@ impl World {
             }
             Action::Apply => env::replica_counts(state),
             Action::Evict(_)
+            | Action::LockLost(_)
             | Action::Duplicate(_)
             | Action::Fails(_)
             | Action::FollowerCrash(_)
@@ -186,6 +189,7 @@ fn actor(action: Action) -> Actor {
         | Action::LeaseExpires(_)
         | Action::LockExpires(..)
         | Action::Evict(_)
+        | Action::LockLost(_)
         | Action::Save
         | Action::RollBack => Actor::Redis,
         Action::Leave | Action::Join => Actor::Operator,
@@ -220,6 +224,7 @@ fn actions(setup: &Setup, follows: Follows) -> Vec<Action> {
     for key in 0..setup.keys {
         when(setup.has(Condition::Ttl), &[Action::Expire(key)]);
         when(setup.has(Condition::Eviction), &[Action::Evict(key)]);
+        when(setup.has(Condition::LockLoss), &[Action::LockLost(key)]);
         when(true, &[Action::LeaseExpires(key)]);
         for share in 0..2 + setup.readers {
             when(follows == Follows::No, &[Action::LockExpires(key, share)]);

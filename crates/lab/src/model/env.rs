@@ -81,6 +81,17 @@ pub(crate) fn lock_expires(setup: &Setup, state: &mut State, key: u8, share: u8,
     expired
 }
 
+/// Redis drops a lock and what it remembers: nobody has it, and it has no fence.
+pub(crate) fn lock_lost(setup: &Setup, state: &mut State, key: u8, say: &mut Say) -> bool {
+    let lock = &mut state.locks[usize::from(key)];
+    if !setup.has(Condition::LockLoss) || lock.is_free() && lock.fence == 0 {
+        return false;
+    }
+    *lock = super::state::Lock { given: lock.given, ..Default::default() };
+    say.it(|| "drops the lock and its fence".into());
+    true
+}
+
 /// The delayed second delete of a write, owed by a timer.
 pub(crate) fn timer(setup: &Setup, state: &mut State, write: u8, say: &mut Say) -> bool {
     if state.timers & (1 << write) == 0 {

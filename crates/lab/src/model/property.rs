@@ -112,7 +112,7 @@ fn keys(world: &World) -> impl Iterator<Item = u8> {
 fn guarded_by_nobody(world: &World, state: &State) -> bool {
     keys(world).any(|key| {
         matches!(state.redis.cells[usize::from(key)], Cell::Lease(_))
-            || state.locks[usize::from(key)] != super::state::Lock::default()
+            || !state.locks[usize::from(key)].is_free()
     })
 }
 

@@ -27,6 +27,14 @@ impl Outcome {
         }
     }
 
+    /// Whether it rules out what its set-up says. A search that a bound cut short may leave that open, but not if it found what must
+    /// not be there.
+    pub fn contradicts(&self) -> bool {
+        let must_hold = self.setup.expect == Expect::Holds;
+        !self.is_expected()
+            && (self.cut.is_none() || self.stale().is_some() || must_hold && !self.violations.is_empty())
+    }
+
     /// The outcome as an object. `expected` is left out if the set-up was changed.
     pub fn to_json(&self, unchanged: bool) -> Value {
         let setup = &self.setup;

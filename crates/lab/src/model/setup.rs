@@ -26,11 +26,12 @@ named! {
         RedisRollback = "redis-rollback": "Redis may fall back to any earlier state of its own (failover, old snapshot)",
         LooksAtRuns = "looks-at-runs": "a rollback is told, now and then, by the run of Redis' process beside F, as rowbust does; without it by a number written behind each batch of removals",
         LockExpiry = "lock-expiry": "a lock may expire while its holder still works (a pause longer than the lock's time)",
+        LockLoss = "lock-loss": "Redis may drop a lock, together with the fence that it remembers (eviction)",
         Backlog = "backlog": "a change seen visible everywhere before its first removal gets that one only",
         PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",
         Grace = "grace": "assumption: the removal that waits for a grace (second removal, delayed delete) comes after all fills that read before",
         Ttl = "ttl": "values expire",
-        OwedInRedis = "owed-in-redis": "the second delete is written down in Redis with the first, not in the writer's memory after the commit",
+        Textbook = "textbook": "the strategy's usual form in place of the client library's; its chapter tells the difference",
     }
 }
 

@@ -65,6 +65,23 @@ pub(crate) struct Lock {
     pub(crate) write: u8,
     /// Readers that share it; bit 7: some that are gone.
     pub(crate) read: u8,
+    /// The fence that it remembers (lock-serialized); 0: none, for it was never taken, or Redis lost it.
+    pub(crate) fence: u8,
+    /// The greatest fence ever given. It outlives the lock's memory, as Redis' clock does, from which a fence is taken then.
+    pub(crate) given: u8,
+}
+
+impl Lock {
+    /// Nobody has it.
+    pub(crate) fn is_free(self) -> bool {
+        self.write == 0 && self.read == 0
+    }
+
+    /// A fence that nobody was ever given.
+    pub(crate) fn move_fence(&mut self) {
+        self.given += 1;
+        self.fence = self.given;
+    }
 }
 
 /// A process that reads through the cache.
@@ -79,6 +96,8 @@ pub(crate) struct Reader {
     pub(crate) loaded: bool,
     /// The pool of sources as it read it.
     pub(crate) pool: u8,
+    /// The lock's fence as it was told (lock-serialized).
+    pub(crate) fence: u8,
 }
 
 /// A process that writes.
@@ -316,12 +335,16 @@ impl Hash for State {
                 // Readers' own exclusive locks are numbered behind the writers'.
                 owns |= u64::from(lock.write == reader_owner(index)) << (6 + bit);
             }
+            // A fence's number says nothing but whether it is still the lock's: new ones are given to nobody before.
+            let fence = self.locks[usize::from(reader.key)].fence;
+            let fenced = fence != 0 && reader.fence == fence;
             *key = owns
                 | u64::from(reader.step) << 8
                 | u64::from(reader.key) << 16
                 | u64::from(reader.snapshot) << 24
                 | u64::from(reader.loaded) << 32
-                | u64::from(reader.pool) << 40;
+                | u64::from(reader.pool) << 40
+                | u64::from(fenced) << 48;
         }
         readers.sort_unstable();
         readers.iter().for_each(|key| hasher.write_u64(*key));
@@ -370,12 +393,14 @@ mod tests {
     /// Readers 1 and 2 in different places, and everything that names one of them.
     fn named(a: u8, b: u8) -> State {
         let mut state = state();
-        state.readers[usize::from(a)] = Reader { step: 2, key: 0, snapshot: 1, loaded: true, pool: 0 };
-        state.readers[usize::from(b)] = Reader { step: 1, key: 1, snapshot: 0, loaded: false, pool: 3 };
+        state.readers[usize::from(a)] =
+            Reader { step: 2, key: 0, snapshot: 1, loaded: true, pool: 0, fence: 1 };
+        state.readers[usize::from(b)] =
+            Reader { step: 1, key: 1, snapshot: 0, loaded: false, pool: 3, fence: 0 };
         state.redis.cells = [Cell::Lease(a), Cell::Lease(b)];
         let saved = Redis { cells: [Cell::Lease(b), Cell::value(1)], ..Redis::default() };
         state.saved = Some(Saved { redis: saved, record_written: true });
-        state.locks[0].read = 1 << a;
+        state.locks[0] = Lock { read: 1 << a, fence: 1, given: 1, ..Lock::default() };
         state.locks[1].write = reader_owner(b);
         state.writers[usize::from(a % 2)] = Writer { step: 1, key: 0, write: 1 };
         state.row_locks[0] = a % 2 + 1;
@@ -386,6 +411,19 @@ mod tests {
     fn names_make_no_difference() {
         assert_eq!(code(&named(0, 1)), code(&named(1, 0)));
         assert_eq!(code(&named(0, 1)), code(&named(2, 1)));
+    }
+
+    #[test]
+    fn fences_are_only_compared() {
+        let mut later = named(0, 1);
+        later.locks[0].move_fence();
+        later.readers[0].fence = later.locks[0].fence;
+        assert_eq!(code(&later), code(&named(0, 1)));
+        // One that is gone is like one that nobody holds.
+        let (mut moved, mut gone) = (later, later);
+        moved.locks[0].move_fence();
+        gone.locks[0].fence = 0;
+        assert_eq!(code(&moved), code(&gone));
     }
 
     #[test]
@@ -417,6 +455,7 @@ mod tests {
             |s| s.saved = s.saved.map(|saved| Saved { redis: s.redis, ..saved }),
             |s| s.locks[0].read = 2,
             |s| s.locks[0].read = 0x81,
+            |s| s.locks[0].move_fence(),
             |s| s.locks[1].write = 0,
             |s| s.locks[1].write = NOBODY,
             |s| s.locks[1].write = 1,

@@ -123,7 +123,8 @@ pub(crate) fn select(
     let r = usize::from(reader);
     let key = state.readers[r].key;
     let snapshot = state.snapshot(key, state.visible[usize::from(source)]);
-    state.readers[r] = super::state::Reader { step: next, key, snapshot, loaded: true, pool: 0 };
+    state.readers[r] =
+        super::state::Reader { step: next, key, snapshot, loaded: true, pool: 0, ..state.readers[r] };
     let row = loaded(state, reader);
     say.it(|| match sources {
         1 => format!("SELECT: v{row}"),

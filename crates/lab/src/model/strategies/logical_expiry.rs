@@ -1,4 +1,5 @@
-//! `logical-expiry`: values never expire in Redis, but carry a deadline; behind it one reader rebuilds, the others get the old value.
+//! `logical-expiry`: an entry past its TTL stays in Redis for a while longer; one reader rebuilds it under a lock, the others get the old
+//! value. Who finds no entry at all waits for the lock, and in the end loads without it.
 
 use crate::model::{
     setup::{Condition, Expect, Setup},
@@ -14,7 +15,7 @@ impl Strategy for LogicalExpiry {
     }
 
     fn about(&self) -> &'static str {
-        "values carry a deadline; behind it one reader rebuilds under a lock, the others get the old value"
+        "past its TTL an entry stays for a while: one reader rebuilds it under a lock, the others get the old value"
     }
 
     fn setups(&self) -> Vec<Setup> {
@@ -30,11 +31,7 @@ impl Strategy for LogicalExpiry {
                     Condition::ReaderCrash,
                     Condition::LockExpiry,
                 ]),
-            Setup::new(
-                "no-deadline",
-                "control: without the deadline nothing ever rebuilds",
-                Expect::Stale(5),
-            ),
+            Setup::new("no-deadline", "control: without a TTL nothing ever rebuilds", Expect::Stale(5)),
         ]
     }
 
@@ -45,14 +42,23 @@ impl Strategy for LogicalExpiry {
                 if choice >= setup.keys || matches!(state.cell(choice), Cell::Value { expired: false, .. }) {
                     return false;
                 }
+                let is_absent = *state.cell(choice) == Cell::Absent;
                 let lock = &mut state.locks[usize::from(choice)].write;
-                if *lock != 0 {
+                let is_free = *lock == 0;
+                // Who finds the lock taken hands the old entry out.
+                if !is_free && !is_absent {
                     return false;
                 }
-                *lock = reader_owner(reader);
+                if is_free {
+                    *lock = reader_owner(reader);
+                }
                 state.readers[r].step = 1;
                 state.readers[r].key = choice;
-                say.it(|| "GET: nothing, or expired; rebuild lock".into());
+                say.it(|| match (is_free, is_absent) {
+                    (true, true) => "GET: nothing; rebuild lock".into(),
+                    (true, false) => "GET: past its TTL; rebuild lock".into(),
+                    _ => "GET: nothing; waits in vain for the rebuild lock".into(),
+                });
                 true
             }
             1 => select(state, setup.sources(), reader, choice, 2, say),
@@ -61,7 +67,7 @@ impl Strategy for LogicalExpiry {
                 let (key, write) = (state.readers[r].key, loaded(state, reader));
                 *state.cell(key) = Cell::value(write);
                 state.readers[r] = crate::model::state::Reader { step: 3, key, ..Default::default() };
-                say.it(|| format!("SET v{write}, with a new deadline"));
+                say.it(|| format!("SET v{write}"));
                 true
             }
             _ => {
@@ -80,14 +86,20 @@ impl Strategy for LogicalExpiry {
         only_commit(setup, state, writer, choice, say)
     }
 
-    /// The deadline passes; the value stays.
+    /// The TTL passes, and the value stays; then the time that it is kept for, and it goes.
     fn expire(&self, setup: &Setup, state: &mut State, key: u8, say: &mut Say) -> bool {
-        let Cell::Value { expired: expired @ false, .. } = state.cell(key) else { return false };
+        let cell = state.cell(key);
+        let Cell::Value { expired, .. } = cell else { return false };
         if !setup.has(Condition::Ttl) {
             return false;
         }
-        *expired = true;
-        say.it(|| "the deadline passes".into());
+        if *expired {
+            *cell = Cell::Absent;
+            say.it(|| "the value expires".into());
+        } else {
+            *expired = true;
+            say.it(|| "the TTL passes".into());
+        }
         true
     }
 }
