@@ -258,7 +258,10 @@ async fn fight(stage: &Stage, common: &Common, long: Duration) -> Result<()> {
         // The middle of two is the smaller one: one slow machine's moment isn't the rule.
         let median = of[(of.len() - 1) / 2];
         let most = if fault == Fault::Stopped { MEDIAN_STOPPED } else { MEDIAN };
-        ensure!(median < most.as_millis(), "half of the takeovers after {fault:?} took {median} ms or more: {of:?}");
+        ensure!(
+            median < most.as_millis(),
+            "half of the takeovers after {fault:?} took {median} ms or more: {of:?}"
+        );
     }
     Ok(())
 }

@@ -88,7 +88,10 @@ async fn the_page_shows_what_is() -> Result<()> {
         .await?;
     // Under load there is always something newer.
     browser
-        .until("the lag", &format!("/^[\\d.]+ m?s$/.test({lag}) && parseFloat({lag}) > 0", lag = number("lag")))
+        .until(
+            "the lag",
+            &format!("/^[\\d.]+ m?s$/.test({lag}) && parseFloat({lag}) > 0", lag = number("lag")),
+        )
         .await?;
     let rows = browser.eval(&number("rows")).await?;
     browser.until("another rate", &format!("{} !== {rows}", number("rows"))).await?;
