@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(2);
 
 /// At which of its steps under a lock a writer stands still: at all of them, hardly anything would be written. An odd number, so that it
 /// meets now the one, now the other step of a write.
-const EVERY: u64 = 5;
+const EVERY: u64 = 15;
 
 /// How long barriers hold.
 #[derive(Debug, Clone)]
@@ -201,9 +201,8 @@ impl Process {
                 }
             }
             Step::Update | Step::Set | Step::Delete if still_writes.load(Relaxed) => {
-                if self.steps.fetch_add(1, Relaxed) % EVERY == EVERY - 1 {
-                    self.stand_still();
-                }
+                let step = self.steps.fetch_add(1, Relaxed) + 1;
+                (step % EVERY == 0).then(|| self.stand_still());
             }
             Step::Update | Step::Set | Step::Delete if slow_writes.load(Relaxed) => {
                 let before = self.barriers.counts(cell);
@@ -277,7 +276,7 @@ mod tests {
         // Writers: at both steps of a write, now and then.
         barriers.still_writes.store(true, Relaxed);
         let mut stood = Vec::new();
-        for step in [Step::Update, Step::Delete].into_iter().cycle().take(20) {
+        for step in [Step::Update, Step::Delete].into_iter().cycle().zip(0..EVERY * 4).map(|(step, _)| step) {
             process.before(step, "a").await;
             if process.stood.load(Relaxed) {
                 stood.push(step);

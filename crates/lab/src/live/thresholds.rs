@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(met(&[run("cache-aside", "slow-reader", 3)]), [Some(true)]);
         assert_eq!(met(&[run("cache-aside", "none", 0)]), []);
         let void = Run { void: Some("it never struck".into()), ..run("guarded", "slow-reader", 0) };
-        assert_eq!(met(&[void.clone()]), [None, None]);
+        assert_eq!(met(std::slice::from_ref(&void)), [None, None]);
         // What was found was found.
         let harmed = Run { report: run("guarded", "slow-reader", 1).report, ..void };
         assert_eq!(met(&[harmed]), [Some(false), None]);

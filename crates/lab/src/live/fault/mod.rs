@@ -23,7 +23,7 @@ named! {
         SlowWriter = "slow-writer": "Three of four writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
         VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
         ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
-        LockExpiry = "lock-expiry": "Processes stand still for longer than their lock or lease lasts: half of the readers before a fill; where writers lock, three of four before their update or before what they do in the cache, at one step in five. Counts operations that lost a lock by it, or whose fill was refused.",
+        LockExpiry = "lock-expiry": "Processes stand still for longer than their lock or lease lasts: half of the readers before a fill; where writers lock, three of four before their update or before what they do in the cache, at one step in fifteen. Counts operations that lost a lock by it, or whose fill was refused.",
         Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
         DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
         RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
