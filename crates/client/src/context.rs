@@ -95,14 +95,14 @@ impl Context {
     }
 }
 
-/// Keys, what they become, and for how long if that is told.
+/// A key, what it becomes, and for how long if that is told.
+type NewValue<'a> = (&'a str, &'a Cached, Option<Duration>);
+
+/// What a change makes of its keys.
 ///
 /// # Errors
 /// When one isn't known.
-pub(crate) fn new_values<'a>(
-    strategy: &'static str,
-    change: &'a Change,
-) -> Result<Vec<(&'a str, &'a Cached, Option<Duration>)>, Error> {
+pub(crate) fn new_values<'a>(strategy: &'static str, change: &'a Change) -> Result<Vec<NewValue<'a>>, Error> {
     let value = |entry: &'a crate::change::Entry| {
         let missing = || Error::NoValue { strategy, key: entry.key.clone() };
         Ok((entry.key.as_str(), entry.becomes.as_ref().ok_or_else(missing)?, entry.ttl))
