@@ -177,6 +177,12 @@ impl Process {
         self.stood.store(true, Relaxed);
     }
 
+    fn stand_still_at_times(&self) {
+        if (self.steps.fetch_add(1, Relaxed) + 1).is_multiple_of(EVERY) {
+            self.stand_still();
+        }
+    }
+
     /// An operation is over. `lost`: a lock was, or the right to fill.
     pub(super) fn over(&self, lost: bool) {
         if self.stood.swap(false, Relaxed) && lost {
@@ -201,8 +207,7 @@ impl Process {
                 }
             }
             Step::Update | Step::Set | Step::Delete if still_writes.load(Relaxed) => {
-                let step = self.steps.fetch_add(1, Relaxed) + 1;
-                (step % EVERY == 0).then(|| self.stand_still());
+                self.stand_still_at_times();
             }
             Step::Update | Step::Set | Step::Delete if slow_writes.load(Relaxed) => {
                 let before = self.barriers.counts(cell);
