@@ -227,6 +227,7 @@ pub(super) fn clock(group: &mut Group, offsets: &[(String, f64)]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
