@@ -202,7 +202,7 @@ impl Process {
             }
             Step::Update | Step::Set | Step::Delete if still_writes.load(Relaxed) => {
                 let step = self.steps.fetch_add(1, Relaxed) + 1;
-                (step % EVERY == 0).then(|| self.stand_still());
+                step.is_multiple_of(EVERY).then(|| self.stand_still());
             }
             Step::Update | Step::Set | Step::Delete if slow_writes.load(Relaxed) => {
                 let before = self.barriers.counts(cell);
