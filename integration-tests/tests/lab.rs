@@ -168,6 +168,7 @@ fn guarded_holds_where_another_redis_takes_over() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let runs = found(&run(dir.path(), &["run", "--fault", "redis-failover", "--seconds", "3"], 0)?)?;
     let [only] = &runs[..] else { anyhow::bail!("{runs:?}") };
+    ensure!(only.fault == "redis-failover", "{only:?}");
     ensure!(only.void.is_none() && only.struck > Some(0) && only.stale == 0 && only.right > 0, "{only:?}");
     Ok(())
 }

@@ -177,12 +177,6 @@ impl Process {
         self.stood.store(true, Relaxed);
     }
 
-    fn stand_still_at_times(&self) {
-        if (self.steps.fetch_add(1, Relaxed) + 1).is_multiple_of(EVERY) {
-            self.stand_still();
-        }
-    }
-
     /// An operation is over. `lost`: a lock was, or the right to fill.
     pub(super) fn over(&self, lost: bool) {
         if self.stood.swap(false, Relaxed) && lost {
@@ -207,7 +201,8 @@ impl Process {
                 }
             }
             Step::Update | Step::Set | Step::Delete if still_writes.load(Relaxed) => {
-                self.stand_still_at_times();
+                let step = self.steps.fetch_add(1, Relaxed) + 1;
+                step.is_multiple_of(EVERY).then(|| self.stand_still());
             }
             Step::Update | Step::Set | Step::Delete if slow_writes.load(Relaxed) => {
                 let before = self.barriers.counts(cell);
