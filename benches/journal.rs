@@ -46,7 +46,7 @@ fn main() {
         let target = Journal::default().target("main");
         let record = |times: u32| {
             for _ in 0..times {
-                target.acknowledged(black_box(&batch), By::First, true, Instant::now());
+                target.acknowledged(black_box(&batch), &[], By::First, true, Instant::now());
             }
         };
         // Full, as it is after the first seconds.
