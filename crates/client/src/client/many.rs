@@ -137,6 +137,7 @@ impl Client {
                 }
                 Ok(Acquired::Hit(Found(cached))) => match decode(key, &cached) {
                     Ok(value) => {
+                        inner.remember(key, cached);
                         values.insert(key.to_owned(), Loaded { value, origin: Origin::Cache });
                     }
                     Err(error) => match inner.foreign(key, options, error).await {
@@ -224,7 +225,7 @@ impl Inner {
             let (Error::Overloaded { .. }, Some(remembered)) = (&error, &self.remembered) else {
                 return None;
             };
-            let value = decode(key, &*remembered.get(key)?).ok()?;
+            let value = decode(key, &remembered.get(key)?).ok()?;
             Some((key.to_owned(), Loaded { value, origin: Origin::Stale }))
         };
         let values: Option<Values<T>> = needed.map(of).collect();
