@@ -225,7 +225,7 @@ impl Inner {
             let (Error::Overloaded { .. }, Some(remembered)) = (&error, &self.remembered) else {
                 return None;
             };
-            let value = decode(key, &remembered.get(key)?).ok()?;
+            let value = decode(key, &*remembered.get(key)?).ok()?;
             Some((key.to_owned(), Loaded { value, origin: Origin::Stale }))
         };
         let values: Option<Values<T>> = needed.map(of).collect();
