@@ -12,7 +12,7 @@ use rowbust_integration_tests::stage::Stage;
 use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::redis_cluster::ClusterOptions;
 use rowbust_servers::sentinel::{MASTER, SentinelOptions};
-use rowbust_servers::{Need, Redis, RedisCluster, Sentinels, StartOptions};
+use rowbust_servers::{Need, Redis, RedisCluster, Sentinels, StartOptions, require};
 
 use super::{DOC, WITHIN, block};
 
@@ -165,9 +165,27 @@ async fn acl_stage(name: &str) -> Result<Option<(Stage, PathBuf)>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_acl_of_one_server() -> Result<()> {
-    let Some((mut stage, acl)) = acl_stage("acl_one").await? else { return Ok(()) };
+    acl_of_one_server(Need::Redis, "acl_one").await
+}
+
+/// From 7.2 on the library's name is sent, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_acl_of_one_server_of_8() -> Result<()> {
+    acl_of_one_server(Need::Redis8, "acl_eight").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_acl_of_one_valkey() -> Result<()> {
+    acl_of_one_server(Need::Valkey, "acl_valkey").await
+}
+
+async fn acl_of_one_server(need: Need, name: &str) -> Result<()> {
+    if require(&[need]).is_none() {
+        return Ok(());
+    }
+    let Some((mut stage, acl)) = acl_stage(name).await? else { return Ok(()) };
     let options = StartOptions::new(stage.dir().join("own"));
-    let redis = Redis::start_with(options, None, Some(&acl))?;
+    let redis = Redis::launch(need, options, None, Some(&acl))?;
     // A database of its own, so that SELECT is needed; redis-cli looks into 0 otherwise.
     let rules = rules(redis.version(), &[])?;
     allow(&redis, &rules)?;
@@ -185,7 +203,7 @@ async fn redis_acl_of_one_server() -> Result<()> {
 
     // What lies outside of the pattern is refused, and waits.
     stage.settings.mappings =
-        Some("\n  - table: acl_one.t\n    fill_grace: 50ms\n    keys: [\"other:{id}\"]\n".into());
+        Some(format!("\n  - table: {name}.t\n    fill_grace: 50ms\n    keys: [\"other:{{id}}\"]\n"));
     drop(daemon);
     let daemon = stage.start().await?;
     let mut conn = stage.sql().await?;
