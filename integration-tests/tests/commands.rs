@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-on_both!(asks_a_running_daemon, looks_without_touching, new_mappings);
+on_both!(asks_a_running_daemon, why_of_what_redis_names, looks_without_touching, new_mappings);
 
 const WITHIN: Duration = Duration::from_secs(30);
 const TOKEN: &str = "a-token-of-twenty-six-chars";
@@ -43,6 +43,38 @@ fn json_of(stage: &Stage, args: &[&str]) -> Result<Value> {
     let value: Value = serde_json::from_str(&stdout).with_context(|| format!("{args:?}: {stdout}"))?;
     ensure!(value["schema_version"] == 1, "{args:?}: {value}");
     Ok(value)
+}
+
+/// Keys that a prefix or a set names were removed by a row change, too.
+async fn why_of_what_redis_names(flavor: Flavor) -> Result<()> {
+    let Some(mut stage) = Stage::new(flavor, "named").await? else { return Ok(()) };
+    stage.settings.mappings = Some(
+        "\n  - table: named.products\n    fill_grace: 50ms\n    keys:\n      - { prefix: \"feed:{id}:\" }\n      \
+         - { members_of: \"tag:{id}\" }\n"
+            .into(),
+    );
+    stage.open_shop(10).await?;
+    let daemon = stage.start().await?;
+    stage.quiet(&daemon).await?;
+    let mut cache = shop::redis(stage.redis.port()).await?;
+    let mut all = redis::pipe();
+    all.set("feed:1:a", "old").ignore().set("feed:2:a", "old").ignore();
+    all.set("page:x", "old").ignore().sadd("tag:1", "page:x").ignore();
+    all.exec_async(&mut cache).await?;
+    let mut conn = stage.sql().await?;
+    conn.query_drop("UPDATE products SET ver=1001 WHERE id=1").await?;
+    stage.quiet(&daemon).await?;
+    let end = stage.db.newest(&mut conn).await?;
+    for key in ["feed:1:a", "page:x"] {
+        ensure!(!cache.exists::<_, bool>(key).await?, "void: {key} is there");
+        let why = json_of(&stage, &["why", key])?;
+        let removal = &why["removals"][0];
+        let place = (removal["file"].as_str().unwrap_or_default(), removal["position"].as_u64());
+        ensure!(place.0 == end.0 && (Some(5)..Some(end.1)).contains(&place.1), "{key}: {why:#}, end {end:?}");
+        ensure!(removal["gtid"].is_string() && removal["at_ms"].as_u64() > Some(0), "{key}: {why:#}");
+    }
+    ensure!(json_of(&stage, &["why", "feed:2:a"])?["removals"] == json!([]));
+    Ok(())
 }
 
 async fn asks_a_running_daemon(flavor: Flavor) -> Result<()> {

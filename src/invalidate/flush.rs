@@ -22,7 +22,7 @@ use super::{
     backoff,
     classify::Failure,
     second::{Due, due, one_is_enough},
-    sweep::Sweeper,
+    sweep::{Sweeper, Tell},
     target::{Master, Rounds, Target},
 };
 use crate::{
@@ -294,7 +294,8 @@ impl Keyspaces {
             self.stats.removed.fetch_add(1, Relaxed);
             return Ok(());
         }
-        let removed = self.sweeper.members(key, true, &Paces::new([Arc::clone(&self.pace)])).await?;
+        let removed =
+            self.sweeper.members(key, true, &Paces::new([Arc::clone(&self.pace)]), Tell::NOBODY).await?;
         self.stats.removed.fetch_add(removed, Relaxed);
         if whole { self.remove(&[Removal { key, field: None }]).await } else { Ok(()) }
     }

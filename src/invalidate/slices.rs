@@ -21,11 +21,12 @@ use super::{
     classify::Failure,
     prefixes::Prefixes,
     second::{SecondQueue, one_is_enough},
-    sweep::Sweeper,
+    sweep::{Sweeper, Swept, Tell},
     worker::{Shared, record},
 };
 use crate::{
-    pipeline::{Batch, pace::Paces},
+    journal::By,
+    pipeline::{Batch, batch::RowPlace, pace::Paces},
     route::Kind,
 };
 
@@ -39,6 +40,21 @@ pub struct Slices {
 
 /// A batch, and whether its next removal is its second.
 type Job = (Batch, bool);
+
+/// The row change that names a prefix or a set.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    batch: &'a Batch,
+    place: RowPlace,
+    /// No further removal is owed.
+    last: bool,
+}
+
+impl<'a> Origin<'a> {
+    fn of(batch: &'a Batch, at: usize, last: bool) -> Option<Self> {
+        Some(Self { batch, place: batch.keys.place(at)?, last })
+    }
+}
 
 /// What became of prefixes or sets.
 type Failures<'a> = HashMap<&'a [u8], Failure>;
@@ -148,6 +164,14 @@ impl Slices {
         }
     }
 
+    /// For `rowbust why`.
+    fn note(&self, origin: Option<Origin<'_>>, keys: Swept<'_>) {
+        if let Some(Origin { batch, place, last }) = origin {
+            let by = if last { By::Last } else { By::First };
+            self.shared.journal.swept(&batch.segment, place, by, keys.iter().map(|(_, key)| *key));
+        }
+    }
+
     fn settle(&self, batch: Batch) {
         self.sweeper.stats.waiting.fetch_sub(batch.keys.len(), Relaxed);
         batch.settle();
@@ -169,7 +193,25 @@ impl Slices {
                     };
                     jobs.iter().find_map(|(batch, _)| of(batch)).unwrap_or_default()
                 };
-                let results = self.sweeper.prefixes(&wanted, &self.paces, &at).await;
+                // The first change that names each.
+                let mut origins: Vec<Option<Origin<'_>>> = vec![None; wanted.len()];
+                for (job, last) in jobs.iter().zip(last) {
+                    for place in 0..job.0.keys.len() {
+                        let Some(origin) = Origin::of(&job.0, place, *last) else { continue };
+                        let at = job.0.keys.get(place).and_then(|removal| wanted.of(removal.key));
+                        if let Some(known) = at.and_then(|at| origins.get_mut(at)) {
+                            known.get_or_insert(origin).last |= last;
+                        }
+                    }
+                }
+                let removed = |keys: Swept<'_>| {
+                    for of_one in keys.chunk_by(|a, b| a.0 == b.0) {
+                        let origin = of_one.first().and_then(|(place, _)| *origins.get(*place)?);
+                        self.note(origin, of_one);
+                    }
+                };
+                let tell = Tell { at: &at, removed: &removed };
+                let results = self.sweeper.prefixes(&wanted, &self.paces, tell).await;
                 for key in keys() {
                     if let Some(Err(failure)) = wanted.of(key).and_then(|place| results.get(place)) {
                         failures.insert(key, failure.clone());
@@ -178,14 +220,19 @@ impl Slices {
             }
             Some(Kind::MembersOf) => {
                 // The last one of any of them is a last one.
-                let mut sets: BTreeMap<&[u8], bool> = BTreeMap::new();
+                let mut sets: BTreeMap<&[u8], (bool, Option<Origin<'_>>)> = BTreeMap::new();
                 for ((batch, _), last) in jobs.iter().zip(last) {
-                    for removal in batch.keys.iter() {
-                        *sets.entry(removal.key).or_default() |= last;
+                    for (place, removal) in batch.keys.iter().enumerate() {
+                        let known = sets.entry(removal.key).or_default();
+                        known.0 |= last;
+                        known.1 = known.1.or_else(|| Origin::of(batch, place, *last));
                     }
                 }
-                for (set, last) in sets {
-                    if let Err(failure) = self.sweeper.members(set, last, &self.paces).await {
+                for (set, (last, origin)) in sets {
+                    let origin = origin.map(|origin| Origin { last, ..origin });
+                    let removed = |keys: Swept<'_>| self.note(origin, keys);
+                    let tell = Tell { removed: &removed, ..Tell::NOBODY };
+                    if let Err(failure) = self.sweeper.members(set, last, &self.paces, tell).await {
                         failures.insert(set, failure);
                     }
                 }

@@ -17,6 +17,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -85,6 +86,29 @@ pub struct Sweeper {
     pub stats: Arc<SweepStats>,
 }
 
+/// Keys that were removed together, each with the place of its prefix among those wanted; a set's members with 0.
+pub type Swept<'a> = &'a [(usize, &'a [u8])];
+
+/// What somebody wants to hear of a sweep.
+#[derive(Clone, Copy)]
+pub struct Tell<'a> {
+    /// The place in the binlog that a prefix, by its place among those wanted, comes from.
+    pub at: &'a (dyn Fn(usize) -> String + Sync),
+    /// These are removed.
+    pub removed: &'a (dyn Fn(Swept<'_>) + Sync),
+}
+
+impl fmt::Debug for Tell<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tell").finish_non_exhaustive()
+    }
+}
+
+impl Tell<'_> {
+    /// Nobody wants to.
+    pub const NOBODY: Self = Self { at: &|_| String::new(), removed: &|_| {} };
+}
+
 /// A sweep that runs, for the gauge.
 struct Running<'a>(&'a SweepStats);
 
@@ -146,12 +170,12 @@ impl Sweeper {
     }
 
     /// Removes every key that begins with one of these, by one iteration for each beginning that the config has. How many, by the
-    /// prefix' place. `at`: the place in the binlog of a prefix, for the alarm.
+    /// prefix' place.
     pub async fn prefixes(
         &self,
         wanted: &Prefixes,
         paces: &Paces,
-        at: &(dyn Fn(usize) -> String + Sync),
+        tell: Tell<'_>,
     ) -> Vec<Result<u64, Failure>> {
         let _running = Running::new(&self.stats);
         let mut groups: HashMap<Option<usize>, Vec<usize>> = HashMap::new();
@@ -164,7 +188,7 @@ impl Sweeper {
                 removed: vec![0; wanted.len()],
                 alarm_above: (0..wanted.len()).map(|place| self.alarm_above(wanted.get(place))).collect(),
             };
-            let done = self.iterate(wanted, &wanted.glob(&places), paces, &mut found, at).await;
+            let done = self.iterate(wanted, &wanted.glob(&places), paces, &mut found, tell).await;
             for place in places {
                 results[place] = done.clone().map(|()| found.removed[place]);
             }
@@ -175,7 +199,7 @@ impl Sweeper {
     /// As [`Sweeper::prefixes`], of one.
     pub async fn prefix(&self, prefix: &[u8], paces: &Paces) -> Result<u64, Failure> {
         let wanted = Prefixes::new([prefix]);
-        self.prefixes(&wanted, paces, &|_| String::new()).await.pop().unwrap_or(Ok(0))
+        self.prefixes(&wanted, paces, Tell::NOBODY).await.pop().unwrap_or(Ok(0))
     }
 
     /// One iteration over all keys of all servers; two if slots moved.
@@ -185,13 +209,13 @@ impl Sweeper {
         glob: &[u8],
         paces: &Paces,
         found: &mut Found,
-        at: &(dyn Fn(usize) -> String + Sync),
+        tell: Tell<'_>,
     ) -> Result<(), Failure> {
         let mut rounds = Rounds::of(&self.target);
         while let Some(masters) = rounds.next().await? {
             self.stats.passes.fetch_add(1, Relaxed);
             for master in masters {
-                self.keys_of(master, wanted, glob, paces, found, at).await?;
+                self.keys_of(master, wanted, glob, paces, found, tell).await?;
             }
         }
         Ok(())
@@ -204,7 +228,7 @@ impl Sweeper {
         glob: &[u8],
         paces: &Paces,
         found: &mut Found,
-        at: &(dyn Fn(usize) -> String + Sync),
+        tell: Tell<'_>,
     ) -> Result<(), Failure> {
         let mut cursor = 0;
         loop {
@@ -219,8 +243,9 @@ impl Sweeper {
             for slice in taken.chunks(SLICE) {
                 self.wait(paces, slice.len()).await;
                 self.unlink(slice.iter().map(|(_, key)| *key)).await?;
+                (tell.removed)(slice);
                 for (place, _) in slice {
-                    self.count(wanted, found, *place, at);
+                    self.count(wanted, found, *place, tell);
                 }
             }
             cursor = next;
@@ -239,13 +264,7 @@ impl Sweeper {
         Ok(())
     }
 
-    fn count(
-        &self,
-        wanted: &Prefixes,
-        found: &mut Found,
-        place: usize,
-        at: &(dyn Fn(usize) -> String + Sync),
-    ) {
+    fn count(&self, wanted: &Prefixes, found: &mut Found, place: usize, tell: Tell<'_>) {
         let (removed, above) = (&mut found.removed[place], found.alarm_above[place]);
         *removed += 1;
         if *removed == above.saturating_add(1) {
@@ -254,14 +273,20 @@ impl Sweeper {
                 target = self.target.name(),
                 prefix = %wanted.get(place).escape_ascii(),
                 alarm_above = above,
-                at = at(place),
+                at = (tell.at)(place),
                 "more keys begin with a prefix than expected, all are removed"
             );
         }
     }
 
     /// Removes the members of a set, with their entries. How many. `last`: no further removal is owed.
-    pub async fn members(&self, set: &[u8], last: bool, paces: &Paces) -> Result<u64, Failure> {
+    pub async fn members(
+        &self,
+        set: &[u8],
+        last: bool,
+        paces: &Paces,
+        tell: Tell<'_>,
+    ) -> Result<u64, Failure> {
         let _running = Running::new(&self.stats);
         self.stats.sets.fetch_add(1, Relaxed);
         let takes = self.takes(set);
@@ -281,7 +306,11 @@ impl Sweeper {
                 }),
             };
             let (next, members) = match page {
-                Err(failure) if failure.code == WRONG_TYPE => return self.no_set(set).await,
+                Err(failure) if failure.code == WRONG_TYPE => {
+                    let removed = self.no_set(set).await?;
+                    (tell.removed)(&[(0, set)]);
+                    return Ok(removed);
+                }
                 page => page?,
             };
             self.stats.scanned.fetch_add(members.len() as u64, Relaxed);
@@ -291,6 +320,8 @@ impl Sweeper {
             for slice in taken.chunks(SLICE) {
                 self.wait(paces, slice.len()).await;
                 self.target.remove_members(set, slice, last).await?;
+                let told: Vec<(usize, &[u8])> = slice.iter().map(|member| (0, *member)).collect();
+                (tell.removed)(&told);
                 self.stats.removed.fetch_add(slice.len() as u64, Relaxed);
                 removed += slice.len() as u64;
             }

@@ -13,7 +13,7 @@ use std::{
 use super::{
     classify::{Class, Failure},
     prefixes::Prefixes,
-    sweep::Sweeper,
+    sweep::{Sweeper, Tell},
 };
 use crate::{
     pipeline::pace::Paces,
@@ -105,7 +105,7 @@ impl Wide {
                 waiting.into_iter().partition(|asked| asked.op == Op::Prefix);
             let unpaced = Paces::new([]);
             for asked in sets {
-                let result = self.sweeper.members(&asked.key, true, &unpaced).await;
+                let result = self.sweeper.members(&asked.key, true, &unpaced, Tell::NOBODY).await;
                 self.done(asked, result.map(drop));
             }
             let wanted = Prefixes::new(prefixes.iter().map(|asked| &asked.key[..]));
@@ -113,7 +113,7 @@ impl Wide {
                 let found = prefixes.iter().find(|asked| wanted.of(&asked.key) == Some(place));
                 found.map_or_else(String::new, |asked| format!("{}:{}", asked.file, asked.position))
             };
-            let results = self.sweeper.prefixes(&wanted, &unpaced, &at).await;
+            let results = self.sweeper.prefixes(&wanted, &unpaced, Tell { at: &at, ..Tell::NOBODY }).await;
             for asked in prefixes {
                 let result = wanted.of(&asked.key).and_then(|place| results.get(place)).cloned();
                 self.done(asked, result.unwrap_or(Ok(0)).map(drop));

@@ -28,7 +28,10 @@ pub use self::{
     ring::Removed,
 };
 use crate::{
-    pipeline::{Batch, batch::hash_key},
+    pipeline::{
+        Batch, Segment,
+        batch::{RowPlace, hash_key},
+    },
     retry::Record,
 };
 
@@ -218,6 +221,30 @@ impl TargetJournal {
             By::Retry => &self.retried,
         };
         count.fetch_add(noted, Relaxed);
+    }
+
+    /// A sweep has removed these keys, of a prefix or a set that the change at `place` names.
+    pub fn swept<'k>(
+        &self,
+        segment: &Segment,
+        place: RowPlace,
+        by: By,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) {
+        let mut keys = keys.peekable();
+        if keys.peek().is_none() {
+            return;
+        }
+        let mut ring = lock(&self.ring);
+        ring.note(Note {
+            file: &segment.file,
+            gtid: None,
+            at_micros: now_micros(),
+            commit_micros: segment.commit_micros,
+            waited: segment.received.elapsed(),
+            by,
+        });
+        keys.for_each(|key| ring.push(hash_key(key), place.position, place.row, false));
     }
 
     /// The retry queue's consumer has removed what a record stands for.
