@@ -95,7 +95,7 @@ async fn a_reload_while_it_stands_by(flavor: Flavor) -> Result<()> {
     wait_for_log(&hosts[1], "reload.config", WITHIN).await?;
     ensure!(!hosts[1].logs().contains("still standing by"), "{}", hosts[1].logs());
 
-    let more = format!("  - {{ table: {}.orders, keys: [\"late:{{id}}\"] }}\n", stage.schema);
+    let more = format!("  - {{ table: {}.orders, to: main, keys: [\"late:{{id}}\"] }}\n", stage.schema);
     let token = "\nadmin: { token: 0123456789abcdef, listen:";
     let mappings = format!("{}{more}", shop::mappings(&stage.schema, ""));
     hosts[1].configure(&stage, &Common { mappings: Some(mappings), ..common.clone() })?;
