@@ -3,9 +3,9 @@
 # package, checksums.
 #
 #   deploy/dist.sh                                  for this machine, linked as usual
-#   deploy/dist.sh x86_64-unknown-linux-musl        static, by cargo-zigbuild and zig; aarch64-unknown-linux-musl likewise
+#   deploy/dist.sh x86_64-unknown-linux-musl        static, by cargo-zigbuild and zig; aarch64-unknown-linux-musl likewise, on such a machine
 #
-# For another processor this needs a `strip` that knows it. A static program has OpenSSL from its source and lacks the driver mysql_cdc; it needs no library of the system's. NO_DEB=1: no package.
+# librdkafka's configure takes this machine's own compiler: for another processor it must run there. A static program has OpenSSL from its source and lacks the driver mysql_cdc; it needs no library of the system's. NO_DEB=1: no package.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

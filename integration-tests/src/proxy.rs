@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rowbust_servers::ports::free_port;
@@ -23,6 +24,9 @@ pub struct Proxy {
     replaced: Option<(&'static str, &'static str)>,
     task: Option<JoinHandle<()>>,
 }
+
+/// How long a port that was just closed may be taken still.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Proxy {
     /// Forwards a free port to the port `to`.
@@ -59,7 +63,18 @@ impl Proxy {
     pub async fn open(&mut self) -> Result<()> {
         if self.task.is_none() {
             let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-            let listener = listen(address).with_context(|| format!("cannot listen on {address}"))?;
+            let started = Instant::now();
+            let listener = loop {
+                match listen(address) {
+                    // A process that is being started holds copies of this one's sockets until it is another program.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < FREE_WITHIN =>
+                    {
+                        tokio::time::sleep(POLL).await;
+                    }
+                    listener => break listener.with_context(|| format!("cannot listen on {address}"))?,
+                }
+            };
             self.task = Some(tokio::spawn(forward(listener, self.to, self.replaced)));
         }
         Ok(())

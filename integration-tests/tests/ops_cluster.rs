@@ -12,7 +12,7 @@ use redis::AsyncCommands as _;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use rowbust::config;
-use rowbust::invalidate::sweep::Sweeper;
+use rowbust::invalidate::sweep::{Sweeper, Tell};
 use rowbust::invalidate::target::Target;
 use rowbust::pipeline::pace::Paces;
 use rowbust_integration_tests::rng::seed;
@@ -93,12 +93,12 @@ async fn every_master_is_swept() -> Result<()> {
         let _: () = rig.cache.set(member(n), 1).await?;
         let _: () = rig.cache.sadd("tag:1", member(n)).await?;
     }
-    let removed = rig.sweeper.members(b"tag:1", false, &unpaced).await?;
+    let removed = rig.sweeper.members(b"tag:1", false, &unpaced, Tell::NOBODY).await?;
     ensure!(removed == 300 && rig.there((0..300).map(member)).await? == 0, "{removed}");
     let entries: usize = rig.cache.scard("tag:1").await?;
     // But for those that happen to lie in the set's slot.
     ensure!(entries >= 290, "{entries} entries left");
-    rig.sweeper.members(b"tag:1", true, &unpaced).await?;
+    rig.sweeper.members(b"tag:1", true, &unpaced, Tell::NOBODY).await?;
     ensure!(!rig.cache.exists::<_, bool>("tag:1").await?, "the set is left");
 
     // In the set's slot, by a hash tag: at once.
@@ -106,7 +106,7 @@ async fn every_master_is_swept() -> Result<()> {
         let _: () = rig.cache.set(format!("{{t}}:p:{n}"), 1).await?;
         let _: () = rig.cache.sadd("{t}:1", format!("{{t}}:p:{n}")).await?;
     }
-    rig.sweeper.members(b"{t}:1", false, &unpaced).await?;
+    rig.sweeper.members(b"{t}:1", false, &unpaced, Tell::NOBODY).await?;
     ensure!(rig.there((0..300).map(|n| format!("{{t}}:p:{n}"))).await? == 0);
     ensure!(!rig.cache.exists::<_, bool>("{t}:1").await?, "the set is left");
     Ok(())
@@ -210,7 +210,7 @@ async fn no_member_is_forgotten() -> Result<()> {
     }
     let (begun, mut removed) = (Instant::now(), 0);
     while begun.elapsed() < Duration::from_secs(2) {
-        removed += rig.sweeper.members(b"tag:1", true, &Paces::new([])).await?;
+        removed += rig.sweeper.members(b"tag:1", true, &Paces::new([]), Tell::NOBODY).await?;
     }
     stop.cancel();
     let mut filled = 0;

@@ -302,7 +302,7 @@ fn holds(timing: &Timing) -> Holds {
 }
 
 /// In double quotes, for YAML.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
