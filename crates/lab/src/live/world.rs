@@ -19,13 +19,15 @@ use super::{
     Fault, LiveError, Plan,
     db::{Flavor, Link},
     error::LiveError as Error,
-    stage::quoted,
 };
 use connector::Address;
+use given::given_redis;
+pub use given::without_account;
 use start::{find, primary_args, start_cache, start_database};
 
 mod connector;
 mod faults;
+mod given;
 mod start;
 
 pub(super) use connector::Connector;
@@ -455,37 +457,6 @@ fn is_numbered(key: &[u8], name: &str, number: &str) -> bool {
     (0..key.len()).any(|at| key[at..].strip_prefix(name.as_bytes()).is_some_and(of))
 }
 
-/// The daemon takes no password in an address.
-fn given_redis(url: &str, kept: bool) -> String {
-    let bare = redis::parse_redis_url(url).map(|mut bare| {
-        // Refused only where there is no host.
-        _ = bare.set_username("").and(bare.set_password(None));
-        bare.to_string()
-    });
-    let client = redis::Client::open(url).ok();
-    let account = client.as_ref().map(|client| client.get_connection_info().redis_settings());
-    let mut fields = format!("url: {}", quoted(bare.as_deref().unwrap_or(url)));
-    let given = [
-        ("username", account.and_then(|account| account.username())),
-        ("password", account.and_then(|account| account.password())),
-    ];
-    for (name, value) in given {
-        if let Some(value) = value {
-            fields += &format!(", {name}: {}", quoted(if kept { "****" } else { value }));
-        }
-    }
-    format!("{{ {fields} }}")
-}
-
-/// An address, or an argument that has one in it, with `****` for user and password.
-#[must_use]
-pub fn without_account(text: &str) -> String {
-    match text.split_once("://").zip(text.rsplit_once('@')) {
-        Some(((scheme, _), (_, host))) => format!("{scheme}://****@{host}"),
-        None => text.to_owned(),
-    }
-}
-
 /// Root without a password, over TCP.
 fn local(port: u16) -> Opts {
     OptsBuilder::default()
@@ -515,28 +486,6 @@ mod tests {
             ("rowbust-lab", false),
         ] {
             assert_eq!(is_numbered(key.as_bytes(), "rowbust-lab", "1_1"), is, "{key}");
-        }
-    }
-
-    #[test]
-    fn a_given_redis_keeps_its_account_beside_its_address() {
-        let of = |url: &str| (given_redis(url, false), given_redis(url, true));
-        let plain = "{ url: \"redis://h:6380/2\" }".to_owned();
-        assert_eq!(of("redis://h:6380/2"), (plain.clone(), plain));
-        let (used, kept) = of("redis://lab:p%40ss@h:6380/2");
-        assert_eq!(used, "{ url: \"redis://h:6380/2\", username: \"lab\", password: \"p@ss\" }");
-        assert_eq!(kept, "{ url: \"redis://h:6380/2\", username: \"****\", password: \"****\" }");
-    }
-
-    #[test]
-    fn addresses_lose_their_accounts() {
-        for (text, shown) in [
-            ("--mysql=mysql://u:p@ss@h:3306", "--mysql=mysql://****@h:3306"),
-            ("redis://:secret@h/0", "redis://****@h/0"),
-            ("redis://h:6379", "redis://h:6379"),
-            ("--quick", "--quick"),
-        ] {
-            assert_eq!(without_account(text), shown);
         }
     }
 }
