@@ -22,7 +22,7 @@ impl Walk<'_> {
         let keys: Vec<_> = items.iter().map(|item| self.key_rule(item)).collect();
         let keys: Vec<KeyRule> = keys.into_iter().collect::<Option<_>>()?;
         for (rule, item) in keys.iter().zip(items) {
-            self.set_is_alone(rule, &keys, first_line(self.text, &item.span));
+            self.set_is_alone(rule, keys.iter(), |text| first_line(text, &item.span));
         }
         Some(keys)
     }
@@ -30,17 +30,27 @@ impl Walk<'_> {
     /// Mappings of one target that remove the sets of another.
     pub(super) fn sets_are_alone(&mut self, mappings: &[Mapping]) {
         for (at, mapping) in mappings.iter().enumerate() {
-            let others = || mappings.iter().enumerate().filter(|(other, _)| *other != at);
-            let others = others().filter(|(_, other)| other.target == mapping.target);
-            let others: Vec<KeyRule> = others.flat_map(|(_, other)| other.keys.iter().cloned()).collect();
             for rule in &mapping.keys {
-                self.set_is_alone(rule, &others, diag::entry(self.text, rule.line));
+                let others = mappings.iter().enumerate().filter(|(other, _)| *other != at);
+                let others = others.filter(|(_, other)| other.target == mapping.target);
+                let others = others.flat_map(|(_, other)| &other.keys);
+                self.set_is_alone(rule, others, |text| diag::entry(text, rule.line));
             }
         }
     }
 
-    fn set_is_alone(&mut self, set: &KeyRule, others: &[KeyRule], at: Range<usize>) {
-        let Some(other) = others.iter().find(|other| forgets(set, other)) else { return };
+    /// `at`: its place in the text.
+    fn set_is_alone<'r>(
+        &mut self,
+        set: &KeyRule,
+        mut others: impl Iterator<Item = &'r KeyRule>,
+        at: impl FnOnce(&str) -> Range<usize>,
+    ) {
+        if !matches!(set.op, KeyOp::MembersOf { .. }) {
+            return;
+        }
+        let sample = set.key.sample();
+        let Some(other) = others.find(|other| forgets(set, &sample, other)) else { return };
         let message = format!(
             "the set `{}` is removed by `{}` (line {}) too, before its members are known",
             set.key.source(),
@@ -48,6 +58,7 @@ impl Walk<'_> {
             other.line
         );
         let help = "keep `members_of` alone: a set without members is gone";
+        let at = at(self.text);
         self.report(Code::Conflict, at, message, help);
     }
 
@@ -215,15 +226,13 @@ impl Walk<'_> {
     }
 }
 
-/// Whether `other` removes the keys of a set, and with them the names of its members. A key that begins with a column could be any, and
+/// Whether `other` removes the keys of a set, of which `sample` is one, and with them the names of its members. A key that begins with a column could be any, and
 /// is taken for one of its own.
-fn forgets(set: &KeyRule, other: &KeyRule) -> bool {
-    let sample = set.key.sample();
+fn forgets(set: &KeyRule, sample: &[u8], other: &KeyRule) -> bool {
     let is_bound = !other.key.literal_prefix().is_empty();
-    matches!(set.op, KeyOp::MembersOf { .. })
-        && match other.op {
-            KeyOp::Unlink => other.key == set.key || is_bound && other.key.could_make(&sample),
-            KeyOp::Prefix { .. } => other.key == set.key || is_bound && other.key.could_begin(&sample),
-            KeyOp::Hdel { .. } | KeyOp::MembersOf { .. } => false,
-        }
+    match other.op {
+        KeyOp::Unlink => other.key == set.key || is_bound && other.key.could_make(sample),
+        KeyOp::Prefix { .. } => other.key == set.key || is_bound && other.key.could_begin(sample),
+        KeyOp::Hdel { .. } | KeyOp::MembersOf { .. } => false,
+    }
 }
