@@ -77,6 +77,13 @@ impl Lock {
         self.write == 0 && self.read == 0
     }
 
+    /// The write lock is given back, unless it was lost and is another's.
+    pub(crate) fn unlock_write(&mut self, writer: u8) {
+        if self.write == writer + 1 {
+            self.write = 0;
+        }
+    }
+
     /// A fence that nobody was ever given.
     pub(crate) fn move_fence(&mut self) {
         self.given += 1;

@@ -157,10 +157,7 @@ impl Strategy for LockSerialized {
                 true
             }
             _ => {
-                let lock = &mut state.locks[usize::from(me.key)];
-                if lock.write == writer + 1 {
-                    lock.write = 0;
-                }
+                state.locks[usize::from(me.key)].unlock_write(writer);
                 advance(state, writer, 0);
                 say.it(|| "unlocks".into());
                 true

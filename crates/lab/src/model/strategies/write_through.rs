@@ -100,10 +100,7 @@ fn under_a_lock(setup: &Setup, state: &mut State, writer: u8, choice: u8, say: &
             true
         }
         (TO_UNLOCK, 0) => {
-            let lock = &mut state.locks[usize::from(me.key)];
-            if lock.write == writer + 1 {
-                lock.write = 0;
-            }
+            state.locks[usize::from(me.key)].unlock_write(writer);
             advance(state, writer, 0);
             say.it(|| "unlocks".into());
             true
