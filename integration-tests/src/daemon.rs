@@ -83,10 +83,10 @@ impl Daemon {
     /// # Errors
     /// When it can't be started.
     pub fn start(config: &Path, admin: u16, log: PathBuf, failpoints: &str) -> Result<Self> {
-        Self::start_with(config, admin, log, failpoints, &[])
+        Self::start_with(config, admin, log, failpoints, &[], &[])
     }
 
-    /// The same, with more arguments.
+    /// The same, with more arguments and environment variables.
     ///
     /// # Errors
     /// When it can't be started.
@@ -96,6 +96,7 @@ impl Daemon {
         log: PathBuf,
         failpoints: &str,
         args: &[String],
+        env: &[(String, String)],
     ) -> Result<Self> {
         let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(binary()?)
@@ -103,6 +104,7 @@ impl Daemon {
             .arg(config)
             .args(args)
             .env("FAILPOINTS", failpoints)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
             .stderr(stderr)

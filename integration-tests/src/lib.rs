@@ -4,6 +4,7 @@
 //! - [`db`]: MariaDB and MySQL behind one face · [`proxy`]: a way to Redis that can be cut
 //! - [`caches`]: Redis as a cluster, or with sentinels
 //! - [`daemon`]: building, starting, asking and killing the daemon · [`http`]: its admin server
+//! - [`broker`]: Kafka with users and rights · [`disk`]: a disk that can be filled
 //! - [`browser`]: Chromium, for the admin page
 //! - [`monitor`]: every removal that Redis ran, in order
 //! - [`oracle`]: the keys that the binlog names, found without rowbust's code
@@ -19,12 +20,14 @@
 //!
 //! A test that needs a server which can't be had is skipped, unless `ROWBUST_REQUIRE` names it.
 
+pub mod broker;
 pub mod browser;
 pub mod caches;
 pub mod compose;
 pub mod daemon;
 pub mod db;
 pub mod differential;
+pub mod disk;
 pub mod hosts;
 pub mod http;
 pub mod invariants;

@@ -25,7 +25,40 @@ impl Replica {
     /// # Errors
     /// When it doesn't come up.
     pub async fn of(primary: &Db) -> Result<Self> {
-        let db = Db::start(primary.flavor(), &["--server-id=12", "--log-slave-updates=1"]).await?;
+        Self::numbered(primary, 12).await
+    }
+
+    /// The same, with this `server_id`: of two replicas of one server each needs its own.
+    ///
+    /// # Errors
+    /// When it doesn't come up.
+    pub async fn numbered(primary: &Db, server_id: u32) -> Result<Self> {
+        let id = format!("--server-id={server_id}");
+        let this = Self { db: Arc::new(Db::start(primary.flavor(), &[&id, "--log-slave-updates=1"]).await?) };
+        this.aim(primary).await?;
+        this.go_on().await?;
+        Ok(this)
+    }
+
+    /// Follows another server, which has everything that it has, and applies nothing before [`Replica::go_on`]. It receives.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn follow_held(&self, primary: &Db) -> Result<()> {
+        self.stop().await?;
+        self.aim(primary).await?;
+        self.run(&[&format!("START {} IO_THREAD", self.name())]).await
+    }
+
+    /// Follows nobody any more.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn stop(&self) -> Result<()> {
+        self.run(&[&format!("STOP {}", self.name())]).await
+    }
+
+    async fn aim(&self, primary: &Db) -> Result<()> {
         let port = primary.port();
         let source = match primary.flavor() {
             Flavor::MySql => format!(
@@ -36,10 +69,7 @@ impl Replica {
                 "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='root', MASTER_USE_GTID=slave_pos"
             ),
         };
-        let this = Self { db: Arc::new(db) };
-        this.run(&[&source]).await?;
-        this.go_on().await?;
-        Ok(this)
+        self.run(&[&source]).await
     }
 
     async fn run(&self, statements: &[&str]) -> Result<()> {

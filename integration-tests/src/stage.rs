@@ -46,12 +46,16 @@ pub struct Settings {
     pub mappings: Option<String>,
     /// `limits`; `None`: the defaults.
     pub limits: Option<String>,
+    /// `checkpoint.path`; `None`: in the test's folder.
+    pub checkpoint: Option<PathBuf>,
     /// The port at which the daemon finds the server; `None`: its own.
     pub port: Option<u16>,
     /// More fields of `admin`, each with a comma in front.
     pub admin: String,
     /// More arguments of `rowbust run`.
     pub args: Vec<String>,
+    /// More of its environment variables.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -64,9 +68,11 @@ impl Default for Settings {
             retry: None,
             mappings: None,
             limits: None,
+            checkpoint: None,
             port: None,
             admin: String::new(),
             args: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -140,7 +146,7 @@ impl Stage {
     /// The daemon's checkpoint file.
     #[must_use]
     pub fn checkpoint_path(&self) -> PathBuf {
-        self.dir().join("checkpoint")
+        self.settings.checkpoint.clone().unwrap_or_else(|| self.dir().join("checkpoint"))
     }
 
     /// Writes the config and returns its path.
@@ -149,8 +155,20 @@ impl Stage {
     /// When it can't be written.
     pub fn config(&self) -> Result<PathBuf> {
         let dir = self.dir().display();
-        let Settings { start, tls, source, redis, retry, mappings, limits, port, admin, args: _ } =
-            &self.settings;
+        let Settings {
+            start,
+            tls,
+            source,
+            redis,
+            retry,
+            mappings,
+            limits,
+            port,
+            admin,
+            checkpoint: _,
+            args: _,
+            env: _,
+        } = &self.settings;
         let redis =
             redis.clone().unwrap_or(format!("{{ url: \"redis://127.0.0.1:{}/0\" }}", self.proxy.port()));
         let retry =
@@ -182,6 +200,7 @@ impl Stage {
             self.dir().join(format!("daemon-{number}.log")),
             failpoints,
             &self.settings.args,
+            &self.settings.env,
         )
     }
 

@@ -103,6 +103,10 @@ fn answer(done: &str, swept: Result<Swept, RetryError>) -> Response {
 
 fn failed(error: &RetryError) -> Response {
     let answer = match error {
+        RetryError::Busy { .. } | RetryError::Overtaken => {
+            let help = "look what is left (`rowbust retry ls --dead`), and ask again if it is still wanted";
+            ApiError::conflict("retry.busy", error.to_string(), help)
+        }
         RetryError::Filter(why) => ApiError::bad("retry.filter", why.clone(), "mend the glob"),
         _ => {
             let help = "look at the daemon's log, and try again";

@@ -7,6 +7,8 @@
 //! fence stands there before it saves. Rights: WRITE on the transactional id, READ, WRITE, DESCRIBE (and CREATE) on the topic.
 //! May depend on nothing of ours but `config` (the properties) and `store`'s seam.
 
+mod rights;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -23,6 +25,7 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord, Producer},
 };
 
+pub use self::rights::{Right, RightState};
 use super::store::{Fault, Part, Taken};
 use crate::config::Properties;
 
@@ -30,6 +33,9 @@ use crate::config::Properties;
 const ANSWER: Duration = Duration::from_secs(5);
 /// The whole of a reading to the end.
 const READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// A group is named because librdkafka asks for one: nothing is committed under it, and no right on it is needed.
+const READERS: &str = "rowbust.checkpoint.reader";
 
 /// What librdkafka tells outside of calls: what matters of it comes as their errors too.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +79,18 @@ impl std::fmt::Debug for KafkaRecord {
     }
 }
 
-fn fault(error: &KafkaError) -> Fault {
-    Fault::Unavailable(error.to_string())
+/// With the right that is missing, where it is one.
+fn fault(settings: &Settings, error: &KafkaError) -> Fault {
+    let grant = match error.rdkafka_error_code() {
+        Some(Code::TopicAuthorizationFailed) => {
+            format!("; grant READ, WRITE and DESCRIBE on the topic {}", settings.topic)
+        }
+        Some(Code::TransactionalIdAuthorizationFailed) => {
+            format!("; grant WRITE on the transactional id {}", settings.transactional_id())
+        }
+        _ => String::new(),
+    };
+    Fault::Unavailable(format!("{error}{grant}"))
 }
 
 impl KafkaRecord {
@@ -90,7 +106,7 @@ impl KafkaRecord {
 
     pub(super) async fn take(&self, least: u64) -> Result<Taken, Fault> {
         let this = self.clone();
-        blocking(move || {
+        blocking(&self.settings, move || {
             this.settings.ensure_topic()?;
             let producer = this.settings.producer()?;
             let mut found = this.settings.read_all()?;
@@ -106,7 +122,7 @@ impl KafkaRecord {
 
     pub(super) async fn put(&self, part: Part, bytes: &[u8], fence: u64) -> Result<(), Fault> {
         let (this, bytes) = (self.clone(), bytes.to_vec());
-        blocking(move || {
+        blocking(&self.settings, move || {
             let mut kept = this.lock();
             let mut lost = None;
             if let Some(producer) = kept.as_ref() {
@@ -134,7 +150,10 @@ impl KafkaRecord {
 
     pub(super) async fn get(&self, part: Part) -> Result<Option<Vec<u8>>, Fault> {
         let this = self.clone();
-        blocking(move || Ok(Ok(this.settings.read_all()?.remove(&this.settings.key(part.as_str()))))).await
+        blocking(&self.settings, move || {
+            Ok(Ok(this.settings.read_all()?.remove(&this.settings.key(part.as_str()))))
+        })
+        .await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Transactions>> {
@@ -144,11 +163,12 @@ impl KafkaRecord {
 
 /// librdkafka's transactions block.
 async fn blocking<T: Send + 'static>(
+    settings: &Settings,
     call: impl FnOnce() -> KafkaResult<Result<T, Fault>> + Send + 'static,
 ) -> Result<T, Fault> {
     match tokio::task::spawn_blocking(call).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => Err(fault(&error)),
+        Ok(Err(error)) => Err(fault(settings, &error)),
         Err(error) => Err(Fault::Unavailable(error.to_string())),
     }
 }
@@ -186,12 +206,15 @@ impl Settings {
         format!("{}.{part}", self.name)
     }
 
+    fn transactional_id(&self) -> String {
+        format!("{}.{}", self.topic, self.name)
+    }
+
     /// A producer before which every earlier one of this name is fenced.
     fn producer(&self) -> KafkaResult<Transactions> {
-        let id = format!("{}.{}", self.topic, self.name);
         let producer: Transactions = self
             .client(&[
-                ("transactional.id", &id),
+                ("transactional.id", &self.transactional_id()),
                 ("enable.idempotence", "true"),
                 ("acks", "all"),
                 ("transaction.timeout.ms", "10000"),
@@ -225,21 +248,9 @@ impl Settings {
 
     /// The newest committed value of each key of this name.
     fn read_all(&self) -> KafkaResult<HashMap<String, Vec<u8>>> {
-        // A group is named because librdkafka asks for one: nothing is committed under it.
-        let consumer: BaseConsumer<Quiet> = self
-            .client(&[
-                ("group.id", "rowbust.checkpoint.reader"),
-                ("enable.auto.commit", "false"),
-                ("enable.partition.eof", "true"),
-                // The end is only told by an empty answer: it has to come between two saves of an active daemon.
-                ("fetch.wait.max.ms", "10"),
-                ("isolation.level", "read_committed"),
-                ("check.crcs", "true"),
-                ("allow.auto.create.topics", "false"),
-            ])
-            .create_with_context(Quiet)?;
+        let consumer: BaseConsumer<Quiet> = self.reader().create_with_context(Quiet)?;
         // A consumer would wait for a topic that isn't there, and not say so.
-        if !self.is_there(&consumer.fetch_metadata(Some(&self.topic), ANSWER)?) {
+        if !self.found(&consumer.fetch_metadata(Some(&self.topic), ANSWER)?)? {
             return Ok(HashMap::new());
         }
         let mut places = TopicPartitionList::new();
@@ -259,6 +270,9 @@ impl Settings {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
+                Some(Err(error)) if error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed) => {
+                    return Err(error);
+                }
                 // Brokers that are away for a moment.
                 Some(Err(error)) if Instant::now() > until => return Err(error),
                 None if Instant::now() > until => {
@@ -269,25 +283,47 @@ impl Settings {
         }
     }
 
-    fn is_there(&self, metadata: &Metadata) -> bool {
-        metadata.topics().iter().any(|topic| topic.name() == self.topic && !topic.partitions().is_empty())
+    fn reader(&self) -> ClientConfig {
+        self.client(&[
+            ("group.id", READERS),
+            ("enable.auto.commit", "false"),
+            ("enable.partition.eof", "true"),
+            // The end is only told by an empty answer: it has to come between two saves of an active daemon.
+            ("fetch.wait.max.ms", "10"),
+            ("isolation.level", "read_committed"),
+            ("check.crcs", "true"),
+            ("allow.auto.create.topics", "false"),
+        ])
     }
 
-    /// Creates the topic where it is missing and that is allowed.
-    fn ensure_topic(&self) -> KafkaResult<()> {
-        let admin: AdminClient<Quiet> = self.client(&[]).create_with_context(Quiet)?;
-        let metadata = admin.inner().fetch_metadata(Some(&self.topic), ANSWER)?;
-        if self.is_there(&metadata) {
-            return Ok(());
+    /// Whether the topic is there. One that may not be described is no missing one: that would be a checkpoint that was lost.
+    fn found(&self, metadata: &Metadata) -> KafkaResult<bool> {
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        match topic.and_then(|topic| topic.error()).map(Code::from) {
+            Some(code @ Code::TopicAuthorizationFailed) => Err(KafkaError::MetadataFetch(code)),
+            _ => Ok(topic.is_some_and(|topic| !topic.partitions().is_empty())),
         }
-        let replication = i32::try_from(metadata.brokers().len().clamp(1, 3)).unwrap_or(1);
+    }
+
+    fn new_topic(&self, replication: i32) -> NewTopic<'_> {
         let topic = NewTopic::new(&self.topic, 1, TopicReplication::Fixed(replication))
             .set("cleanup.policy", "compact")
             // Old positions go soon, so that a standby reads little.
             .set("segment.bytes", "4194304")
             .set("segment.ms", "3600000")
             .set("min.cleanable.dirty.ratio", "0.1");
-        let topic = if replication == 3 { topic.set("min.insync.replicas", "2") } else { topic };
+        if replication == 3 { topic.set("min.insync.replicas", "2") } else { topic }
+    }
+
+    /// Creates the topic where it is missing and that is allowed.
+    fn ensure_topic(&self) -> KafkaResult<()> {
+        let admin: AdminClient<Quiet> = self.client(&[]).create_with_context(Quiet)?;
+        let metadata = admin.inner().fetch_metadata(Some(&self.topic), ANSWER)?;
+        if self.found(&metadata)? {
+            return Ok(());
+        }
+        let replication = i32::try_from(metadata.brokers().len().clamp(1, 3)).unwrap_or(1);
+        let topic = self.new_topic(replication);
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
         // Within `spawn_blocking`.
         let handle = tokio::runtime::Handle::current();

@@ -8,7 +8,7 @@
 mod error;
 pub mod file;
 #[cfg(feature = "kafka")]
-mod kafka;
+pub mod kafka;
 mod redis;
 pub mod store;
 

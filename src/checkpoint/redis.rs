@@ -1,8 +1,9 @@
 //! The checkpoint as a hash in Redis, `rowbust:checkpoint:NAME`.
 //!
 //! Guarantees: taking over and saving are one script each, so a save under an older fence than the stored one changes nothing; the key has
-//! no time to live. Redis may still lose it, or go back to an older one: see `docs/high-availability.md`.
-//! Fields: `fence`, `generation`, `checkpoint`, `schema`, `backup`. Rights: `EVAL`, `HGET`, `HSET`, `HINCRBY`, `PERSIST`, `PING` on
+//! no time to live. Redis may still lose it, or go back to an older one: see `docs/high-availability.md`. Where that gives one fence to two
+//! daemons (a failover that lost the first one's taking over), the later one has it: the record names its owner.
+//! Fields: `fence`, `owner`, `generation`, `checkpoint`, `schema`, `backup`. Rights: `EVAL`, `HGET`, `HSET`, `HINCRBY`, `PERSIST`, `PING` on
 //! the key; `INFO` to look at the eviction policy. May depend on `invalidate::target` for connections.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,23 +16,26 @@ use crate::{
     invalidate::target::Target,
 };
 
-/// Gives the next fence, and what is saved. ARGV: the highest fence that the caller has seen.
+/// Gives the next fence, and what is saved. ARGV: the highest fence that the caller has seen, its name.
 const TAKE: &str = "
 local least = tonumber(ARGV[1])
 if tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') < least then
   redis.call('HSET', KEYS[1], 'fence', ARGV[1])
 end
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+redis.call('HSET', KEYS[1], 'owner', ARGV[2])
 redis.call('PERSIST', KEYS[1])
 return {fence, redis.call('HGET', KEYS[1], 'checkpoint'), redis.call('HGET', KEYS[1], 'schema')}";
 
-/// Saves a field unless a newer fence stands there. ARGV: fence, generation (0: leave it), field, value. Answers whether it did, and the
-/// generation before, or the newer fence.
+/// Saves a field unless a newer fence stands there, or the same one of another owner. ARGV: fence, generation (0: leave it), field, value,
+/// owner. Answers whether it did, and the generation before, or that fence. A record without an owner is of an older version.
 const PUT: &str = "
 local fence = tonumber(redis.call('HGET', KEYS[1], 'fence') or '0')
-if fence > tonumber(ARGV[1]) then return {0, fence} end
+local mine = tonumber(ARGV[1])
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if fence > mine or (fence == mine and owner and owner ~= ARGV[5]) then return {0, fence} end
 local before = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0')
-redis.call('HSET', KEYS[1], 'fence', ARGV[1], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'owner', ARGV[5], ARGV[3], ARGV[4])
 if ARGV[2] ~= '0' then redis.call('HSET', KEYS[1], 'generation', ARGV[2]) end
 redis.call('PERSIST', KEYS[1])
 return {1, before}";
@@ -43,16 +47,21 @@ pub(super) struct RedisRecord {
     key: String,
     /// `None`: not connected yet, or lost.
     target: Mutex<Option<Arc<Target>>>,
+    /// Names this object in the record. Random, so that no other process has the same.
+    owner: String,
 }
 
 impl RedisRecord {
     pub(super) fn new(config: RedisTarget, name: &str) -> Self {
-        Self { config, key: Shared::redis_key(name), target: Mutex::new(None) }
+        // Seeded by the system for each process, and apart for each call.
+        let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+        let owner = format!("{:016x}{:016x}", random(), random());
+        Self { config, key: Shared::redis_key(name), target: Mutex::new(None), owner }
     }
 
     pub(super) async fn take(&self, least: u64) -> Result<Taken, Fault> {
         let answer: (u64, Option<Vec<u8>>, Option<Vec<u8>>) =
-            self.eval(TAKE, &[least.to_string().as_bytes()]).await?;
+            self.eval(TAKE, &[least.to_string().as_bytes(), self.owner.as_bytes()]).await?;
         self.warn_of_eviction().await;
         Ok(Taken { fence: answer.0, checkpoint: answer.1, schema: answer.2 })
     }
@@ -65,7 +74,9 @@ impl RedisRecord {
         generation: u64,
     ) -> Result<Option<u64>, Fault> {
         let (fence, number) = (fence.to_string(), if part == Part::Checkpoint { generation } else { 0 });
-        let args = [fence.as_bytes(), &number.to_string().into_bytes(), part.as_str().as_bytes(), bytes];
+        let number = number.to_string();
+        let args =
+            [fence.as_bytes(), number.as_bytes(), part.as_str().as_bytes(), bytes, self.owner.as_bytes()];
         match self.eval(PUT, &args).await? {
             (1u8, before) => Ok((part == Part::Checkpoint).then_some(before)),
             (_, theirs) => Err(Fault::Fenced(theirs)),

@@ -178,6 +178,19 @@ pub async fn look(config: &Config) -> Result<Found, CheckpointError> {
     decoded(bytes, &place)
 }
 
+/// Which of the rights that a checkpoint in Kafka needs this account has: for `rowbust check --live`. Empty for any other store.
+///
+/// # Errors
+/// The brokers can't be reached, or refuse the login.
+#[cfg(feature = "kafka")]
+pub async fn rights(config: &Config) -> Result<Vec<super::kafka::Right>, CheckpointError> {
+    let Some(Shared::Kafka { brokers, prefix, properties, name }) = &config.checkpoint.shared else {
+        return Ok(Vec::new());
+    };
+    let record = KafkaRecord::new(brokers, prefix, properties, name);
+    record.rights().await.map_err(|fault| fault.at(&place(config), 0))
+}
+
 fn decoded(bytes: Option<Vec<u8>>, place: &str) -> Result<Found, CheckpointError> {
     let Some(bytes) = bytes else { return Ok(None) };
     match file::decode(&bytes) {

@@ -1,6 +1,6 @@
 //! The checkpoint: can it be read, and where does it stand?
 //!
-//! Guarantees: it isn't taken over, nothing is written. May depend on `checkpoint`.
+//! Guarantees: it isn't taken over, nothing is written that anybody could read. May depend on `checkpoint`.
 
 use std::time::Duration;
 
@@ -86,22 +86,55 @@ pub(super) async fn look(config: &Config, waiting: &Waiting) -> Found {
             Err(())
         }
     };
-    if shared {
-        let note = "may it be written? That shows at the daemon's first start only";
-        match &config.checkpoint.shared {
-            Some(Shared::Kafka { prefix, .. }) => group.not_tested(
-                code,
-                note,
-                format!(
-                    "the account needs WRITE on the topic {prefix}.checkpoint, see docs/high-availability.md"
-                ),
-            ),
-            _ => group.not_tested(
-                code,
-                note,
-                "the user needs +eval +hget +hset +hincrby +persist on ~rowbust:checkpoint:*",
-            ),
-        }
+    match &config.checkpoint.shared {
+        None => {}
+        Some(Shared::Redis { .. }) => group.not_tested(
+            code,
+            "may it be written? That shows at the daemon's first start only",
+            "the user needs +eval +hget +hset +hincrby +persist on ~rowbust:checkpoint:*",
+        ),
+        Some(Shared::Kafka { .. }) => rights(config, &mut group).await,
     }
     Found { lines: group.lines, saved }
 }
+
+/// Each right by itself.
+#[cfg(feature = "kafka")]
+async fn rights(config: &Config, group: &mut Group) {
+    use crate::checkpoint::kafka::RightState;
+
+    let code = "machine.checkpoint";
+    match tokio::time::timeout(WITHIN, store::rights(config)).await {
+        Ok(Ok(rights)) => {
+            for right in rights {
+                match &right.state {
+                    RightState::There => group.ok(code, right.to_string()),
+                    RightState::Missing(why) if right.operation == "CREATE" => group.error(
+                        code,
+                        format!("no {right}: {why}"),
+                        format!("grant {right}, or create it: one partition, cleanup.policy=compact"),
+                    ),
+                    RightState::Missing(why) => {
+                        group.error(code, format!("no {right}: {why}"), format!("grant {right}"));
+                    }
+                    RightState::Unknown(why) => group.not_tested(
+                        code,
+                        format!("{right}? {why}"),
+                        "look again once the other lines are ok; docs/high-availability.md lists the rights",
+                    ),
+                }
+            }
+        }
+        Ok(Err(error)) => {
+            group.unreachable(code, error.to_string(), "are the brokers and `properties` right?");
+        }
+        Err(_) => group.unreachable(
+            code,
+            format!("rights: no answer within {} s", WITHIN.as_secs()),
+            "the brokers are reached but do not answer",
+        ),
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn rights(_: &Config, _: &mut Group) {}

@@ -124,6 +124,20 @@ pub enum RetryError {
     /// The client's configuration, or a refusal by the brokers.
     #[error("kafka refuses: {0}")]
     Refused(String),
+    /// Kafka: another requeue or drop of dead letters is at work, in whatever process.
+    #[error(
+        "another requeue or drop of dead letters is still at work after {seconds} s: try again when it is done"
+    )]
+    Busy {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// Kafka: this requeue or drop stood still for so long that the brokers let another one begin.
+    #[error(
+        "this requeue or drop of dead letters stood still for so long that another one could begin: some letters may be there twice; look \
+         what is left, and run it again if it is still wanted"
+    )]
+    Overtaken,
     /// A filter's glob can't be parsed.
     #[error("{0}")]
     Filter(String),
@@ -324,7 +338,8 @@ impl Queue {
     /// that can't be requeued stay ([`Listed::can_be_requeued`]).
     ///
     /// # Errors
-    /// The queue can't be read or written; some may have been requeued, and a second call goes on.
+    /// The queue can't be read or written; some may have been requeued, and a second call goes on. Kafka: another call, in whatever
+    /// process, doesn't end ([`RetryError::Busy`]): one is at work at a time.
     pub async fn requeue(&self, filter: &Filter, limit: usize) -> Result<Swept, RetryError> {
         let matcher = self.matcher(filter)?;
         match self {

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::kill_point;
 pub(super) use halts::BUG;
-use headers::{end_of, header_micros, is_about_rows, is_head, may_end};
+use headers::{begins_near, end_of, header_micros, is_about_rows, is_head, may_end};
 
 /// Why [`Follower::follow`] returned.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ pub struct Follower {
     anchor: Option<Anchor>,
     patience: Patience,
     tail: Tail,
-    /// Where the server goes on in the file that a stream by GTIDs begins with: what it skips before isn't seen.
+    /// About where the server goes on in the file that a stream by GTIDs begins with: what it skips before isn't seen.
     floor: Option<Coordinates>,
     pause: Pause,
     /// Unknown types that were ignored, and said so.
@@ -193,13 +193,14 @@ impl Follower {
         self.tail.covers_from(time);
     }
 
-    /// Where the event at hand begins. What the server skips on the way to it isn't seen, and its header has 32 bits for its end.
+    /// Where the event at hand begins. What the server skips on the way to it isn't seen, and its header has 32 bits for its end: the
+    /// place nearest to the floor is meant. It may lie before it, for commits are logged before the GTIDs have them.
     fn begins_at(&mut self, header: &Header) -> u64 {
         if !header.is_artificial()
             && !is_head(header.event_type)
             && let Some(floor) = self.floor.take_if(|floor| floor.file == self.here.file)
         {
-            self.here.position = self.here.position.max(floor.position);
+            self.here.position = self.here.position.max(begins_near(floor.position, header));
         }
         self.here.position
     }

@@ -2,7 +2,7 @@
 //!
 //! A server sends an event to replicas before readers see the row, and a replica that readers use may lag. Each server has
 //! a [`Witness`]: something that it says about what is visible. Each witness was raced against readers, see
-//! `integration-tests/tests/witness.rs`; where none is sound a delay takes its place, and is reported as one.
+//! `integration-tests/tests/source/witness.rs`; where none is sound a delay takes its place, and is reported as one.
 //!
 //! Guarantees: [`Watermark::visible_since`] answers only for what a sample of *every* server holds; a server that can't be
 //! asked holds everything up. Positions of different servers are never compared. May depend on `config` and

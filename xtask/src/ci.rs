@@ -33,10 +33,11 @@ impl Step {
     }
 
     /// A cargo command with environment variables.
-    fn cargo(env: &'static [(&str, &str)], line: &'static str) -> Self {
+    fn cargo(env: &[(&'static str, &str)], line: &'static str) -> Self {
+        let env: Vec<_> = env.iter().map(|&(name, value)| (name, value.to_owned())).collect();
         let variables: String = env.iter().map(|(k, v)| format!("{k}='{v}' ")).collect();
         Self::new(&format!("{variables}cargo {line}"), move |root| {
-            call(cargo(root).args(line.split_whitespace()).envs(env.iter().copied()))
+            call(cargo(root).args(line.split_whitespace()).envs(env.iter().map(|(k, v)| (k, v))))
         })
     }
 }
@@ -44,7 +45,7 @@ impl Step {
 /// What the tests must not skip.
 macro_rules! required {
     () => {
-        "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,chromium,prometheus,compose"
+        "mariadb,mariadb118,mysql,redis,redis8,valkey,kafka,chromium,prometheus,compose,systemd,faketime"
     };
 }
 
@@ -64,22 +65,33 @@ fn steps(quick: bool) -> Vec<Step> {
         Step::cargo(&[("RUSTDOCFLAGS", "-D warnings")], document),
     ];
     if !quick {
-        let required: &'static [_] = if helm_can_be_had() {
-            &[("ROWBUST_REQUIRE", concat!(required!(), ",helm"))]
-        } else {
-            &[("ROWBUST_REQUIRE", required!())]
-        };
-        steps.push(Step::cargo(required, "test --workspace --no-fail-fast"));
+        // What `cargo xtask demo` builds, on a machine without OpenSSL too.
+        steps.push(Step::cargo(&[], "check --package rowbust --no-default-features"));
+        steps.push(Step::cargo(&[], "check --package rowbust --no-default-features --features kafka"));
+        let required = if helm_can_be_had() { concat!(required!(), ",helm") } else { required!() };
+        let env = [("ROWBUST_REQUIRE", required), ("RUST_TEST_THREADS", &test_threads())];
+        steps.push(Step::cargo(&env, "test --workspace --no-fail-fast"));
         steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
-        steps.push(Step::cargo(&[], "xtask demo --small"));
         // With the daemon that the tests have built.
-        steps.push(Step::new("cargo xtask soak --minutes 1", |root| {
-            let program = crate::target()?.join("debug").join("rowbust");
-            call(cargo(root).args(["xtask", "soak", "--minutes", "1", "--rowbust"]).arg(program))
-        }));
+        steps.push(with_program("xtask soak --minutes 1 --rowbust", "debug"));
         steps.push(Step::cargo(&[], "xtask package"));
+        // With the one in the package.
+        steps.push(with_program("xtask demo --small --daemon", "release"));
     }
     steps
+}
+
+/// The tests on servers wait for most of their time.
+fn test_threads() -> String {
+    (2 * std::thread::available_parallelism().map_or(2, usize::from)).to_string()
+}
+
+/// A cargo command whose last argument is the daemon of this profile.
+fn with_program(line: &'static str, profile: &'static str) -> Step {
+    let place = Path::new(profile).join("rowbust");
+    Step::new(&format!("cargo {line} target/{}", place.display()), move |root| {
+        call(cargo(root).args(line.split_whitespace()).arg(crate::target()?.join(&place)))
+    })
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -119,7 +131,8 @@ fn prepare(quick: bool) -> Result<()> {
         apt_install(&["libssl-dev", "pkg-config"])?;
     }
     if !quick {
-        install::ensure(&[&Need::SERVERS[..], &[Need::Chromium, Need::Prometheus, Need::Compose]].concat())?;
+        let tools = [Need::Chromium, Need::Prometheus, Need::Compose, Need::Systemd, Need::Faketime];
+        install::ensure(&[&Need::SERVERS[..], &tools].concat())?;
         if helm_can_be_had() {
             install::ensure(&[Need::Helm])?;
         }

@@ -113,7 +113,14 @@ fn up(home: &Path, needs: &[Need]) -> Result<()> {
             Need::MySql => MySql::start(options).map(drop)?,
             Need::Redis | Need::Redis8 | Need::Valkey => Redis::start_as(need, options).map(drop)?,
             Need::Kafka => Kafka::start(options).map(drop)?,
-            Need::Sysbench | Need::Chromium | Need::Prometheus | Need::Compose | Need::Helm => {}
+            // No servers.
+            Need::Sysbench
+            | Need::Chromium
+            | Need::Prometheus
+            | Need::Compose
+            | Need::Helm
+            | Need::Systemd
+            | Need::Faketime => {}
         }
     }
     Ok(())

@@ -25,9 +25,16 @@ pub(crate) enum Cached {
 impl Cached {
     /// `None` for a lease: a miss.
     fn parse(bytes: Vec<u8>) -> Option<Self> {
+        Self::parse_early(bytes).map(|(cached, _)| cached)
+    }
+
+    /// The same, and whether somebody is loading it anew.
+    fn parse_early(bytes: Vec<u8>) -> Option<(Self, bool)> {
         match Held::parse(&bytes) {
-            Held::Value(_) => Some(Self::Value(bytes)),
-            Held::Null => Some(Self::Null),
+            Held::Value(_) => Some((Self::Value(bytes), false)),
+            Held::Null => Some((Self::Null, false)),
+            Held::Early { value: Some(value), .. } => Some((Self::Value(value.to_vec()), true)),
+            Held::Early { value: None, .. } => Some((Self::Null, true)),
             Held::Lease(_) | Held::Unknown => None,
         }
     }
@@ -156,7 +163,7 @@ impl Redis {
         Ok(self.get_raw(key).await?.and_then(Cached::parse))
     }
 
-    /// The same, with the time that it has left.
+    /// The same, with the time that it has left; without it where it needs no care, for somebody is loading it anew.
     pub(crate) async fn get_with_ttl(&self, key: &str) -> Result<Option<(Cached, Option<Duration>)>, Error> {
         let (get, pttl) = (redis::Cmd::get(key), redis::Cmd::pttl(key));
         let (value, left) = match self.query_both(&get, &pttl).await {
@@ -166,9 +173,9 @@ impl Redis {
                 futures_util::future::join(self.query_again(&get), self.query_again(&pttl)).await
             }
         };
-        let cached = as_bytes("GET", value.map_err(failed("GET"))?)?.and_then(Cached::parse);
+        let cached = as_bytes("GET", value.map_err(failed("GET"))?)?.and_then(Cached::parse_early);
         let left = as_time_left(left.map_err(failed("PTTL"))?)?;
-        Ok(cached.map(|cached| (cached, left)))
+        Ok(cached.map(|(cached, is_early)| (cached, left.filter(|_| !is_early))))
     }
 
     pub(crate) async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Error> {
@@ -220,6 +227,11 @@ impl Redis {
         }
     }
 
+    /// A lease before a value, which stays: whether it was granted.
+    pub(crate) async fn early(&self, key: &str, token: Token) -> Result<bool, Error> {
+        self.run_flag(Script::Early, &[key], &[&token.to_hex()]).await
+    }
+
     /// Whether the fill was accepted.
     pub(crate) async fn fill(
         &self,
@@ -232,7 +244,7 @@ impl Redis {
         self.run_flag(Script::Fill, &[key], &[&token.to_hex(), value, ms.as_bytes()]).await
     }
 
-    /// Removes the key if what it holds still begins with `prefix`.
+    /// Removes the key if what it holds still begins with `prefix`; of a lease before a value only the lease.
     pub(crate) async fn release(&self, key: &str, prefix: &[u8]) -> Result<bool, Error> {
         self.run_flag(Script::Release, &[key], &[prefix]).await
     }

@@ -4,8 +4,8 @@
 //! - [`strategy`]: every known order of steps, each a type of its own, with the race that it leaves. [`Guarded`](strategy::Guarded),
 //!   the default, leaves none where the daemon runs.
 //! - [`Settings`]: what protects the database. Beside any of them: shared loads, *absent* kept too, jittered TTLs, a limit and a breaker
-//!   on loads, the value seen last. Beside those with plain fills also a rebuild lock and early refresh; strategies with a lease or lock
-//!   of their own refuse these two ([`Settings::early_refresh`] says why).
+//!   on loads, the value seen last. Beside those with plain fills or leases also early refresh, beside those with plain fills a rebuild
+//!   lock; the others refuse these two ([`Settings::early_refresh`] says why).
 //! - [`ReadSource`]: tells a loader where to read, and when it may begin.
 //! - [`Redis`]: one server, a cluster, or a master by way of sentinels.
 //! - [`Frontier`]: up to where everything is removed, as the daemon tells.

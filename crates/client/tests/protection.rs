@@ -1,10 +1,9 @@
-//! What stands beside every strategy: shared loads, *absent*, foreign bytes, early refresh, locks, limits, many keys; on a real Redis.
+//! What stands beside every strategy: shared loads, *absent*, foreign bytes, locks, limits; on a real Redis.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -19,7 +18,7 @@ use rowbust_client::{
     },
 };
 use rowbust_servers::Need;
-use support::{Cache, Db, Stops, options, settings, until};
+use support::{Cache, Db, Stops, settings, until};
 
 const KEY: &str = "product:7";
 
@@ -287,23 +286,6 @@ async fn loads_over_the_limit_are_refused() {
 }
 
 #[tokio::test]
-async fn an_entry_near_its_end_is_refreshed_early_and_a_failing_refresh_harms_nobody() {
-    let Some(cache) = Cache::start(Need::Redis) else { return };
-    let db = Db::with(KEY, 1);
-    // β this large: any entry is near its end once a load's time is known.
-    let early_refresh = Some(EarlyRefresh { beta: 1e15 });
-    let client = client(&cache, TtlOnly, Settings { early_refresh, ..settings() }).await;
-    assert_eq!(db.get(&client, KEY).await.unwrap(), Some(1));
-    db.commit(KEY, 2);
-    db.show();
-    let fails = async |_| Err::<Option<u64>, _>("the database is down");
-    assert_eq!(client.get_or_load(KEY, fails).await.unwrap(), Some(1));
-    assert_eq!(db.get(&client, KEY).await.unwrap(), Some(2));
-    assert_eq!(cache.get(KEY).as_deref(), Some("2"));
-    assert_eq!(client.stats().early, 1);
-}
-
-#[tokio::test]
 async fn what_stands_in_the_cache_is_handed_out_before_what_was_seen_last() {
     let Some(cache) = Cache::start(Need::Redis) else { return };
     let hour = Duration::from_secs(3600);
@@ -361,95 +343,6 @@ async fn early_refresh_and_rebuild_lock_go_with_the_strategies_that_the_page_say
             assert_eq!(built.is_ok(), cell == "yes", "{name}: {cell}");
         }
     }
-}
-
-#[tokio::test]
-async fn behind_its_logical_expiry_one_reader_rebuilds_and_the_others_get_the_old_value() {
-    let Some(cache) = Cache::start(Need::Redis) else { return };
-    let (db, stops) = (Db::with(KEY, 1), Arc::new(Stops::default()));
-    let keep = Duration::from_secs(3600);
-    let strategy = || LogicalExpiry::new().keep(keep);
-    let (rebuilder, other) = (cache.held(strategy(), &stops).await, cache.client(strategy()).await);
-    assert_eq!(db.get(&other, KEY).await.unwrap(), Some(1));
-    db.put(&other, KEY, 2).await.unwrap().into_result().unwrap();
-    assert_eq!(db.get(&other, KEY).await.unwrap(), Some(1));
-    assert_eq!(db.loads(), 1);
-    // Past its TTL.
-    cache.server.cli(&["PEXPIRE", KEY, &(keep.as_millis() - 1).to_string()]).unwrap();
-    let load = stops.at(Step::Load);
-    let rebuilding = {
-        let (client, db) = (rebuilder.clone(), db.clone());
-        tokio::spawn(async move { db.get(&client, KEY).await.unwrap() })
-    };
-    load.reached().await;
-    assert_eq!(db.get(&other, KEY).await.unwrap(), Some(1), "waited for the rebuild");
-    let many = other
-        .get_many(&[KEY], async |_, _| Ok::<_, Infallible>(HashMap::<String, u64>::new()))
-        .await
-        .unwrap();
-    assert_eq!(many, HashMap::from([(KEY.to_owned(), 1)]));
-    assert_eq!(db.loads(), 1);
-    load.go();
-    assert_eq!(rebuilding.await.unwrap(), Some(2));
-    assert_eq!(db.get(&other, KEY).await.unwrap(), Some(2));
-    assert_eq!((db.loads(), rebuilder.stats().early), (2, 1));
-    // Its lock was given back.
-    assert_eq!(cache.get(&format!("rowbust:rebuild:{{{KEY}}}")), None);
-}
-
-#[tokio::test]
-async fn the_second_delete_survives_the_process_that_owes_it() {
-    let Some(cache) = Cache::start(Need::Redis) else { return };
-    fn strategy() -> DelayedDoubleDelete {
-        DelayedDoubleDelete::new(Duration::from_millis(20)).update_within(Duration::from_millis(200))
-    }
-    let (db, url) = (Db::with(KEY, 1), cache.server.url());
-    for step in [Step::Update, Step::Delete] {
-        let stops = Arc::new(Stops::default());
-        let stop = stops.at(step);
-        // A process: its runtime, and all tasks in it, end at once.
-        let (hooks, process_db, url) = (stops.clone(), db.clone(), url.clone());
-        let process = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let redis = rowbust_client::Redis::connect(&url, options()).await.unwrap();
-                let client = Client::builder(redis)
-                    .strategy(strategy())
-                    .settings(settings())
-                    .hooks(hooks)
-                    .build()
-                    .unwrap();
-                let write = process_db.put(&client, KEY, 2);
-                tokio::select! { _ = write => panic!("not held up"), () = stop.reached() => {} }
-            });
-        });
-        process.join().unwrap();
-        // What it owes is in Redis; then a reader puts the old value there, and another process pays.
-        assert_eq!(cache.server.cli(&["ZCARD", "rowbust:owed"]).unwrap(), "1");
-        cache.server.cli(&["SET", KEY, "1"]).unwrap();
-        let other = cache.client(strategy()).await;
-        until("the second delete", async || cache.get(KEY).is_none()).await;
-        until("it is struck out", async || cache.server.cli(&["ZCARD", "rowbust:owed"]).unwrap() == "0")
-            .await;
-        assert_eq!(other.stats().second_deletes, 1);
-    }
-}
-
-#[tokio::test]
-async fn what_one_process_took_and_did_not_do_another_one_takes_up() {
-    let Some(cache) = Cache::start(Need::Redis) else { return };
-    // Taken, by the same script, by somebody who died: due again when the claim ends.
-    let script = rowbust_protocol::scripts::Script::Owe.text();
-    let member = format!("{}{KEY}", "0".repeat(32));
-    cache.server.cli(&["EVAL", script, "1", "rowbust:owed", "1", &member]).unwrap();
-    let take = rowbust_protocol::scripts::Script::Take.text();
-    until("it is due", async || {
-        cache.server.cli(&["EVAL", take, "1", "rowbust:owed", "100", "10"]).unwrap().contains(KEY)
-    })
-    .await;
-    cache.server.cli(&["SET", KEY, "1"]).unwrap();
-    let _sweeps = cache.client(DelayedDoubleDelete::new(Duration::from_millis(10))).await;
-    until("the delete", async || cache.get(KEY).is_none()).await;
 }
 
 #[tokio::test]

@@ -36,6 +36,15 @@ fn leases_and_values_are_as_documented() {
         assert_eq!(lease.encode(), *bytes);
         assert_eq!(Held::parse(bytes), Held::Lease(lease));
     }
+    for vector in list(&vectors, "early") {
+        let token: Token = vector["token"].as_str().unwrap().parse().unwrap();
+        let bytes = vector["bytes"].as_str().unwrap().as_bytes();
+        assert_eq!(
+            Held::parse(bytes),
+            Held::Early { token, value: vector["value"].as_str().map(str::as_bytes) }
+        );
+        check_value(bytes).unwrap_err();
+    }
     for value in list(&vectors, "values") {
         let value = value.as_str().unwrap().as_bytes();
         assert_eq!(Held::parse(value), Held::Value(value));

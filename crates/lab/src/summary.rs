@@ -92,7 +92,7 @@ pub struct Run {
     /// Names of the faults, with `+` between; `none`.
     #[serde(default)]
     pub fault: String,
-    /// How often each truly struck.
+    /// How often each truly struck, of those that can strike the strategy.
     #[serde(default)]
     pub struck: BTreeMap<String, u64>,
     /// When which fault was on.

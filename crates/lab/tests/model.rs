@@ -15,7 +15,7 @@ fn case(strategy: &str, setup: &str) -> Case {
 fn reduced(mut case: Case) -> Case {
     match case.setup.name {
         "rollback-pool" | "rollback-queue" => case.setup.writes = 1,
-        "rollback-crash" | "runs" | "runs-pool" | "keys" | "pool" => case.setup.readers = 1,
+        "rollback-crash" | "runs" | "runs-pool" | "keys" | "pool" | "refresh" => case.setup.readers = 1,
         "everything" => {
             case.setup.readers = 1;
             case.setup.set(Condition::Backlog, false);

@@ -3,6 +3,8 @@
 //! A lease has 64 bytes: [`MAGIC`] (16), the token as 32 lower-case hex digits, and the deadline by Redis' clock, in milliseconds since
 //! 1970, as 16 decimal digits. Value and lease share the key, so that eviction and `UNLINK` take the lease with them.
 //!
+//! While a value is loaded anew before its time, its reader's lease stands before it: [`EARLY`] (16) and the token, then what was there.
+//!
 //! A value is kept as the application's bytes. Whatever begins with [`RESERVED`] is ours: such a value is refused when it is to be
 //! written ([`check_value`]), not escaped, so that programs which read the key without this library find what they expect. (It begins
 //! with a zero byte: no JSON, XML or other text does.)
@@ -24,6 +26,10 @@ pub const RESERVED: &[u8] = b"\0rowbust:";
 ///
 /// Example: see [`RESERVED`].
 pub const MAGIC: &[u8; 16] = b"\0rowbust:lease:1";
+/// What stands before a value, with a token behind it, while who has the token loads it anew. Its last byte is the version of the format.
+///
+/// Example: see [`Held`].
+pub const EARLY: &[u8; 16] = b"\0rowbust:early:1";
 /// A key with this is cached as *absent*: the database has no such row.
 ///
 /// Example: see [`Held`].
@@ -97,8 +103,20 @@ impl Token {
     /// ```
     #[must_use]
     pub fn lease_prefix(self) -> [u8; TOKEN_END] {
+        self.behind(MAGIC)
+    }
+
+    /// What a key's value begins with while this token's lease stands before a value.
+    ///
+    /// Example: see [`Held`].
+    #[must_use]
+    pub fn early_prefix(self) -> [u8; TOKEN_END] {
+        self.behind(EARLY)
+    }
+
+    fn behind(self, magic: &[u8; 16]) -> [u8; TOKEN_END] {
         let mut prefix = [0; TOKEN_END];
-        let parts = MAGIC.iter().copied().chain(self.to_hex());
+        let parts = magic.iter().copied().chain(self.to_hex());
         for (to, from) in prefix.iter_mut().zip(parts) {
             *to = from;
         }
@@ -240,17 +258,20 @@ impl Lease {
 /// What stands at a key.
 ///
 /// ```
-/// use rowbust_protocol::lease::{Held, NULL};
+/// use rowbust_protocol::lease::{EARLY, Held, NULL, Token};
 /// /// What a reader hands out; `None`: a miss.
 /// fn value(bytes: &[u8]) -> Option<Option<&[u8]>> {
 ///     match Held::parse(bytes) {
-///         Held::Value(value) => Some(Some(value)),
-///         Held::Null => Some(None),
+///         Held::Value(value) | Held::Early { value: Some(value), .. } => Some(Some(value)),
+///         Held::Null | Held::Early { value: None, .. } => Some(None),
 ///         Held::Lease(_) | Held::Unknown => None,
 ///     }
 /// }
 /// assert_eq!(value(b"{}"), Some(Some(b"{}".as_slice())));
 /// assert_eq!(value(NULL), Some(None));
+/// let token = Token::from_bytes([7; 16]);
+/// assert!(token.early_prefix().starts_with(EARLY));
+/// assert_eq!(value(&[token.early_prefix().as_slice(), b"{}"].concat()), Some(Some(b"{}".as_slice())));
 /// assert_eq!(value(b"\0rowbust:lease:2..."), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +280,13 @@ pub enum Held<'a> {
     Value(&'a [u8]),
     /// The note that the database has no such row.
     Null,
+    /// A value that somebody is loading anew; it may be handed out meanwhile.
+    Early {
+        /// Who may fill.
+        token: Token,
+        /// The application's bytes; `None`: the note that the database has no such row.
+        value: Option<&'a [u8]>,
+    },
     /// Somebody may fill it: a miss.
     Lease(Lease),
     /// Something of ours that this version doesn't know: a miss, too.
@@ -271,13 +299,28 @@ impl<'a> Held<'a> {
     /// Example: see [`Held`].
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Self {
-        if !bytes.starts_with(RESERVED) {
-            return Self::Value(bytes);
+        if let Some(plain) = Self::parse_plain(bytes) {
+            return plain;
         }
-        if bytes == NULL {
-            return Self::Null;
+        Lease::decode(bytes).map(Self::Lease).or_else(|| Self::early(bytes)).unwrap_or(Self::Unknown)
+    }
+
+    fn early(bytes: &'a [u8]) -> Option<Self> {
+        let (token, behind) =
+            bytes.strip_prefix(EARLY.as_slice())?.split_at_checked(TOKEN_END - EARLY.len())?;
+        let token = Token::from_hex(token)?;
+        match Self::parse_plain(behind)? {
+            Self::Null => Some(Self::Early { token, value: None }),
+            _ => Some(Self::Early { token, value: Some(behind) }),
         }
-        Lease::decode(bytes).map_or(Self::Unknown, Self::Lease)
+    }
+
+    /// A value, or the note that there is none.
+    fn parse_plain(bytes: &'a [u8]) -> Option<Self> {
+        match bytes {
+            NULL => Some(Self::Null),
+            _ => (!bytes.starts_with(RESERVED)).then_some(Self::Value(bytes)),
+        }
     }
 }
 
@@ -345,6 +388,25 @@ mod tests {
             assert_eq!(Held::parse(value), Held::Value(value));
             assert_eq!(check_value(value), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_value_with_a_lease_before_it_is_still_the_value() {
+        let token = Token::from_bytes([0xab; 16]);
+        let early = |behind: &[u8]| [token.early_prefix().as_slice(), behind].concat();
+        for value in [b"".as_slice(), b"{}", b"\0rowbust"] {
+            assert_eq!(Held::parse(&early(value)), Held::Early { token, value: Some(value) });
+        }
+        assert_eq!(Held::parse(&early(NULL)), Held::Early { token, value: None });
+        // Nothing of ours but that note can stand behind one.
+        let lease = Lease::new(token, 5).encode();
+        for behind in [lease.as_slice(), &early(b"{}"), RESERVED] {
+            assert_eq!(Held::parse(&early(behind)), Held::Unknown);
+        }
+        for bad in [early(b"").get(..47).unwrap(), EARLY, b"\0rowbust:early:2"] {
+            assert_eq!(Held::parse(bad), Held::Unknown);
+        }
+        assert_eq!(check_value(&early(b"{}")), Err(ReservedValue));
     }
 
     #[test]

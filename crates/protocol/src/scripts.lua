@@ -8,6 +8,7 @@ local held = redis.call('GET', KEYS[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if held then
+  if string.sub(held, 1, 16) == '\0rowbust:early:1' then return {'hit', string.sub(held, 49)} end
   if string.sub(held, 1, 15) ~= '\0rowbust:lease:' then return {'hit', held} end
   local deadline = tonumber(string.sub(held, 49, 64))
   if string.sub(held, 16, 16) == '1' and #held == 64 and deadline and deadline > now
@@ -19,16 +20,29 @@ local lease = '\0rowbust:lease:1' .. ARGV[1] .. string.format('%016.0f', now + A
 redis.call('SET', KEYS[1], lease, 'PX', ARGV[2])
 return {'granted'}
 
+--@ early
+-- KEYS: key. ARGV: token. A lease before a value, which is served on for as long as it has: 1: granted; 0: there is no value, or a lease
+-- is there already.
+local held = redis.call('GET', KEYS[1])
+if not held or string.sub(held, 1, 9) == '\0rowbust:' and held ~= '\0rowbust:null:1' then return 0 end
+redis.call('SET', KEYS[1], '\0rowbust:early:1' .. ARGV[1] .. held, 'KEEPTTL')
+return 1
+
 --@ fill
 -- KEYS: key. ARGV: token, value, milliseconds. 1: filled; 0: refused, for the key doesn't hold the lease with this token.
-if redis.call('GETRANGE', KEYS[1], 0, 47) ~= '\0rowbust:lease:1' .. ARGV[1] then return 0 end
+local head = redis.call('GETRANGE', KEYS[1], 0, 47)
+if head ~= '\0rowbust:lease:1' .. ARGV[1] and head ~= '\0rowbust:early:1' .. ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 
 --@ release
--- KEYS: key. ARGV: what the key's value begins with, if it is still the caller's. 1: removed.
+-- KEYS: key. ARGV: what the key's value begins with, if it is still the caller's. 1: removed, or, of a lease before a value, only the lease.
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
+if string.sub(ARGV[1], 1, 16) == '\0rowbust:early:1' then
+  redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 48, -1), 'KEEPTTL')
+else
+  redis.call('DEL', KEYS[1])
+end
 return 1
 
 --@ lock
@@ -126,7 +140,8 @@ return #ARGV - 1
 -- settled; then the milliseconds until the next is due, or -1.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local again = string.format('%.0f', now + ARGV[1])
+-- With half a millisecond: no debt that is owed anew meanwhile has the score of this claim.
+local again = string.format('%.1f', now + ARGV[1] + 0.5)
 local taken = {}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[2])) do
   redis.call('ZADD', KEYS[1], again, member)

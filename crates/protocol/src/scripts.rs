@@ -21,6 +21,8 @@ pub const FILE: &str = include_str!("scripts.lua");
 pub enum Script {
     /// Asks for the right to fill a key: hit, busy or granted.
     Lease,
+    /// Asks for the right to fill a key that has a value, which is served meanwhile.
+    Early,
     /// Fills a key whose lease is the caller's.
     Fill,
     /// Removes what the caller put there, if it still stands: a lease, a rebuild lock.
@@ -52,8 +54,9 @@ impl Script {
     /// let texts = Script::ALL.map(Script::text);
     /// assert!(texts.iter().all(|text| !text.is_empty()));
     /// ```
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Lease,
+        Self::Early,
         Self::Fill,
         Self::Release,
         Self::Lock,
@@ -87,16 +90,17 @@ impl Script {
 
     const fn parts(self) -> (&'static str, &'static str) {
         match self {
-            Self::Lease => ("lease", "14a5ce1b36fe62e0b46f4b184e99855f0d1e93d3"),
-            Self::Fill => ("fill", "5a6ccfac7880b0b5e8120c8ef03370cb9ee21bf7"),
-            Self::Release => ("release", "7292be3546df6ccd66c794b385bd4ae8a8391812"),
+            Self::Lease => ("lease", "007a897aac84ca903739ddf916cb247c790dbd50"),
+            Self::Early => ("early", "723f02ef92225b472659be48a96f0fe0b65c61ee"),
+            Self::Fill => ("fill", "ee12d231968f67d6d2defac8ea97199111c6a055"),
+            Self::Release => ("release", "0a1cc1e8ce4128fef23e6ef0cbb172db67371808"),
             Self::Lock => ("lock", "de71b21ca0636206d247598c2bc1ca4e2a97f5fb"),
             Self::Renew => ("renew", "ea4ea385d57af727f431e4fa329b2a3010409d22"),
             Self::Unlock => ("unlock", "e43c8e71179abd41267b3e68dcc11e7d5e9faef5"),
             Self::FillFenced => ("fill_fenced", "c911e33f3b8ba650f3d515ecd4f554f8530d2ab2"),
             Self::RemoveFenced => ("remove_fenced", "71683c92b04e56bbc0fb980518f5a796cdc5e043"),
             Self::Owe => ("owe", "47f4f22ba85f9419d78cd54e1a839452aca6ce1e"),
-            Self::Take => ("take", "209480103acf2ed42d0b53918949fad51f9dbeb8"),
+            Self::Take => ("take", "ca6a94838d3647558f8f571bfdb76f381bff1098"),
             Self::Settle => ("settle", "8fff651caaecd70b2abe1751f5465404a0eb99fc"),
         }
     }

@@ -1,7 +1,7 @@
 //! Finds the servers' programs, and installs what is missing.
 //!
-//! Guarantees: what is usable already is used as it is; nothing here starts or enables a system service (only
-//! packages without one are asked for); downloads are kept in the [`crate::cache`]. Where packages can't be
+//! Guarantees: what is usable already is used as it is; nothing here starts a system service ([`Need::Systemd`] is only asked for where
+//! systemd doesn't run, the other packages hold none); downloads are kept in the [`crate::cache`]. Where packages can't be
 //! installed, the error says which ones are wanted.
 
 use std::ffi::OsStr;
@@ -49,6 +49,10 @@ pub enum Need {
     Helm,
     /// Chromium, for the admin page.
     Chromium,
+    /// systemd-analyze 252 or newer, for the unit.
+    Systemd,
+    /// libfaketime, for clocks that jump.
+    Faketime,
 }
 
 impl Need {
@@ -57,8 +61,15 @@ impl Need {
         [Self::MariaDb, Self::MariaDb118, Self::MySql, Self::Redis, Self::Redis8, Self::Valkey, Self::Kafka];
 
     /// What isn't a server of the daemon's.
-    pub const TOOLS: [Self; 5] =
-        [Self::Sysbench, Self::Chromium, Self::Prometheus, Self::Compose, Self::Helm];
+    pub const TOOLS: [Self; 7] = [
+        Self::Sysbench,
+        Self::Chromium,
+        Self::Prometheus,
+        Self::Compose,
+        Self::Helm,
+        Self::Systemd,
+        Self::Faketime,
+    ];
 
     /// Those that speak Redis' protocol.
     pub const CACHES: [Self; 3] = [Self::Redis, Self::Redis8, Self::Valkey];
@@ -79,10 +90,13 @@ impl Need {
             Self::Compose => "compose",
             Self::Helm => "helm",
             Self::Chromium => "chromium",
+            Self::Systemd => "systemd",
+            Self::Faketime => "faketime",
         }
     }
 
-    /// Debian's packages for it; none of them holds a service.
+    /// Debian's packages for it. None of them starts a service: that of systemd is asked for only where systemd isn't there, and so
+    /// isn't the one that would start its units.
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::MariaDb => &["mariadb-server-core", "mariadb-client-core", "mariadb-client"],
@@ -97,6 +111,8 @@ impl Need {
             Self::Kafka => &["default-jre-headless", "maven"],
             Self::Sysbench => &["sysbench"],
             Self::Chromium => &["chromium", "fonts-dejavu-core"],
+            Self::Systemd => &["systemd"],
+            Self::Faketime => &["libfaketime"],
         }
     }
 
@@ -118,6 +134,8 @@ impl Need {
             }
             Self::Sysbench => find_program("sysbench").is_none(),
             Self::Chromium => find_chromium().is_none(),
+            Self::Systemd => find_systemd_analyze().is_none(),
+            Self::Faketime => find_faketime().is_none(),
         }
     }
 }
@@ -166,6 +184,10 @@ pub struct Installed {
     pub helm: Option<PathBuf>,
     /// Chromium, or Chrome.
     pub chromium: Option<PathBuf>,
+    /// The program `systemd-analyze`.
+    pub systemd_analyze: Option<PathBuf>,
+    /// The library to preload.
+    pub faketime: Option<PathBuf>,
 }
 
 impl Installed {
@@ -186,6 +208,8 @@ impl Installed {
             compose: wanted(Need::Compose).then(find_compose).flatten(),
             helm: wanted(Need::Helm).then(crate::helm::find).flatten(),
             chromium: wanted(Need::Chromium).then(find_chromium).flatten(),
+            systemd_analyze: wanted(Need::Systemd).then(find_systemd_analyze).flatten(),
+            faketime: wanted(Need::Faketime).then(find_faketime).flatten(),
         }
     }
 
@@ -205,6 +229,8 @@ impl Installed {
             Need::Compose => self.compose.is_some(),
             Need::Helm => self.helm.is_some(),
             Need::Chromium => self.chromium.is_some(),
+            Need::Systemd => self.systemd_analyze.is_some(),
+            Need::Faketime => self.faketime.is_some(),
         }
     }
 }
@@ -276,6 +302,10 @@ impl Need {
             Self::Compose => "`docker-compose --version` must say 2.20 or newer",
             Self::Helm => "`helm version` must say 3.12 or newer",
             Self::Chromium => "chromium or google-chrome must be in PATH, and not be a snap",
+            Self::Systemd => "`systemd-analyze --version` must say 252 or newer",
+            Self::Faketime => {
+                "faketime/libfaketime.so.1 must be in a library folder, as Debian's package has it"
+            }
         }
     }
 }
@@ -345,6 +375,22 @@ fn find_compose() -> Option<PathBuf> {
         let unpacked = fetch_sid::newest(&fetch_sid::COMPOSE)?.join("bin/docker-compose");
         unpacked.is_file().then_some(unpacked)
     })
+}
+
+/// The tests ask it to judge a unit that isn't loaded (`security --offline`).
+fn find_faketime() -> Option<PathBuf> {
+    let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let folders = [Path::new("/usr/lib").join(multiarch), "/usr/lib64".into(), "/usr/lib".into()];
+    folders
+        .into_iter()
+        .map(|folder| folder.join("faketime/libfaketime.so.1"))
+        .find(|library| library.is_file())
+}
+
+fn find_systemd_analyze() -> Option<PathBuf> {
+    let program = find_program("systemd-analyze")?;
+    let version = version_after(&output_of(&program, "--version")?, "systemd")?;
+    at_least(&version, 252, 0).then_some(program)
 }
 
 /// Ubuntu's package holds a script that asks for a snap; where that is all, Chrome may be there.

@@ -106,6 +106,8 @@ pub enum Resource<'a> {
     Topic(&'a str),
     /// A consumer group.
     Group(&'a str),
+    /// A transactional id.
+    TransactionalId(&'a str),
     /// The cluster.
     Cluster,
 }
@@ -163,6 +165,12 @@ impl Kafka {
     pub fn allow(&self, user: &str, resource: Resource<'_>, rights: &[Right]) -> Result<()> {
         let secured = self.kind.secured.as_ref().context("this broker has no users")?;
         rights.iter().try_for_each(|right| create_acl(secured.internal_port, user, resource, *right))
+    }
+
+    /// Where a broker of [`Kafka::start_secured`] answers in plain text and refuses nothing.
+    #[must_use]
+    pub fn internal(&self) -> Option<String> {
+        self.kind.secured.as_ref().map(|secured| format!("127.0.0.1:{}", secured.internal_port))
     }
 
     /// The class path and Java.
@@ -337,6 +345,7 @@ fn create_acl(port: u16, user: &str, resource: Resource<'_>, right: Right) -> Re
         Resource::Group(name) => (3, name),
         // The name by which Kafka calls every cluster.
         Resource::Cluster => (4, "kafka-cluster"),
+        Resource::TransactionalId(name) => (5, name),
     };
     let mut body = Vec::new();
     let text = |body: &mut Vec<u8>, text: &str| -> Result<()> {

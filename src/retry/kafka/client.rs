@@ -11,7 +11,6 @@ use std::{
 use rdkafka::{
     ClientConfig, ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, ConsumerContext, Rebalance},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
@@ -122,6 +121,28 @@ impl Settings {
         )
     }
 
+    /// A member of the requeue group, which moves its offsets: see `letters`.
+    pub(super) fn sweeper(&self) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "1500")
+            // It is polled only until it has its turn: so long a sweep may take.
+            .set("max.poll.interval.ms", "600000")
+            .set("queued.min.messages", "1")
+            .set("queued.max.messages.kbytes", "64");
+        self.with_properties(
+            config,
+            &[
+                ("group.id", &self.requeue_group),
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("auto.offset.reset", "earliest"),
+                ("partition.assignment.strategy", "cooperative-sticky"),
+            ],
+        )
+    }
+
     /// Reads without being a member: what `list` and `requeue` use. `group`: whose committed offsets are asked.
     pub(super) fn reader(&self, group: &str) -> ClientConfig {
         let mut config = self.base();
@@ -138,6 +159,9 @@ impl Settings {
         )
     }
 }
+
+/// A client that asks and is no member; what librdkafka's default tells the log (each attempt to connect, as an error) it keeps quiet.
+pub(super) type Reader = BaseConsumer<Context>;
 
 /// What librdkafka tells outside of calls. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -224,6 +248,19 @@ pub(super) fn refused(error: &KafkaError) -> bool {
     )
 }
 
+/// The group has gone on without this member.
+fn overtaken(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::IllegalGeneration
+                | Code::UnknownMemberId
+                | Code::RebalanceInProgress
+                | Code::FencedInstanceId
+        )
+    )
+}
+
 pub(super) fn enqueue_error(error: &KafkaError) -> EnqueueError {
     if refused(error) {
         EnqueueError::Refused(error.to_string())
@@ -238,6 +275,7 @@ impl Settings {
             // Its own words end with the value.
             KafkaError::ClientConfig(_, what, name, _) => RetryError::Refused(format!("{name}: {what}")),
             KafkaError::ClientCreation(_) => RetryError::Refused(error.to_string()),
+            _ if overtaken(error) => RetryError::Overtaken,
             _ if refused(error) => RetryError::Refused(error.to_string()),
             _ => RetryError::Unreachable { brokers: self.brokers.clone(), detail: error.to_string() },
         }
@@ -249,7 +287,8 @@ impl Settings {
 /// # Errors
 /// The brokers can't be reached. A refusal is logged, with what to create, and is no error: somebody may create them later.
 pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
-    let admin: AdminClient<DefaultClientContext> = settings.with_properties(settings.base(), &[]).create()?;
+    let admin: AdminClient<Context> =
+        settings.with_properties(settings.base(), &[]).create_with_context(Context::default())?;
     let admin = Arc::new(admin);
     let (brokers, missing) = {
         let (admin, names) = (Arc::clone(&admin), settings.topics().map(str::to_owned).collect::<Vec<_>>());

@@ -7,14 +7,13 @@ use std::{sync::Arc, time::Duration};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    consumer::Consumer,
     error::{KafkaError, KafkaResult},
 };
 
 use super::{
     super::RetryError,
-    client::{ANSWER, PARTITIONS, Settings, kept_of, off_runtime, refused},
+    client::{ANSWER, Context, PARTITIONS, Reader, Settings, kept_of, off_runtime, refused},
 };
 use crate::config::Properties;
 
@@ -76,7 +75,8 @@ pub async fn inspect(
 async fn look(settings: &Settings) -> KafkaResult<Inspection> {
     let (known, kept) = (settings.clone(), settings.clone());
     let (brokers, mut topics, group_error) = off_runtime(move || shapes(&known)).await?;
-    let admin: AdminClient<DefaultClientContext> = kept.with_properties(kept.base(), &[]).create()?;
+    let admin: AdminClient<Context> =
+        kept.with_properties(kept.base(), &[]).create_with_context(Context::default())?;
     let admin = Arc::new(admin);
     for topic in topics.iter_mut().filter(|topic| topic.exists) {
         configuration(&admin, &kept, topic).await;
@@ -85,7 +85,7 @@ async fn look(settings: &Settings) -> KafkaResult<Inspection> {
 }
 
 fn shapes(settings: &Settings) -> KafkaResult<(usize, Vec<TopicReport>, Option<String>)> {
-    let consumer: BaseConsumer = settings.reader(&settings.group).create()?;
+    let consumer: Reader = settings.reader(&settings.group).create_with_context(Context::default())?;
     let all = consumer.fetch_metadata(None, ANSWER)?;
     let brokers = all.brokers().len();
     let mut topics = Vec::new();
@@ -150,7 +150,7 @@ fn shape(report: &mut TopicReport, brokers: usize) {
     }
 }
 
-fn committed(consumer: &BaseConsumer, name: &str) -> KafkaResult<()> {
+fn committed(consumer: &Reader, name: &str) -> KafkaResult<()> {
     let mut list = TopicPartitionList::new();
     list.add_partition(name, 0);
     let list = consumer.committed_offsets(list, ANSWER)?;
@@ -158,7 +158,7 @@ fn committed(consumer: &BaseConsumer, name: &str) -> KafkaResult<()> {
 }
 
 /// Reads at the end of a partition: a right that is missing shows at once.
-fn read(consumer: &BaseConsumer, name: &str) -> KafkaResult<()> {
+fn read(consumer: &Reader, name: &str) -> KafkaResult<()> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(name, 0, Offset::OffsetTail(1))?;
     consumer.assign(&list)?;
@@ -178,11 +178,7 @@ fn read(consumer: &BaseConsumer, name: &str) -> KafkaResult<()> {
     outcome
 }
 
-async fn configuration(
-    admin: &AdminClient<DefaultClientContext>,
-    settings: &Settings,
-    report: &mut TopicReport,
-) {
+async fn configuration(admin: &AdminClient<Context>, settings: &Settings, report: &mut TopicReport) {
     let options = AdminOptions::new().request_timeout(Some(ANSWER));
     let asked = admin.describe_configs([&ResourceSpecifier::Topic(&report.name)], &options).await;
     let config = match asked.map(|mut found| found.pop()) {

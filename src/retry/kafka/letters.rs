@@ -1,7 +1,8 @@
 //! `retry ls`, `requeue` and `drop`: reads the topics without being a member of the consumer group.
 //!
 //! Guarantees: listing changes nothing. A letter that leaves is passed by the requeue group's offset only after its record was
-//! acknowledged in the first tier; a letter that isn't meant is written again before that offset passes it.
+//! acknowledged in the first tier; a letter that isn't meant is written again before that offset passes it. Of several sweeps at once,
+//! in whatever processes, one has its turn and the others wait ([`Turn`]): each letter is passed by one of them.
 //! May depend on its siblings.
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer},
+    consumer::{CommitMode, Consumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
     message::{BorrowedMessage, Message},
 };
@@ -20,7 +21,7 @@ use rdkafka::{
 use super::{
     super::{EnqueueError, Listed, Matcher, Record, RetryError, Swept, Which, policy::millis},
     Inner,
-    client::{ANSWER, Settings, off_runtime},
+    client::{ANSWER, Context, Reader, Settings, off_runtime, refused},
     message::{self, Outgoing},
 };
 
@@ -28,6 +29,8 @@ use super::{
 const SILENCE: Duration = Duration::from_secs(15);
 /// Letters whose acknowledgements are awaited together.
 const CHUNK: usize = 512;
+/// How long a sweep waits for another one to end.
+const TURN_WAIT: Duration = Duration::from_secs(30);
 
 /// What a matcher takes, the oldest `limit`.
 pub(super) fn list(
@@ -40,7 +43,7 @@ pub(super) fn list(
         Which::Pending => (&settings.retry[..], &settings.group),
         Which::Dead => (std::slice::from_ref(&settings.dead), &settings.requeue_group),
     };
-    let consumer: BaseConsumer = settings.reader(group).create()?;
+    let consumer: Reader = settings.reader(group).create_with_context(Context::default())?;
     let mut found: Vec<(i64, Listed)> = Vec::new();
     for topic in topics {
         let ranges = ranges(&consumer, topic)?;
@@ -78,7 +81,7 @@ fn listed(topic: &str, message: &BorrowedMessage<'_>) -> Listed {
 }
 
 /// What the reader's group has not passed yet; a topic that isn't there owes nothing.
-pub(super) fn owed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> {
+pub(super) fn owed(consumer: &Reader, topic: &str) -> KafkaResult<Ranges> {
     match ranges(consumer, topic) {
         Err(error) if error.rdkafka_error_code() == Some(Code::UnknownTopicOrPartition) => Ok(Ranges::new()),
         ranges => ranges,
@@ -88,7 +91,7 @@ pub(super) fn owed(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> 
 /// By partition: first offset that isn't passed yet, and end.
 pub(super) type Ranges = BTreeMap<i32, (i64, i64)>;
 
-fn ranges(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> {
+fn ranges(consumer: &Reader, topic: &str) -> KafkaResult<Ranges> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER)?;
     let found = metadata.topics().first();
     if let Some(error) = found.and_then(|topic| topic.error()) {
@@ -117,7 +120,7 @@ fn ranges(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Ranges> {
 
 /// Reads each range to its end; `false` from `each` ends the message's partition.
 fn scan(
-    consumer: &BaseConsumer,
+    consumer: &Reader,
     topic: &str,
     ranges: &Ranges,
     mut each: impl FnMut(&BorrowedMessage<'_>) -> bool,
@@ -142,7 +145,7 @@ fn scan(
             Some(Err(KafkaError::PartitionEOF(id))) => {
                 open.remove(&id);
             }
-            Some(Err(error)) if super::client::refused(&error) => return Err(error),
+            Some(Err(error)) if refused(&error) => return Err(error),
             Some(Err(error)) => tracing::debug!(%error, "kafka reader has trouble"),
             None => {}
         }
@@ -190,11 +193,12 @@ pub(super) async fn sweep(
     counter.fetch_add(letters, std::sync::atomic::Ordering::Relaxed);
     match read {
         Ok(Ok(more)) => Ok(Swept { letters, more }),
-        Ok(Err(EnqueueError::Unavailable(detail))) => {
+        Ok(Err(Failed::Write(EnqueueError::Unavailable(detail)))) => {
             Err(RetryError::Unreachable { brokers: inner.settings.brokers.clone(), detail })
         }
-        Ok(Err(EnqueueError::Refused(detail))) => Err(RetryError::Refused(detail)),
-        Err(error) => Err(inner.settings.error(&error)),
+        Ok(Err(Failed::Write(EnqueueError::Refused(detail)))) => Err(RetryError::Refused(detail)),
+        Ok(Err(Failed::Busy)) => Err(RetryError::Busy { seconds: TURN_WAIT.as_secs() }),
+        Ok(Err(Failed::Kafka(error))) | Err(error) => Err(inner.settings.error(&error)),
     }
 }
 
@@ -239,9 +243,15 @@ impl Sweeper<'_> {
         &self,
         limit: usize,
         chunks: &tokio::sync::mpsc::Sender<Chunk>,
-    ) -> KafkaResult<Result<bool, EnqueueError>> {
-        let consumer: BaseConsumer = self.settings.reader(&self.settings.requeue_group).create()?;
+    ) -> KafkaResult<Result<bool, Failed>> {
+        let consumer: Reader =
+            self.settings.reader(&self.settings.requeue_group).create_with_context(Context::default())?;
         let topic = self.settings.dead.as_str();
+        if ranges(&consumer, topic)?.is_empty() {
+            return Ok(Ok(false));
+        }
+        let Some(turn) = Turn::take(self.settings)? else { return Ok(Err(Failed::Busy)) };
+        // From here on nobody else moves them.
         let mut ranges = ranges(&consumer, topic)?;
         let (mut last, mut count) = (BTreeMap::new(), 0);
         scan(&consumer, topic, &ranges, |message| {
@@ -268,17 +278,17 @@ impl Sweeper<'_> {
             }));
             passed.insert(message.partition(), message.offset() + 1);
             if letters.len() >= CHUNK {
-                failed = pass(&consumer, topic, &mut letters, &mut passed, chunks).err();
+                failed = pass(&turn, topic, &mut letters, &mut passed, chunks).err();
             }
             failed.is_none()
         })?;
         let failed = match failed {
-            None => pass(&consumer, topic, &mut letters, &mut passed, chunks).err(),
+            None => pass(&turn, topic, &mut letters, &mut passed, chunks).err(),
             failed => failed,
         };
         match failed {
             Some(Failed::Kafka(error)) => Err(error),
-            Some(Failed::Write(error)) => Ok(Err(error)),
+            Some(failed) => Ok(Err(failed)),
             None => Ok(Ok(count > limit)),
         }
     }
@@ -287,11 +297,49 @@ impl Sweeper<'_> {
 enum Failed {
     Kafka(KafkaError),
     Write(EnqueueError),
+    /// Another sweep didn't end in time.
+    Busy,
+}
+
+/// The right to move the requeue group's offsets, which one sweep has at a time: the one that owns the topic's first partition as a
+/// member of that group.
+///
+/// The brokers give a partition to one member. They take it away only when the member rebalances, which it does when it is polled, and that
+/// ends with the taking; when it leaves; or when it has been silent for its session timeout, and then they refuse its commits.
+struct Turn {
+    consumer: Reader,
+}
+
+impl Turn {
+    /// Waits for it. `None`: another one still has it.
+    fn take(settings: &Settings) -> KafkaResult<Option<Self>> {
+        let consumer: Reader = settings.sweeper().create_with_context(Context::default())?;
+        consumer.subscribe(&[&settings.dead])?;
+        let until = Instant::now() + TURN_WAIT;
+        while Instant::now() < until {
+            // What it reads is read again by who has the turn.
+            if let Some(Err(error)) = consumer.poll(Duration::from_millis(100))
+                && refused(&error)
+            {
+                return Err(error);
+            }
+            let own = consumer.assignment()?;
+            if own.find_partition(&settings.dead, 0).is_some() {
+                consumer.pause(&own)?;
+                return Ok(Some(Self { consumer }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn commit(&self, passed: &TopicPartitionList) -> KafkaResult<()> {
+        self.consumer.commit(passed, CommitMode::Sync)
+    }
 }
 
 /// Has the letters written, then commits that they are passed.
 fn pass(
-    consumer: &BaseConsumer,
+    turn: &Turn,
     topic: &str,
     letters: &mut Vec<Letter>,
     passed: &mut BTreeMap<i32, i64>,
@@ -308,7 +356,7 @@ fn pass(
     for (id, next) in std::mem::take(passed) {
         list.add_partition_offset(topic, id, Offset::Offset(next)).map_err(Failed::Kafka)?;
     }
-    consumer.commit(&list, CommitMode::Sync).map_err(Failed::Kafka)
+    turn.commit(&list).map_err(Failed::Kafka)
 }
 
 /// Returns how many of them leave the dead letters.

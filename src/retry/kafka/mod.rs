@@ -28,7 +28,6 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rdkafka::{
-    consumer::BaseConsumer,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer},
 };
@@ -36,7 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    client::{Context, Settings, enqueue_error, off_runtime},
+    client::{Context, Reader, Settings, enqueue_error, off_runtime},
     letters::Fate,
     message::{Death, Outgoing},
     partition::At,
@@ -266,12 +265,12 @@ impl Inner {
         loop {
             let filed = self.filed.load(Ordering::Acquire);
             let settings = self.settings.clone();
-            let kept: Option<(BaseConsumer, BaseConsumer)> = readers.take();
+            let kept: Option<(Reader, Reader)> = readers.take();
             let counted = off_runtime(move || {
                 let readers = match kept {
                     Some(readers) => readers,
                     None => {
-                        let reader = |group| settings.reader(group).create();
+                        let reader = |group| settings.reader(group).create_with_context(Context::default());
                         (reader(&settings.group)?, reader(&settings.requeue_group)?)
                     }
                 };

@@ -26,6 +26,19 @@ pub(super) fn end_of(begins_at: u64, header: &Header) -> u64 {
     }
 }
 
+/// Where the event begins, of all places that the 32 bits of its header may mean the nearest to `near`.
+pub(super) fn begins_near(near: u64, header: &Header) -> u64 {
+    const SPAN: u64 = 1 << 32;
+    if header.log_pos == 0 {
+        return near;
+    }
+    let low = u64::from(header.log_pos.wrapping_sub(header.event_size));
+    let window = near & !(SPAN - 1);
+    let places = [window.checked_sub(SPAN), Some(window), window.checked_add(SPAN)];
+    let begins = places.into_iter().flatten().filter_map(|window| window.checked_add(low));
+    begins.min_by_key(|begins| begins.abs_diff(near)).unwrap_or(near)
+}
+
 /// Types of events that a stream has before what was asked for.
 pub(super) fn is_head(event_type: u8) -> bool {
     use rowbust_binlog::event_type as t;

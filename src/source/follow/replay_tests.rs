@@ -240,6 +240,41 @@ async fn positions_behind_4_gib_after_a_resume() {
     }
 }
 
+/// A commit is logged before it counts as executed: what a server names as its newest place may lie behind commits that its GTIDs lack, and
+/// that it sends then.
+#[tokio::test]
+async fn a_place_ahead_of_its_gtids_is_no_4_gib() {
+    const FAR: u64 = 1 << 32;
+    for (flavor, file, head) in [(Flavor::MySql, MYSQL, 2), (Flavor::MariaDb, MARIADB, 3)] {
+        let (_, sent) = from_the_middle(file, head);
+        let near = replay(flavor, &sent).await.0;
+        // In the middle of what is sent; and where that lies on both sides of 4 GiB.
+        let ahead = near.ends[2];
+        for (floor, begins_at) in [(ahead, 0), (FAR + 10, FAR + 10 - ahead)] {
+            let at = Coordinates { file: "b.000001".into(), position: floor };
+            let gtids = GtidState::empty(flavor);
+            let begin = Begin { request: Request::Gtid(gtids.clone()), position: Position { gtids, at } };
+            let moved = moved(&sent, begins_at as u32);
+            let seen = replay_from(begin, &moved).await.0;
+            let expected: Vec<u64> = near.ends.iter().map(|end| begins_at + end).collect();
+            assert_eq!(seen.ends, expected, "{flavor} {floor}");
+        }
+    }
+}
+
+/// The same transactions further on in the file; the head stays.
+fn moved(events: &[(u64, Vec<u8>)], by: u32) -> Vec<(u64, Vec<u8>)> {
+    let mut moved = events.to_vec();
+    for (_, event) in moved.iter_mut().filter(|(_, e)| by > 0 && !is_head(e[4]) && e[4] != t::ROTATE) {
+        let end = u32::from_le_bytes(event[13..17].try_into().unwrap()).wrapping_add(by);
+        event[13..17].copy_from_slice(&end.to_le_bytes());
+        let body = event.len() - 4;
+        let crc = crc32fast::hash(&event[..body]);
+        event[body..].copy_from_slice(&crc.to_le_bytes());
+    }
+    moved
+}
+
 /// The whole of a file is asked for, and what is done is passed over here.
 #[tokio::test]
 async fn behind_what_is_done() {

@@ -1,6 +1,6 @@
 //! What a soak found, and what that means.
 //!
-//! Guarantees: it held only if no key of `guarded` was left stale, some of `cache-aside` were, and each fault struck both.
+//! Guarantees: it held only if no key of `guarded` was left stale, some of `cache-aside` were, and each fault struck all that it can strike.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ pub(crate) struct Round {
     /// Keys that held nothing.
     absent: u64,
     refused_fills: u64,
-    /// How often each fault struck.
+    /// How often each fault struck, of those that can strike the strategy.
     struck: BTreeMap<String, u64>,
     /// Why the round counts for nothing, if it does, but for a fault that didn't strike in it.
     void: Option<String>,
@@ -198,7 +198,8 @@ impl Soak {
         }
         let faults: BTreeSet<&String> = self.totals.values().flat_map(|r| r.struck.keys()).collect();
         for fault in faults {
-            let times = self.totals.values().map(|r| r.struck.get(fault).copied().unwrap_or(0).to_string());
+            let of = |r: &Round| r.struck.get(fault).map_or_else(|| "-".to_owned(), u64::to_string);
+            let times = self.totals.values().map(of);
             table.add_row(std::iter::once(format!("{fault} struck")).chain(times));
         }
         table.to_string()
@@ -289,6 +290,23 @@ mod tests {
         let told = Round { void: Some("undrained".to_owned()), ..round(OURS, 0) };
         let void = soak(vec![vec![told, round(OTHER, 1)]]).verdict();
         assert_eq!(void, Verdict::Void(vec!["undrained".to_owned()]));
+    }
+
+    #[test]
+    fn a_fault_that_cannot_strike_a_strategy_is_not_asked_of_it() {
+        let mut ours = round(OURS, 0);
+        ours.struck.insert("daemon-kill".to_owned(), 4);
+        let both = soak(vec![vec![ours.clone(), round(OTHER, 1)]]);
+        assert_eq!(both.verdict(), Verdict::Held);
+        let table = both.table();
+        let line = table.lines().find(|line| line.contains("daemon-kill")).unwrap();
+        assert_eq!(
+            line.split('|').map(str::trim).collect::<Vec<_>>(),
+            ["", "daemon-kill struck", "-", "4", ""]
+        );
+        ours.struck.insert("daemon-kill".to_owned(), 0);
+        let void = soak(vec![vec![ours, round(OTHER, 1)]]).verdict();
+        assert_eq!(void, Verdict::Void(vec!["daemon-kill never struck guarded".to_owned()]));
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Builder {
     /// ```
     pub fn build(self) -> Result<Client, Error> {
         let Self { redis, strategy, settings, hooks } = self;
-        settings.check(strategy.takes_turns(), strategy.name())?;
+        settings.check(&*strategy)?;
         let gate = Gate::new(settings.load_limit, settings.breaker);
         let remembered = match settings.on_overload {
             OnOverload::Fail => None,

@@ -123,8 +123,14 @@ impl Client {
         }
         // Without waiting for anybody: two callers that each hold what the other waits for would stand still.
         let mut turns: Vec<(&str, Option<Ticket>)> = Vec::new();
-        let acquired =
-            join_all(missing.iter().map(async |key| (*key, inner.acquire(key, options, false).await))).await;
+        let acquired = join_all(missing.iter().map(async |key| {
+            let acquired = match early.contains(key) {
+                true => inner.acquire_early(key, options).await,
+                false => inner.acquire(key, options, false).await,
+            };
+            (*key, acquired)
+        }))
+        .await;
         let mut failed = None;
         for (key, acquired) in acquired {
             match acquired {

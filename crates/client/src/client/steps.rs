@@ -73,6 +73,15 @@ impl Inner {
         self.despite(options, acquired, Acquired::Busy)
     }
 
+    /// For an entry that may be refreshed.
+    pub(super) async fn acquire_early(&self, key: &str, options: &CallOptions) -> Result<Acquired, Error> {
+        let acquired = match self.cx.settings.rebuild_lock {
+            Some(lock) => rebuild::acquire(&self.cx, lock, key, false).await,
+            None => self.strategy.acquire_early(&self.cx, key).await,
+        };
+        self.despite(options, acquired, Acquired::Busy)
+    }
+
     /// A miss: shares a load, or loads.
     pub(super) async fn miss(
         &self,
@@ -138,7 +147,11 @@ impl Inner {
         loader: &mut Option<Loader<'_>>,
         began: &mut Instant,
     ) -> Result<Answer, Error> {
-        let mut ticket = match self.acquire(key, options, must).await? {
+        let acquired = match must {
+            true => self.acquire(key, options, true).await?,
+            false => self.acquire_early(key, options).await?,
+        };
+        let mut ticket = match acquired {
             Acquired::Hit(Found(cached)) => {
                 return Ok(Answer { cached: Arc::new(cached), origin: Origin::Cache });
             }

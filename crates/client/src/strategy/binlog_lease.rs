@@ -93,6 +93,10 @@ impl Strategy for BinlogLease {
         true
     }
 
+    fn refreshes_early(&self) -> bool {
+        true
+    }
+
     fn acquire<'a>(
         &'a self,
         cx: &'a Context,
@@ -100,6 +104,10 @@ impl Strategy for BinlogLease {
         wait: bool,
     ) -> BoxFuture<'a, Result<Acquired, Error>> {
         Box::pin(self.leases.acquire(cx, key, wait))
+    }
+
+    fn acquire_early<'a>(&'a self, cx: &'a Context, key: &'a str) -> BoxFuture<'a, Result<Acquired, Error>> {
+        Box::pin(self.leases.acquire_early(cx, key))
     }
 
     fn source<'a>(&'a self, cx: &'a Context) -> BoxFuture<'a, Result<ReadSource, Error>> {

@@ -31,7 +31,8 @@ use crate::{Error, Step, change::Change, commands::token, context::Context, stat
 /// | SET 1 | | **1** | 2 |
 ///
 /// And between first and second delete, any read may bring the old value back, so that it is seen for the whole delay, every time.
-/// A longer delay makes the first race rarer and the second one longer.
+/// A longer delay makes the first race rarer and the second one longer. A process that dies in an update longer than `update_within` and
+/// the delay leaves the old value: what it owed was carried out before its commit.
 ///
 /// # When it is enough
 /// Where the old value may be seen for the delay after every write, and readers that are held up for longer are rare enough.

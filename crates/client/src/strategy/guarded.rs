@@ -25,6 +25,9 @@ use crate::{
 ///   a server carries out what one connection sends in order; where the script has to be sent anew, both are. On a cluster the two keys
 ///   stand on servers of their own, and the pool is asked for when `LEASE` is answered. [`Client::get_many`](crate::Client::get_many)
 ///   asks for it once, when all leases are answered.
+/// - With [`Settings::early_refresh`](crate::Settings::early_refresh), of a value near its end: `EARLY`, a lease *before the value*, in the
+///   same key, by one reader while the others are served the value; then as after a miss: the pool, the load, `FILL`. A removal takes the
+///   lease with the value, so this `FILL` is refused like any. A load that failed takes the lease away and leaves the value.
 /// - Write: update the database. The daemon removes the keys that its mappings name, when the event arrives and once more when the
 ///   commit is visible at every member of the pool (`second_removal: when_visible`, `guarded: true`).
 ///
@@ -186,6 +189,16 @@ impl Leases {
         }
     }
 
+    /// A lease before the value. Its reader reads the pool behind it, as behind any.
+    pub(crate) async fn acquire_early(&self, cx: &Context, key: &str) -> Result<Acquired, Error> {
+        let token = token();
+        cx.before(Step::Lease, key).await;
+        Ok(match cx.redis.early(key, token).await? {
+            true => Acquired::Turn(Ticket::new(Right::Early(token))),
+            false => Acquired::Busy,
+        })
+    }
+
     /// One of several keys gets no pool along: there is one for all, read behind the last of their leases.
     async fn ask(
         &self,
@@ -220,6 +233,10 @@ impl Strategy for Guarded {
         true
     }
 
+    fn refreshes_early(&self) -> bool {
+        true
+    }
+
     fn acquire<'a>(
         &'a self,
         cx: &'a Context,
@@ -227,6 +244,10 @@ impl Strategy for Guarded {
         wait: bool,
     ) -> BoxFuture<'a, Result<Acquired, Error>> {
         Box::pin(self.leases.acquire(cx, key, wait))
+    }
+
+    fn acquire_early<'a>(&'a self, cx: &'a Context, key: &'a str) -> BoxFuture<'a, Result<Acquired, Error>> {
+        Box::pin(self.leases.acquire_early(cx, key))
     }
 
     fn source<'a>(&'a self, cx: &'a Context) -> BoxFuture<'a, Result<ReadSource, Error>> {

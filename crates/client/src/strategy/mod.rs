@@ -104,6 +104,12 @@ pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether a value near its end can be loaded anew while it is served.
+    #[doc(hidden)]
+    fn refreshes_early(&self) -> bool {
+        !self.takes_turns()
+    }
+
     /// The first look.
     #[doc(hidden)]
     fn lookup<'a>(&'a self, cx: &'a Context, key: &'a str) -> BoxFuture<'a, Result<Lookup, Error>> {
@@ -119,6 +125,12 @@ pub trait Strategy: Sealed + fmt::Debug + Send + Sync + 'static {
         _wait: bool,
     ) -> BoxFuture<'a, Result<Acquired, Error>> {
         Box::pin(async { Ok(Acquired::Turn(Ticket::plain())) })
+    }
+
+    /// After a hit: asks to load the value anew, which is served on. Nobody waits for that.
+    #[doc(hidden)]
+    fn acquire_early<'a>(&'a self, cx: &'a Context, key: &'a str) -> BoxFuture<'a, Result<Acquired, Error>> {
+        self.acquire(cx, key, false)
     }
 
     /// Where the load may read; asked for after the turn was granted, unless that said so.
@@ -196,7 +208,7 @@ pub(crate) async fn fill(
     let set = async || cx.redis.set(key, value, ttl).await.map(|()| true);
     match ticket.right {
         Right::Plain => set().await,
-        Right::Lease(token) => cx.redis.fill(key, token, value, ttl).await,
+        Right::Lease(token) | Right::Early(token) => cx.redis.fill(key, token, value, ttl).await,
         Right::Lock(guard, fenced) => {
             let filled = match fenced {
                 true => cx.redis.fill_fenced(key, guard.name(), guard.fence(), value, ttl).await,
@@ -220,6 +232,7 @@ pub(crate) async fn abandon(cx: &Context, key: &str, ticket: Ticket) {
     match ticket.right {
         Right::Plain => {}
         Right::Lease(token) => drop(cx.redis.release(key, &token.lease_prefix()).await),
+        Right::Early(token) => drop(cx.redis.release(key, &token.early_prefix()).await),
         Right::Lock(guard, _) => guard.release_counted(cx).await,
         Right::Rebuild(lock, token) => drop(cx.redis.release(&lock, &token.to_hex()).await),
     }

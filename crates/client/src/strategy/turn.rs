@@ -45,6 +45,8 @@ pub(crate) enum Right {
     Plain,
     /// A lease at the key.
     Lease(Token),
+    /// A lease before the key's value.
+    Early(Token),
     /// A lock beside the key, and whether its fence is checked.
     Lock(Guard, bool),
     /// A rebuild lock beside the key.

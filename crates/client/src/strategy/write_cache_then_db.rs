@@ -22,7 +22,8 @@ use crate::{Error, Step, change::Change, context::Context};
 /// | | update to 2 | 2 | 2 |
 /// | update to 1 | | **2** | 1 |
 ///
-/// A process that dies between its steps leaves a value that the database never had. And readers see values before they are committed.
+/// An eviction between the two steps lets a reader bring the old value back. A process that dies between its steps leaves a value that
+/// the database never had. And readers see values before they are committed.
 ///
 /// # When it is enough
 /// Never for what the database is the truth of.

@@ -133,6 +133,8 @@ pub(super) struct Process {
     loads: Mutex<HashMap<u32, (u64, u64)>>,
     /// Steps of writes so far.
     steps: AtomicU64,
+    /// Fills so far at which it was to stand still.
+    fills: AtomicU64,
     /// It stood still since that was asked last.
     stood: AtomicBool,
 }
@@ -144,6 +146,7 @@ impl Process {
             slow,
             loads: Mutex::default(),
             steps: AtomicU64::default(),
+            fills: AtomicU64::default(),
             stood: AtomicBool::default(),
         }
     }
@@ -193,16 +196,22 @@ impl Process {
             Step::Load => {
                 loads().insert(cell, self.barriers.counts(cell));
             }
-            Step::Fill if still_fills.load(Relaxed) => self.stand_still(),
+            // Of two faults at the same step each has its turn.
+            Step::Fill
+                if still_fills.load(Relaxed) && (!slow_fills.load(Relaxed) || is_turn(&self.fills, 2)) =>
+            {
+                self.stand_still();
+            }
             Step::Fill if slow_fills.load(Relaxed) => {
                 let before = loads().remove(&cell).unwrap_or_else(|| self.barriers.counts(cell));
                 if self.hold(cell, before, holds.overtaken, holds.fill).await {
                     overtaken.fetch_add(1, Relaxed);
                 }
             }
-            Step::Update | Step::Set | Step::Delete if still_writes.load(Relaxed) => {
-                let step = self.steps.fetch_add(1, Relaxed) + 1;
-                step.is_multiple_of(EVERY).then(|| self.stand_still());
+            Step::Update | Step::Set | Step::Delete
+                if still_writes.load(Relaxed) && is_turn(&self.steps, EVERY) =>
+            {
+                self.stand_still()
             }
             Step::Update | Step::Set | Step::Delete if slow_writes.load(Relaxed) => {
                 let before = self.barriers.counts(cell);
@@ -213,6 +222,11 @@ impl Process {
             _ => {}
         }
     }
+}
+
+/// Counts. Whether this is one of so many that is to be taken.
+fn is_turn(counter: &AtomicU64, every: u64) -> bool {
+    (counter.fetch_add(1, Relaxed) + 1).is_multiple_of(every)
 }
 
 impl Hooks for Process {
@@ -285,6 +299,32 @@ mod tests {
         }
         assert_eq!(stood, [Step::Update, Step::Delete, Step::Update, Step::Delete]);
         assert_eq!(count(), 5);
+    }
+
+    #[tokio::test]
+    async fn of_two_faults_at_a_step_each_strikes() {
+        let barriers = barriers();
+        barriers.slow_fills.store(true, Relaxed);
+        barriers.still_fills.store(true, Relaxed);
+        barriers.slow_writes.store(true, Relaxed);
+        barriers.still_writes.store(true, Relaxed);
+        let process = Process::new(barriers.clone(), true);
+        for steps in [[Step::Fill; 30], [Step::Update; 30]] {
+            let before = barriers.overtaken.load(Relaxed) + barriers.crossed.load(Relaxed);
+            let mut stood = 0;
+            for step in steps {
+                process.before(Step::Load, "a").await;
+                let write = async {
+                    tokio::task::yield_now().await;
+                    barriers.asks(0);
+                    barriers.commits(0, 2);
+                };
+                tokio::join!(process.before(step, "a"), write);
+                stood += u64::from(process.stood.swap(false, Relaxed));
+            }
+            let held = barriers.overtaken.load(Relaxed) + barriers.crossed.load(Relaxed) - before;
+            assert!(stood > 0 && held > 0 && stood + held == 30, "{stood} {held}");
+        }
     }
 
     #[tokio::test]

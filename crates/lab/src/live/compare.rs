@@ -1,4 +1,19 @@
 //! Which runs a comparison consists of, and what has become worse since an older one.
+//!
+//! ```
+//! use rowbust_lab::live::{Plan, Workload, compare};
+//! for case in compare::quick() {
+//!     let plan = case.plan(&Plan::new(Workload::ReadMostly));
+//!     println!("{} under {}: {:?}", case.strategy.name(), case.fault_name(), plan.length);
+//! }
+//! ```
+//!
+//! ```no_run
+//! use rowbust_lab::{live::compare, summary::Summary};
+//! let (old, new) = (Summary::load("old/summary.json".as_ref())?, Summary::load("new/summary.json".as_ref())?);
+//! assert!(compare::regressions(&old, &new).is_empty());
+//! # Ok::<(), rowbust_lab::summary::SummaryError>(())
+//! ```
 
 use super::{Fault, Plan, Strategy, Workload};
 use crate::summary::{Run, Summary};

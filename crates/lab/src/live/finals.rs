@@ -24,9 +24,9 @@ impl Cached {
     pub(super) fn parse(bytes: Option<&[u8]>) -> Self {
         let Some(bytes) = bytes else { return Self::Absent };
         match Held::parse(bytes) {
-            Held::Null => Self::Null,
+            Held::Null | Held::Early { value: None, .. } => Self::Null,
             Held::Lease(_) | Held::Unknown => Self::Absent,
-            Held::Value(bytes) => {
+            Held::Value(bytes) | Held::Early { value: Some(bytes), .. } => {
                 serde_json::from_slice::<Item>(bytes).map_or(Self::Foreign, |item| Self::Value(item.val))
             }
         }

@@ -3,6 +3,18 @@
 //! `summary.json` (what was found), `env.json` (where, and with what), `report.html` and plots; per run, in `runs/`, its histograms, and the
 //! daemon's config and log; on request its history, for [`crate::history::read`].
 //!
+//! ```no_run
+//! use rowbust_lab::{
+//!     checker::{self, Settings},
+//!     history,
+//! };
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = std::fs::File::open("results/runs/001-guarded-read-mostly-none/history.bin")?;
+//! let report = checker::check(&mut history::read(file)?, &[], &Settings::default())?;
+//! println!("{} of {} reads were stale", report.stale_reads, report.reads);
+//! # Ok(()) }
+//! ```
+//!
 //! Guarantees: nothing is overwritten unless that was asked for; files are whole or not there, but for a history.
 
 use std::{

@@ -5,7 +5,9 @@
 //! compared key by key.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -45,6 +47,10 @@ pub struct Plan {
     pub workload: Workload,
     /// All at the same time. Default: none.
     pub faults: Vec<Fault>,
+    /// Faults that are on for a part of the load only. Default: none of them, each is on all the time.
+    pub spells: Vec<(Fault, Range<Duration>)>,
+    /// A strategy's run counts if any of the faults struck it: what one of them does may keep another from it. Default: no, each must.
+    pub any_fault: bool,
     /// How long writers write. Default: 10 s.
     pub length: Duration,
     /// For so long before that, no more keys are evicted and no server or daemon is taken away: what readers that are held up put back
@@ -70,6 +76,8 @@ impl Plan {
             strategies: vec![Strategy::Guarded],
             workload,
             faults: Vec::new(),
+            spells: Vec::new(),
+            any_fault: false,
             length: Duration::from_secs(10),
             calm: Duration::ZERO,
             readers: 8,
@@ -250,6 +258,31 @@ async fn refilled(world: &World, stages: &[Arc<Stage>]) {
     }
 }
 
+/// How often each fault struck that can strike the strategy: a daemon that dies does nothing to who has none.
+fn struck(strategy: Strategy, faults: impl Iterator<Item = (Fault, u64)>) -> BTreeMap<String, u64> {
+    let can = faults.filter(|(fault, _)| fault.misses(strategy).is_none());
+    can.map(|(fault, times)| (fault.name().to_owned(), times)).collect()
+}
+
+/// A fault, all the time or for a while.
+async fn strike(
+    fault: &Striking,
+    scene: Scene<'_>,
+    spell: Option<&Range<Duration>>,
+) -> Result<(), LiveError> {
+    let Some(spell) = spell else { return fault.run(scene).await };
+    if !scene.pause(spell.start).await {
+        return Ok(());
+    }
+    let stop = scene.stop.child_token();
+    let end = async {
+        scene.pause(spell.end.saturating_sub(spell.start)).await;
+        stop.cancel();
+        Ok(())
+    };
+    tokio::try_join!(fault.run(Scene { stop: &stop, ..scene }), end).map(|_| ())
+}
+
 async fn drive(
     world: &World,
     plan: &Plan,
@@ -266,7 +299,8 @@ async fn drive(
     let crowds = crowds?;
     let strike = try_join_all(faults.iter().map(|fault| {
         let stop = if fault.fault.takes_away() { &calm } else { &healed };
-        fault.run(Scene { world, stages, clock, stop })
+        let spell = plan.spells.iter().find(|(of, _)| *of == fault.fault).map(|(_, spell)| spell);
+        strike(fault, Scene { world, stages, clock, stop }, spell)
     }));
     let samples = join_all(stages.iter().map(|stage| sampler::sample(world, stage, clock, &sampled)));
     let say = |phase| {
@@ -373,10 +407,11 @@ async fn finish_stage(
     if is_cut {
         void = Some("a process had more operations than can be recorded: make the run shorter".to_owned());
     }
-    for fault in faults {
-        if fault.count(stage) == 0 && fault.fault.misses(stage.strategy).is_none() {
-            void = Some(format!("the fault {} never struck", fault.fault.name()));
-        }
+    let missed = |fault: &&Striking| fault.count(stage) == 0;
+    let is_enough = plan.any_fault && !faults.iter().all(|fault| missed(&fault));
+    let due = |fault: &&Striking| fault.fault.misses(stage.strategy).is_none();
+    if let Some(fault) = faults.iter().filter(due).rfind(missed).filter(|_| !is_enough) {
+        void = Some(format!("the fault {} never struck", fault.fault.name()));
     }
     let windows = |fault: &Striking| {
         let name = fault.fault.name().to_owned();
@@ -387,7 +422,7 @@ async fn finish_stage(
         workload: plan.workload.name().to_owned(),
         length: 0,
         fault: plan.fault_names(),
-        struck: faults.iter().map(|f| (f.fault.name().to_owned(), f.count(stage))).collect(),
+        struck: struck(stage.strategy, faults.iter().map(|fault| (fault.fault, fault.count(stage)))),
         faults: faults.iter().flat_map(windows).collect(),
         stale_keys: Vec::new(),
         report: judged.report,
@@ -403,4 +438,18 @@ async fn finish_stage(
         daemon_log,
         daemon_config,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_strike_a_strategy_is_counted_for_it() {
+        let all = [(Fault::DaemonKill, 3), (Fault::LockExpiry, 0), (Fault::Evictions, 7)];
+        let of = |strategy| struck(strategy, all.into_iter()).into_iter().collect::<Vec<_>>();
+        assert_eq!(of(Strategy::CacheAside), [("evictions".to_owned(), 7)]);
+        let guarded = [("daemon-kill", 3), ("evictions", 7), ("lock-expiry", 0)];
+        assert_eq!(of(Strategy::Guarded), guarded.map(|(name, times)| (name.to_owned(), times)));
+    }
 }

@@ -8,6 +8,16 @@
 //! - { strategy: guarded, permanently_stale: { max: 0 } }
 //! - { strategy: cache-aside, fault: slow-reader, permanently_stale: { min: 1 }, read_p99_ms: { max: 50 } }
 //! ```
+//!
+//! ```
+//! use rowbust_lab::live::thresholds;
+//! let all = thresholds::parse("- { strategy: guarded, permanently_stale: { max: 0 } }", "mine.yaml")?;
+//! assert_eq!(all[0].permanently_stale.and_then(|range| range.max), Some(0.0));
+//! assert!(thresholds::parse("- { strategy: gaurded }", "mine.yaml").is_err());
+//! // Runs that were made are judged by them.
+//! assert!(thresholds::judge(&all, &[]).is_empty());
+//! # Ok::<(), rowbust_lab::live::LiveError>(())
+//! ```
 
 use std::{fs, path::Path};
 

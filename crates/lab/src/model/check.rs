@@ -123,7 +123,9 @@ impl World {
             Action::Write(w, _) => state.writers[usize::from(w)].step != 0,
             // Users come again to what is cached, sooner or later; whether they come to what isn't makes no difference to it.
             Action::Read(r, key) if state.readers[usize::from(r)].step == 0 => {
-                state.redis.cells.get(usize::from(key)).is_some_and(|cell| *cell != Cell::Absent)
+                // Early refresh is a matter of chance.
+                !self.setup.has(Condition::EarlyRefresh)
+                    && state.redis.cells.get(usize::from(key)).is_some_and(|cell| *cell != Cell::Absent)
             }
             Action::Apply => env::replica_counts(state),
             Action::Evict(_)

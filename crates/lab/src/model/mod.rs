@@ -5,6 +5,21 @@
 //! any length of time: there are no clocks. [stateright](https://docs.rs/stateright) visits every reachable state, breadth first, and looks
 //! at the [properties](Property). What a set-up leaves out is not shown: `docs/lab.md` says what that is.
 //!
+//! ```
+//! use rowbust_lab::model::{self, Condition, Limits, Mutant};
+//! // The race of cache-aside, its steps as a table.
+//! let race = model::check(&model::cases("cache-aside")[0], Limits::default(), &mut |_| {})?;
+//! assert_eq!(race.stale(), Some(5));
+//! println!("{}", race.trace.map_or(String::new(), |trace| trace.markdown()));
+//! // Guarded holds where a mutant of it fails.
+//! let mut case = model::mutant_case(Mutant::NoLease);
+//! assert!(!model::check(&case, Limits::default(), &mut |_| {})?.holds());
+//! case.setup.mutant = None;
+//! case.setup.set(Condition::Eviction, true);
+//! assert!(model::check(&case, Limits::default(), &mut |_| {})?.holds());
+//! # Ok::<(), model::CheckError>(())
+//! ```
+//!
 //! Guarantees: a trace given is one of the shortest; "holds" is said only if no bound cut the search. Fingerprints of states have 64
 //! bits: [`Outcome::omission`] bounds the probability that a state was missed. Depends on nothing of ours.
 

@@ -52,6 +52,7 @@ mutants! {
     PoolBeforeLease = "pool-before-lease", [Replica, ReplicaLeaves], Finality, 11, "readers read the pool before they have the lease";
     DroppedBeforePublished = "dropped-before-published", [Replica, ReplicaLeaves], Pool, 11, "a source is dropped from visibility before the pool without it is published";
     FillOnAbsence = "fill-on-absence", [], Finality, 7, "a fill is accepted where the key holds nothing";
+    RefreshUnchecked = "refresh-unchecked", [EarlyRefresh], Finality, 10, "who loads anew what is cached fills with a plain SET";
     OldSnapshot = "old-snapshot", [], Finality, 7, "readers fill from a snapshot that was open before the lease";
     NoReplay = "no-replay", [RedisRollback], Coverage, 9, "a rollback of Redis is not answered";
     RollbackByFAlone = "rollback-by-f-alone", [RedisRollback], Coverage, 10, "F is published apart from the removals, and a rollback is seen only if F differs";

@@ -142,16 +142,12 @@ fn is_not_final(state: &State, key: u8, readers: u8) -> bool {
     else {
         return false;
     };
-    match state.redis.cells[usize::from(key)] {
-        Cell::Absent => false,
-        Cell::Value { write, .. } => state.commits_with(write).is_none_or(|commits| commits <= done),
-        Cell::Lease(owner) => (0..readers).any(|r| {
-            let reader = state.readers[usize::from(r)];
-            owner == r
-                && reader.loaded
-                && state.commits_with(loaded(state, r)).is_none_or(|commits| commits <= done)
-        }),
-    }
+    let cell = state.redis.cells[usize::from(key)];
+    let lacks = |write| state.commits_with(write).is_none_or(|commits| commits <= done);
+    cell.served().is_some_and(lacks)
+        || (0..readers).any(|r| {
+            cell.owner() == Some(r) && state.readers[usize::from(r)].loaded && lacks(loaded(state, r))
+        })
 }
 
 /// Commits up to the last whose counting removal is done.

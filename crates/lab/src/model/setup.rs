@@ -29,6 +29,7 @@ named! {
         LockLoss = "lock-loss": "Redis may drop a lock, together with the fence that it remembers (eviction)",
         Backlog = "backlog": "a change seen visible everywhere before its first removal gets that one only",
         PromptReaders = "prompt-readers": "assumption: from its first step to its last a reader is not interrupted",
+        EarlyRefresh = "early-refresh": "a reader that finds a value may take a lease before it, and load it anew while it is served",
         Grace = "grace": "assumption: the removal that waits for a grace (second removal, delayed delete) comes after all fills that read before",
         Ttl = "ttl": "values expire",
         Textbook = "textbook": "the strategy's usual form in place of the client library's; its chapter tells the difference",

@@ -40,11 +40,37 @@ pub(crate) enum Cell {
     },
     /// A lease of this reader's, or of [`NOBODY`].
     Lease(u8),
+    /// A value that is served on, and before it the lease of who loads it anew: a reader, or [`NOBODY`].
+    Early { write: u8, owner: u8 },
 }
 
 impl Cell {
     pub(crate) fn value(write: u8) -> Self {
         Cell::Value { write, expired: false }
+    }
+
+    /// Whose lease it is.
+    pub(crate) fn owner(self) -> Option<u8> {
+        match self {
+            Cell::Lease(owner) | Cell::Early { owner, .. } => Some(owner),
+            _ => None,
+        }
+    }
+
+    /// The value that readers are served.
+    pub(crate) fn served(self) -> Option<u8> {
+        match self {
+            Cell::Value { write, .. } | Cell::Early { write, .. } => Some(write),
+            _ => None,
+        }
+    }
+
+    /// The process that had the lease is gone, or went on to something else.
+    fn forget(&mut self, reader: u8) {
+        match self {
+            Cell::Lease(owner) | Cell::Early { owner, .. } if *owner == reader => *owner = NOBODY,
+            _ => {}
+        }
     }
 
     /// Encoded without a reader's name.
@@ -54,6 +80,7 @@ impl Cell {
             Cell::Lease(NOBODY) => 1,
             Cell::Lease(_) => 2,
             Cell::Value { write, expired } => 16 + 2 * write + u8::from(expired),
+            Cell::Early { write, owner } => 64 + 2 * write + u8::from(owner == NOBODY),
         }
     }
 }
@@ -105,6 +132,8 @@ pub(crate) struct Reader {
     pub(crate) pool: u8,
     /// The lock's fence as it was told (lock-serialized).
     pub(crate) fence: u8,
+    /// It loads anew what is cached (told apart only by a mutant).
+    pub(crate) early: bool,
 }
 
 /// A process that writes.
@@ -264,10 +293,8 @@ impl State {
 
     /// Whether the cache holds another value than the row has after all commits.
     pub(crate) fn is_stale(&self, key: u8) -> bool {
-        match self.redis.cells[usize::from(key)] {
-            Cell::Value { write, .. } => write != self.row(key, self.commits),
-            _ => false,
-        }
+        let served = self.redis.cells[usize::from(key)].served();
+        served.is_some_and(|write| write != self.row(key, self.commits))
     }
 
     /// The reader's operation is over: its tokens are nobody's from now on.
@@ -275,9 +302,7 @@ impl State {
         self.readers[usize::from(reader)] = Reader::default();
         let saved = self.saved.iter_mut().flat_map(|saved| saved.redis.cells.iter_mut());
         for cell in self.redis.cells.iter_mut().chain(saved) {
-            if *cell == Cell::Lease(reader) {
-                *cell = Cell::Lease(NOBODY);
-            }
+            cell.forget(reader);
         }
         for lock in &mut self.locks {
             if lock.read & (1 << reader) != 0 {
@@ -335,7 +360,7 @@ impl Hash for State {
             let mut owns = 0u64;
             let saved = self.saved.iter().flat_map(|saved| saved.redis.cells);
             for (bit, cell) in self.redis.cells.into_iter().chain(saved).enumerate() {
-                owns |= u64::from(cell == Cell::Lease(index)) << bit;
+                owns |= u64::from(cell.owner() == Some(index)) << bit;
             }
             for (bit, lock) in self.locks.iter().enumerate() {
                 owns |= u64::from(lock.read & (1 << index) != 0) << (4 + bit);
@@ -351,7 +376,8 @@ impl Hash for State {
                 | u64::from(reader.snapshot) << 24
                 | u64::from(reader.loaded) << 32
                 | u64::from(reader.pool) << 40
-                | u64::from(fenced) << 48;
+                | u64::from(fenced) << 48
+                | u64::from(reader.early) << 56;
         }
         readers.sort_unstable();
         readers.iter().for_each(|key| hasher.write_u64(*key));
@@ -401,9 +427,9 @@ mod tests {
     fn named(a: u8, b: u8) -> State {
         let mut state = state();
         state.readers[usize::from(a)] =
-            Reader { step: 2, key: 0, snapshot: 1, loaded: true, pool: 0, fence: 1 };
+            Reader { step: 2, key: 0, snapshot: 1, loaded: true, pool: 0, fence: 1, early: false };
         state.readers[usize::from(b)] =
-            Reader { step: 1, key: 1, snapshot: 0, loaded: false, pool: 3, fence: 0 };
+            Reader { step: 1, key: 1, snapshot: 0, loaded: false, pool: 3, fence: 0, early: false };
         state.redis.cells = [Cell::Lease(a), Cell::Lease(b)];
         let saved = Redis { cells: [Cell::Lease(b), Cell::value(1)], ..Redis::default() };
         state.saved = Some(Saved { redis: saved, record_written: true });
@@ -452,6 +478,10 @@ mod tests {
             |s| s.redis.cells[0] = Cell::Lease(1),
             |s| s.redis.cells[0] = Cell::Lease(NOBODY),
             |s| s.redis.cells[0] = Cell::value(0),
+            |s| s.redis.cells[0] = Cell::Early { write: 0, owner: 0 },
+            |s| s.redis.cells[0] = Cell::Early { write: 0, owner: 1 },
+            |s| s.redis.cells[0] = Cell::Early { write: 0, owner: NOBODY },
+            |s| s.redis.cells[0] = Cell::Early { write: 1, owner: 0 },
             |s| s.redis.cells[0] = Cell::Value { write: 0, expired: true },
             |s| s.redis.pool = 3,
             |s| s.redis.published = 1,
@@ -480,6 +510,7 @@ mod tests {
             |s| s.readers[0].snapshot = 0,
             |s| s.readers[0].loaded = false,
             |s| s.readers[0].pool = 1,
+            |s| s.readers[0].early = true,
             |s| s.readers[2].step = 1,
             |s| s.writers[0].step = 2,
             |s| s.writers[0].key = 1,

@@ -82,8 +82,8 @@ fn cell(cell: Cell) -> String {
         Cell::Absent => "-".into(),
         Cell::Value { write, expired: false } => format!("v{write}"),
         Cell::Value { write, expired: true } => format!("v{write} (expired)"),
-        Cell::Lease(super::state::NOBODY) => "lease of nobody's".into(),
-        Cell::Lease(reader) => format!("lease of reader {}", reader + 1),
+        Cell::Lease(owner) => format!("lease of {}", owner_name(owner)),
+        Cell::Early { write, owner } => format!("v{write}, before it a lease of {}", owner_name(owner)),
     }
 }
 
@@ -148,4 +148,8 @@ impl Trace {
         rows.iter().for_each(|row| text.push_str(&line(row)));
         text
     }
+}
+
+fn owner_name(owner: u8) -> String {
+    if owner == super::state::NOBODY { "nobody's".into() } else { format!("reader {}", owner + 1) }
 }

@@ -13,12 +13,15 @@ const LEFT: f64 = 78.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 52.0;
-/// Beside a chart that is alone: its names; above it, its title.
-const NAMES: f64 = 200.0;
+/// Beside a chart that is alone: its names, so far apart; above it, its title.
+const NAMES: f64 = 216.0;
+const NAME: f64 = 17.0;
 const HEADING: f64 = 30.0;
 
+/// How wide a letter is at most, on average.
+const LETTER: f64 = 8.0;
 /// Between two areas that are told apart.
-const NEAR: f64 = 3.0;
+const NEAR: f64 = 12.0;
 
 /// How many colours there are. With two kinds of line twice as many series are told apart.
 const COLOURS: usize = 7;
@@ -49,8 +52,8 @@ pub(super) struct Chart {
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) series: Vec<Series>,
-    /// From, to, what.
-    pub(super) shades: Vec<(f64, f64, String)>,
+    /// Of each run: from, to, what.
+    pub(super) shades: Vec<Vec<(f64, f64, String)>>,
     /// A moment, and what it is.
     pub(super) mark: Option<(f64, &'static str)>,
     /// Each value is a step that lasts until the next one.
@@ -131,35 +134,51 @@ impl Chart {
         (LEFT + self.x.scale.place(x) * width, HEIGHT - BOTTOM - self.y.scale.place(y) * height)
     }
 
-    /// Each fault's times, its name at the first one. Times that are less than [`NEAR`] apart are drawn as one.
+    /// Each fault's times, its name at the first one. A time is as dark as the share of runs in which the fault was on then.
     fn shades(&self, out: &mut String) {
         let mut names: Vec<&str> = Vec::new();
-        for (.., name) in &self.shades {
+        for (.., name) in self.shades.iter().flatten() {
             if !names.contains(&name.as_str()) {
                 names.push(name);
             }
         }
-        for (row, name) in (0_u16..).zip(names) {
-            let mut areas: Vec<(f64, f64)> = Vec::new();
-            for (from, to, _) in self.shades.iter().filter(|(.., of)| of == name) {
-                let (left, right) = (self.place((*from, 0.0)).0, self.place((*to, 0.0)).0);
-                match areas.last_mut() {
-                    Some((_, end)) if left - *end < NEAR => *end = end.max(right),
-                    _ => areas.push((left, right)),
-                }
-            }
+        // Where the last name of each line of names ends.
+        let mut rows: Vec<f64> = Vec::new();
+        for name in names {
+            let areas = shared(self.shades.iter().map(|run| self.areas(run, name)));
             let _ = write!(out, "<g class=\"shade\"><title>{}</title>", escape(name));
-            for (left, right) in &areas {
+            for (left, right, share) in &areas {
                 let (width, height) = ((right - left).max(1.0), HEIGHT - TOP - BOTTOM);
                 let _ = write!(
                     out,
-                    "<rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>"
+                    "<rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\" fill-opacity=\"{share:.2}\"/>"
                 );
             }
-            let (x, y) =
-                (areas.first().map_or(LEFT, |(left, _)| left + 4.0), TOP + 12.0 + f64::from(row) * 14.0);
+            let x = areas.first().map_or(LEFT, |(left, ..)| left + 4.0);
+            let end = x + name.len() as f64 * LETTER;
+            let row = rows.iter().position(|end| *end < x).unwrap_or(rows.len());
+            match rows.get_mut(row) {
+                Some(row) => *row = end,
+                None => rows.push(end),
+            }
+            let y = TOP + 12.0 + row as f64 * 14.0;
             let _ = write!(out, "<text x=\"{x:.1}\" y=\"{y}\">{}</text></g>", escape(name));
         }
+    }
+
+    /// A fault's times in a run. Times that are less than [`NEAR`] apart are one.
+    fn areas(&self, run: &[(f64, f64, String)], name: &str) -> Vec<(f64, f64)> {
+        let mut areas: Vec<(f64, f64)> = Vec::new();
+        for (from, to, _) in run.iter().filter(|(.., of)| of == name) {
+            // To a tenth, as it is drawn.
+            let place = |x: f64| (self.place((x, 0.0)).0 * 10.0).round() / 10.0;
+            let (left, right) = (place(*from), place(*to));
+            match areas.last_mut() {
+                Some((_, end)) if left - *end < NEAR => *end = end.max(right),
+                _ => areas.push((left, right)),
+            }
+        }
+        areas
     }
 
     fn axes(&self, out: &mut String) {
@@ -229,22 +248,61 @@ impl Chart {
         out.push_str("</g>");
     }
 
-    /// On the right; a page has one of its own.
+    /// On the right, each beside the end of its line; a page has a list of its own.
     fn legend(&self, out: &mut String) {
-        for (row, series) in (0_u16..).zip(self.series.iter().filter(|s| s.values.len() != 1)) {
-            let y = TOP + 10.0 + f64::from(row) * 18.0;
-            let x = WIDTH + 4.0;
+        let end = |series: &Series| {
+            let value = series.values.iter().rfind(|(x, y)| x.is_finite() && y.is_finite())?;
+            (series.values.len() != 1).then(|| self.place(*value))
+        };
+        let mut lines: Vec<_> =
+            self.series.iter().filter_map(|series| Some((series, end(series)?))).collect();
+        lines.sort_by(|(_, (_, a)), (_, (_, b))| a.total_cmp(b));
+        let ends: Vec<f64> = lines.iter().map(|(_, (_, y))| *y).collect();
+        let x = WIDTH + 12.0;
+        for ((series, (from, end)), y) in lines.into_iter().zip(apart(&ends)) {
             let _ = write!(
                 out,
-                "<g class=\"{}\"><polyline points=\"{x},{y} {},{y}\"/><text x=\"{}\" y=\"{}\">{}</text></g>",
+                "<g class=\"{}\"><polyline class=\"lead\" points=\"{from:.1},{end:.1} {:.1},{end:.1} {:.1},{y:.1}\"/><text class=\"tag\" x=\"{x}\" y=\"{:.1}\">{}</text></g>",
                 classes(&series.name, series.number),
-                x + 26.0,
-                x + 33.0,
+                (WIDTH - RIGHT).max(from),
+                x - 4.0,
                 y + 4.0,
                 escape(&series.name),
             );
         }
     }
+}
+
+/// Areas, and in which share of the runs they are.
+fn shared(runs: impl ExactSizeIterator<Item = Vec<(f64, f64)>>) -> Vec<(f64, f64, f64)> {
+    let all = runs.len() as f64;
+    let mut edges: Vec<(f64, f64)> =
+        runs.flatten().flat_map(|(left, right)| [(left, 1.0), (right.max(left + 1.0), -1.0)]).collect();
+    edges.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut areas, mut on): (Vec<(f64, f64, f64)>, f64) = (Vec::new(), 0.0);
+    for (edge, next) in edges.iter().zip(edges.iter().skip(1)) {
+        on += edge.1;
+        if on > 0.5 && next.0 > edge.0 {
+            areas.push((edge.0, next.0, on / all));
+        }
+    }
+    areas
+}
+
+/// Places for names, from those of their lines, which go downwards: in this order, [`NAME`] apart, within the chart if there is room.
+fn apart(ends: &[f64]) -> Vec<f64> {
+    let mut places = ends.to_vec();
+    let mut least = TOP + 6.0;
+    for place in &mut places {
+        *place = place.max(least);
+        least = *place + NAME;
+    }
+    let mut most = HEIGHT - BOTTOM;
+    for place in places.iter_mut().rev() {
+        *place = place.min(most);
+        most = *place - NAME;
+    }
+    places
 }
 
 /// Each place is held until the next one.

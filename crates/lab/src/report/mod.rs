@@ -1,5 +1,22 @@
 //! One HTML file that shows a comparison, and each of its plots as SVG and PNG.
 //!
+//! ```
+//! use rowbust_lab::{
+//!     report,
+//!     summary::{Environment, FORMAT, Summary},
+//! };
+//! let environment = Environment {
+//!     seed: 1,
+//!     database: "MariaDB 10.11".to_owned(),
+//!     redis: "Redis 7.0".to_owned(),
+//!     cores: 2,
+//!     command: "rowbust lab compare".to_owned(),
+//! };
+//! let files = report::render(&Summary { format: FORMAT, environment, runs: Vec::new() });
+//! assert_eq!(files[0].name, "report.html");
+//! assert!(files[0].content.contains("MariaDB 10.11"));
+//! ```
+//!
 //! Guarantees: the page asks nobody for anything and reads without a network; it holds all of the summary that a person would compare,
 //! as table too; names from the summary are text and never markup. May depend on [`crate::summary`].
 

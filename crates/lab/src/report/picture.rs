@@ -77,7 +77,9 @@ fn plain(scheme: Scheme) -> String {
                 .map(|(class, value)| (class, resolve(value)));
             match of_class {
                 Some((class, colour)) => {
-                    out += &format!("{class} polyline{{stroke:{colour}}}{class} circle{{fill:{colour}}}");
+                    out += &format!(
+                        "{class} polyline{{stroke:{colour}}}{class} circle,{class} .tag{{fill:{colour}}}"
+                    );
                 }
                 None => out += &resolve(rule),
             }

@@ -5,7 +5,11 @@ use super::{
     chart::{Axis, Series},
     scale::{Scale, duration, number},
 };
-use crate::{checker::Quantiles, summary::Run};
+use crate::{
+    checker::Quantiles,
+    history::Nanos,
+    summary::{Fault, Run},
+};
 
 /// All that there is something to show in.
 pub(super) fn all(runs: &[&Run], names: &[String]) -> Vec<Chart> {
@@ -36,16 +40,33 @@ fn seconds(runs: &[&Run]) -> Axis {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn shades(runs: &[&Run]) -> Vec<(f64, f64, String)> {
-    let faults = runs.first().into_iter().flat_map(|run| &run.faults);
-    faults.map(|fault| (fault.from as f64 / 1e9, fault.to as f64 / 1e9, fault.name.clone())).collect()
+fn shades(runs: &[&Run]) -> Vec<Vec<(f64, f64, String)>> {
+    let shade = |fault: &Fault| (fault.from as f64 / 1e9, fault.to as f64 / 1e9, fault.name.clone());
+    runs.iter().map(|run| run.faults.iter().map(shade).collect()).collect()
+}
+
+/// How many steps a line of counted keys has at most.
+const STEPS: u64 = 30;
+/// How many keys are stale is counted so often, or less often.
+const COUNTED: Nanos = 250_000_000;
+
+/// Counted keys: in a long run the mean of some counts that follow one another, but the last count by itself.
+#[allow(clippy::cast_precision_loss)]
+fn counted(run: &Run) -> Vec<(f64, f64)> {
+    let Some((end, last)) = run.stale_keys.last().copied() else { return Vec::new() };
+    let width = end.div_ceil(STEPS * COUNTED).max(1) * COUNTED;
+    let means = run.stale_keys.chunk_by(|(a, _), (b, _)| a / width == b / width).map(|counts| {
+        let sum: u64 = counts.iter().map(|(_, keys)| keys).sum();
+        (counts.first().map_or(0, |(time, _)| *time), sum as f64 / counts.len() as f64)
+    });
+    means.chain([(end, last as f64)]).map(|(time, keys)| (time as f64 / 1e9, keys)).collect()
 }
 
 #[allow(clippy::cast_precision_loss)]
 fn stale_keys(runs: &[&Run], names: &[String]) -> Chart {
     // Zero stands below one, at the axis' begin.
     let series = series(runs, names, |run| {
-        run.stale_keys.iter().map(|(time, keys)| (*time as f64 / 1e9, (*keys as f64).max(0.1))).collect()
+        counted(run).into_iter().map(|(time, keys)| (time, keys.max(0.1))).collect()
     });
     let scale = Scale::log(0.1, greatest(&series, |(_, y)| *y));
     let text = |value: f64| if value < 1.0 { "0".into() } else { number(value) };

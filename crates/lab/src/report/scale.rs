@@ -2,6 +2,8 @@
 
 /// What is less isn't told from 0.
 const SMALLEST: f64 = 1e-12;
+/// What is more isn't told from it: an axis' end stays finite.
+const GREATEST: f64 = 1e300;
 
 /// An axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,16 +25,16 @@ pub(super) enum Scale {
 impl Scale {
     /// Up to a round number that holds `most`.
     pub(super) fn linear(most: f64) -> Self {
-        let most = if most.is_finite() && most > SMALLEST { most } else { 1.0 };
+        let most = if most.is_finite() && most > SMALLEST { most.min(GREATEST) } else { 1.0 };
         let step = step(most);
         Self::Linear { most: (most / step).ceil() * step }
     }
 
     /// Whole decades from `least` to `most`, at least one.
     pub(super) fn log(least: f64, most: f64) -> Self {
-        let least = if least.is_finite() && least > SMALLEST { least } else { 1.0 };
+        let least = if least.is_finite() && least > SMALLEST { least.min(GREATEST) } else { 1.0 };
         let least = 10_f64.powf(least.log10().floor());
-        let most = if most.is_finite() { most.max(least * 10.0) } else { least * 10.0 };
+        let most = if most.is_finite() { most.min(GREATEST).max(least * 10.0) } else { least * 10.0 };
         Self::Log { least, most: 10_f64.powf((most.log10() - 1e-9).ceil()) }
     }
 
@@ -134,6 +136,17 @@ mod tests {
         let words: Vec<_> = [0.0, 120.0, 1500.0, 25e6, 3.25e9].map(duration).into();
         assert_eq!(words, ["0 ns", "120 ns", "1.5 µs", "25 ms", "3.25 s"]);
         assert_eq!([0.0, 0.5, 12_345.0, 2e6, 0.001].map(number), ["0", "0.5", "12.3 k", "2 M", "1e-3"]);
+    }
+
+    #[test]
+    fn an_axis_ends() {
+        for value in [f64::MAX, f64::INFINITY, f64::MIN_POSITIVE, f64::NAN, -f64::MAX, 1e307] {
+            for scale in [Scale::linear(value), Scale::log(value, value), Scale::log(1.0, value)] {
+                let (Scale::Linear { most } | Scale::Log { most, .. }) = scale;
+                assert!(most.is_finite(), "{value}: {scale:?}");
+                assert!((2..400).contains(&scale.ticks().len()), "{value}: {scale:?}");
+            }
+        }
     }
 
     proptest! {

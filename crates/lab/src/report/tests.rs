@@ -121,6 +121,64 @@ fn a_fault_that_comes_again_and_again_is_named_once() {
 }
 
 #[test]
+fn a_time_is_shaded_for_the_runs_in_which_the_fault_was_on() {
+    let mut other = summary();
+    other.runs.truncate(2);
+    other.runs[1].faults[0].from = 4_000_000_000;
+    let svg = &render(&other)[1].content;
+    let shade = svg.split("class=\"shade\"").nth(1).unwrap().split("</g>").next().unwrap();
+    let value = |rect: &str, name: &str| -> f64 {
+        rect.split(&format!("{name}=\"")).nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+    };
+    let rects: Vec<_> = shade
+        .split("<rect")
+        .skip(1)
+        .map(|rect| (value(rect, "width").round(), value(rect, "fill-opacity")))
+        .collect();
+    // 768 units for 10 s: one second of half the runs, then one of both.
+    assert_eq!(rects, [(77.0, 0.5), (77.0, 1.0)]);
+}
+
+#[test]
+fn each_line_has_its_name_at_its_end() {
+    let many: Vec<String> = (0..12).map(|n| format!("strategy-{n}")).collect();
+    let mut all = summary();
+    let one = all.runs[0].clone();
+    let ends = |n: u64| vec![(0, 0), (9_000_000_000, 10 + n / 2)];
+    all.runs = (0..)
+        .zip(&many)
+        .map(|(n, name)| Run { strategy: name.clone(), stale_keys: ends(n), ..one.clone() })
+        .collect();
+    let svg = &render(&all)[1].content;
+    let place = |name: &str| -> f64 {
+        let tag = svg.split("class=\"tag\"").skip(1).find(|tag| tag.contains(&format!(">{name}<"))).unwrap();
+        tag.split(" y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+    };
+    let mut places: Vec<f64> = many.iter().map(|name| place(name)).collect();
+    assert!(place("strategy-11") < place("strategy-5") && place("strategy-5") < place("strategy-0"));
+    places.sort_by(f64::total_cmp);
+    assert!(places.windows(2).all(|pair| pair[1] - pair[0] > 15.0), "{places:?}");
+    assert!(places[0] > 0.0 && places[11] < 380.0, "{places:?}");
+}
+
+#[test]
+fn a_long_count_is_drawn_as_means_and_ends_with_the_last_one() {
+    let mut long = summary();
+    long.runs.truncate(1);
+    // Each second four counts, 0 and 4 in turn; after the last one none is stale.
+    let counts = (0..120).map(|n| (n * 250_000_000, if n == 119 { 0 } else { n % 2 * 4 }));
+    long.runs[0].stale_keys = counts.collect();
+    let svg = &render(&long)[1].content;
+    let points = svg.split("<polyline points=\"").nth(1).unwrap().split('"').next().unwrap();
+    let heights: Vec<&str> =
+        points.split_whitespace().map(|point| point.split(',').nth(1).unwrap()).collect();
+    assert_eq!(heights.last(), Some(&"328.0"), "the axis' begin: {points}");
+    // Steps of one height before, but for the last second's mean.
+    assert!(heights[..heights.len() - 4].iter().all(|height| *height == heights[0]), "{points}");
+    assert!(points.split_whitespace().count() < 70, "{points}");
+}
+
+#[test]
 fn runs_under_other_faults_have_plots_of_their_own() {
     let mut two = summary();
     let calm: Vec<_> = two.runs.iter().map(|run| Run { fault: "none".into(), ..run.clone() }).collect();

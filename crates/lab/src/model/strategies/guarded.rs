@@ -1,7 +1,8 @@
 //! `guarded`: both removals, and a fill needs a lease, which each removal takes away.
 //!
 //! A lease and a value are in one key. A reader takes the lease, then reads the pool, then opens a fresh snapshot at a member, then fills;
-//! the fill is carried out only if the key still holds its own lease.
+//! the fill is carried out only if the key still holds its own lease. To load a value anew before its time, the lease is put before the
+//! value in the same key.
 
 use crate::model::{
     mutant::Mutant,
@@ -44,8 +45,18 @@ impl Strategy for Guarded {
                 "and the replica leaves and joins the pool",
                 &[FollowerCrash, ReplicaLeaves, ReplicaJoins],
             ),
+            with(
+                "refresh",
+                "as pool, and readers load anew what is cached, under a lease before the value",
+                &[FollowerCrash, ReplicaLeaves, ReplicaJoins, EarlyRefresh],
+            ),
             with("join", "and the replica joins the pool", &[FollowerCrash, ReplicaJoins]),
             with("rollback", "and Redis falls back to earlier states", &[RedisRollback]),
+            with(
+                "rollback-refresh",
+                "Redis falls back, and readers load anew what is cached",
+                &[RedisRollback, EarlyRefresh],
+            ),
             with(
                 "rollback-queue",
                 "Redis falls back, and removals may fail: what the queue owes holds F",
@@ -135,8 +146,18 @@ pub(crate) fn leased_read(setup: &Setup, state: &mut State, reader: u8, choice: 
 
 /// GET: a miss, or no step at all. LEASE: granted, or no step (the reader backs off, and reads without filling).
 fn lease(setup: &Setup, state: &mut State, reader: u8, key: u8, next: u8, say: &mut Say) -> bool {
-    if *state.cell(key) != Cell::Absent {
-        return false;
+    match *state.cell(key) {
+        Cell::Absent => {}
+        Cell::Value { write, .. } if setup.has(Condition::EarlyRefresh) => {
+            *state.cell(key) = Cell::Early { write, owner: reader };
+            let me = &mut state.readers[usize::from(reader)];
+            me.step = next;
+            me.key = key;
+            me.early = setup.is(Mutant::RefreshUnchecked);
+            say.it(|| format!("GET: v{write}; EARLY: granted"));
+            return true;
+        }
+        _ => return false,
     }
     let plain = setup.is(Mutant::NoLease);
     if !plain {
@@ -154,7 +175,9 @@ fn fill(setup: &Setup, state: &mut State, reader: u8, choice: u8, say: &mut Say)
     let key = state.readers[usize::from(reader)].key;
     let write = loaded(state, reader);
     let cell = *state.cell(key);
-    let accepted = cell == Cell::Lease(reader)
+    let unchecked = state.readers[usize::from(reader)].early;
+    let accepted = cell.owner() == Some(reader)
+        || unchecked
         || cell == Cell::Absent && setup.is(Mutant::FillOnAbsence)
         || setup.is(Mutant::NoLease);
     if choice == 1 && !(accepted && setup.has(Condition::LostReplies)) {
@@ -167,7 +190,7 @@ fn fill(setup: &Setup, state: &mut State, reader: u8, choice: u8, say: &mut Say)
         state.end_read(reader);
     }
     say.it(|| match (accepted, choice) {
-        (true, 0) if setup.is(Mutant::NoLease) => format!("SET v{write}"),
+        (true, 0) if unchecked || setup.is(Mutant::NoLease) => format!("SET v{write}"),
         (true, 0) => format!("FILL v{write}: accepted"),
         (true, _) => format!("FILL v{write}: accepted, the reply is lost"),
         (false, _) => format!("FILL v{write}: refused"),
