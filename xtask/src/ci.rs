@@ -54,7 +54,7 @@ fn helm_can_be_had() -> bool {
     ["helm", "go"].iter().any(|program| find_program(program).is_some())
 }
 
-fn steps(quick: bool) -> Vec<Step> {
+fn steps(quick: bool) -> Result<Vec<Step>> {
     let lint = "clippy --workspace --all-targets --all-features -- -D warnings";
     let document = "doc --workspace --no-deps --all-features";
     let mut steps = vec![
@@ -69,8 +69,14 @@ fn steps(quick: bool) -> Vec<Step> {
         steps.push(Step::cargo(&[], "check --package rowbust --no-default-features"));
         steps.push(Step::cargo(&[], "check --package rowbust --no-default-features --features kafka"));
         let required = if helm_can_be_had() { concat!(required!(), ",helm") } else { required!() };
-        let env = [("ROWBUST_REQUIRE", required), ("RUST_TEST_THREADS", &test_threads())];
-        steps.push(Step::cargo(&env, "test --workspace --no-fail-fast"));
+        // The daemon with failpoints, which crash tests would build once more otherwise.
+        let daemon = crate::target()?.join("debug/rowbust");
+        let env = [
+            ("ROWBUST_REQUIRE", required),
+            ("ROWBUST_BIN", &daemon.to_string_lossy()),
+            ("RUST_TEST_THREADS", &test_threads()),
+        ];
+        steps.push(Step::cargo(&env, "test --workspace --features rowbust/failpoints --no-fail-fast"));
         steps.push(Step::cargo(&[], "xtask fuzz --seconds 10"));
         // With the daemon that the tests have built.
         steps.push(with_program("xtask soak --minutes 1 --rowbust", "debug"));
@@ -78,7 +84,7 @@ fn steps(quick: bool) -> Vec<Step> {
         // With the one in the package.
         steps.push(with_program("xtask demo --small --daemon", "release"));
     }
-    steps
+    Ok(steps)
 }
 
 /// The tests on servers wait for most of their time.
@@ -98,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let root = crate::workspace()?;
     let start = Instant::now();
     let mut times: Vec<(String, Duration)> = Vec::new();
-    for Step { alone, action } in steps(args.quick) {
+    for Step { alone, action } in steps(args.quick)? {
         eprintln!("\n== {alone}");
         let begun = Instant::now();
         let done = action(&root);
@@ -162,7 +168,8 @@ pub(crate) fn tool(name: &str, version: &str) -> Result<PathBuf> {
         call(
             // Elsewhere, so that this workspace's toolchain file and lock file don't count.
             cargo(&tools)
-                .args(["install", "--locked", "--quiet", "--version", version, "--root"])
+                // Without optimisation, which takes longer than it saves.
+                .args(["install", "--locked", "--quiet", "--debug", "--version", version, "--root"])
                 .arg(&tools)
                 .arg(name),
         )?;

@@ -2,6 +2,7 @@
 
 mod given;
 mod history;
+mod spells;
 
 use std::collections::HashSet;
 use std::fs;
