@@ -59,6 +59,7 @@ async fn list(State(status): State<Arc<Status>>, Query(args): Query<ListArgs>) -
         ids: args.ids.map(|ids| ids.split(',').map(str::to_owned).collect()).unwrap_or_default(),
         older_seconds: args.older_seconds,
         younger_seconds: args.younger_seconds,
+        died_before_ms: None,
     };
     match status.queue.find(which, &filter, args.limit.unwrap_or(100).min(LIST_LIMIT)).await {
         Ok(listed) => Json(json!({
@@ -80,7 +81,8 @@ struct SweepArgs {
 
 async fn requeue(State(status): State<Arc<Status>>, Body(args): Body<SweepArgs>) -> Response {
     let limit = args.limit.unwrap_or(SWEEP_LIMIT).min(SWEEP_LIMIT);
-    answer("requeued", status.queue.requeue(&args.filter, limit).await)
+    let began_ms = status.queue.now_ms();
+    answer("requeued", began_ms, status.queue.requeue(&args.filter, limit).await)
 }
 
 async fn drop_letters(State(status): State<Arc<Status>>, Body(args): Body<SweepArgs>) -> Response {
@@ -89,13 +91,15 @@ async fn drop_letters(State(status): State<Arc<Status>>, Body(args): Body<SweepA
         return ApiError::bad("retry.no_filter", "no filter", help).into_response();
     }
     let limit = args.limit.unwrap_or(SWEEP_LIMIT).min(SWEEP_LIMIT);
-    answer("dropped", status.queue.drop_letters(&args.filter, limit).await)
+    let began_ms = status.queue.now_ms();
+    answer("dropped", began_ms, status.queue.drop_letters(&args.filter, limit).await)
 }
 
-fn answer(done: &str, swept: Result<Swept, RetryError>) -> Response {
+fn answer(done: &str, began_ms: u64, swept: Result<Swept, RetryError>) -> Response {
     match swept {
         Ok(Swept { letters, more }) => {
-            Json(json!({ "schema_version": 1, done: letters, "more": more })).into_response()
+            let answer = json!({ "schema_version": 1, done: letters, "more": more, "began_ms": began_ms });
+            Json(answer).into_response()
         }
         Err(error) => failed(&error),
     }

@@ -60,6 +60,7 @@ impl FilterArgs {
             ids: self.id.clone(),
             older_seconds: self.older,
             younger_seconds: self.younger,
+            died_before_ms: None,
         }
     }
 }
@@ -248,26 +249,31 @@ fn sweep(global: &Global, filter: &Filter, dry_run: bool, act: Act) -> Exit {
         return Exit::Ok;
     }
     let mut n = 0;
+    let mut filter = filter.clone();
     loop {
         let body = json!({ "filter": filter, "limit": STEP, "all": true });
         let step = with_queue(
             global,
             async |queue| {
+                let began_ms = queue.now_ms();
                 let swept = match act.requeue {
-                    true => queue.requeue(filter, STEP).await?,
-                    false => queue.drop_letters(filter, STEP).await?,
+                    true => queue.requeue(&filter, STEP).await?,
+                    false => queue.drop_letters(&filter, STEP).await?,
                 };
-                Ok((swept.letters, swept.more))
+                Ok((swept.letters, swept.more, Some(began_ms)))
             },
             |admin| {
                 let answer = admin.post(act.path, &body)?;
-                Ok((answer[act.done].as_u64().unwrap_or_default(), answer["more"] == true))
+                let letters = answer[act.done].as_u64().unwrap_or_default();
+                Ok((letters, answer["more"] == true, answer["began_ms"].as_u64()))
             },
         );
         match step {
             Ok(None) => break,
-            Ok(Some((letters, more))) => {
+            Ok(Some((letters, more, began_ms))) => {
                 n += letters;
+                // What is sent back now and fails again before the last step is no part of this command: it might never end.
+                filter.died_before_ms = filter.died_before_ms.or(began_ms);
                 if !more {
                     break;
                 }

@@ -28,6 +28,10 @@ pub struct Filter {
     pub older_seconds: Option<u64>,
     /// Only what failed first less than so many seconds ago.
     pub younger_seconds: Option<u64>,
+    /// Only what became a dead letter before this Unix time in milliseconds: what is sent back in steps and comes back meanwhile isn't meant
+    /// again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub died_before_ms: Option<u64>,
 }
 
 impl Filter {
@@ -85,6 +89,7 @@ impl Matcher {
             && (self.ids.is_empty() || self.ids.contains(&line.id))
             && self.not_after_ms.is_none_or(|at| since.is_none_or(|since| since <= at))
             && self.not_before_ms.is_none_or(|at| since.is_some_and(|since| since > at))
+            && self.filter.died_before_ms.is_none_or(|at| line.died_ms.is_none_or(|died| died < at))
     }
 }
 
@@ -129,6 +134,8 @@ mod tests {
             (Filter { older_seconds: Some(61), ..all.clone() }, false, false),
             (Filter { younger_seconds: Some(61), ..all.clone() }, true, true),
             (Filter { younger_seconds: Some(60), ..all.clone() }, false, true),
+            (Filter { died_before_ms: Some(50_000), ..all.clone() }, false, false),
+            (Filter { died_before_ms: Some(50_001), ..all.clone() }, true, true),
         ] {
             assert_eq!(takes(filter.clone(), &good), good_too, "{filter:?}");
             assert_eq!(takes(filter.clone(), &poison), poison_too, "{filter:?}");

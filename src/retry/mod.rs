@@ -383,13 +383,17 @@ impl Queue {
         }
     }
 
-    fn matcher(&self, filter: &Filter) -> Result<Matcher, RetryError> {
-        let now_ms = match self {
+    /// Unix time in milliseconds, by the queue's clock: what [`Filter::died_before_ms`] is compared with.
+    pub fn now_ms(&self) -> u64 {
+        match self {
             Self::Disk(queue) => queue.now_ms(),
             #[cfg(feature = "kafka")]
             Self::Kafka(queue) => queue.now_ms(),
-        };
-        filter.matcher(now_ms).map_err(RetryError::Filter)
+        }
+    }
+
+    fn matcher(&self, filter: &Filter) -> Result<Matcher, RetryError> {
+        filter.matcher(self.now_ms()).map_err(RetryError::Filter)
     }
 
     /// Closes the queue and waits for its thread, so that the file can be opened again. Dropping does the same later.

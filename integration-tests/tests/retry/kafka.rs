@@ -392,7 +392,8 @@ async fn two_consumers_share_the_work_and_one_that_leaves_loses_nothing() {
     // Until both have their share.
     let deadline = Instant::now() + Duration::from_secs(60);
     while one.queue.stats().acked == 0 || two.queue.stats().acked == 0 {
-        assert!(Instant::now() < deadline, "one of them gets nothing");
+        let both = [one.queue.stats(), two.queue.stats()];
+        assert!(Instant::now() < deadline, "one of them gets nothing: {both:?}");
         enqueue(&one.queue, 200).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

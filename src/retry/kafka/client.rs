@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -27,6 +27,8 @@ pub const RETRY_KEPT: Duration = Duration::from_hours(7 * 24);
 pub const DEAD_KEPT: Duration = Duration::from_hours(30 * 24);
 /// One question to the brokers.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// Topics that were created are asked for this often.
+const NAMED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Names and settings that all clients of one queue share.
 #[derive(Debug, Clone)]
@@ -290,18 +292,8 @@ pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
     let admin: AdminClient<Context> =
         settings.with_properties(settings.base(), &[]).create_with_context(Context::default())?;
     let admin = Arc::new(admin);
-    let (brokers, missing) = {
-        let (admin, names) = (Arc::clone(&admin), settings.topics().map(str::to_owned).collect::<Vec<_>>());
-        off_runtime(move || {
-            let metadata = admin.inner().fetch_metadata(None, ANSWER)?;
-            let there: Vec<&str> =
-                metadata.topics().iter().filter(|t| !t.partitions().is_empty()).map(|t| t.name()).collect();
-            let missing: Vec<String> =
-                names.into_iter().filter(|name| !there.contains(&name.as_str())).collect();
-            Ok((metadata.brokers().len(), missing))
-        })
-        .await?
-    };
+    let names: Vec<String> = settings.topics().map(str::to_owned).collect();
+    let (brokers, missing) = unknown(&admin, names).await?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -318,10 +310,15 @@ pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
         })
         .collect();
     let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+    let mut coming = Vec::new();
     for result in admin.create_topics(&topics, &options).await? {
         match result {
-            Ok(topic) => tracing::info!(topic, partitions = PARTITIONS, replication, "kafka topic created"),
-            Err((_, Code::TopicAlreadyExists)) => {}
+            Ok(topic) => {
+                tracing::info!(topic, partitions = PARTITIONS, replication, "kafka topic created");
+                coming.push(topic);
+            }
+            // By another daemon, just now.
+            Err((topic, Code::TopicAlreadyExists)) => coming.push(topic),
             Err((topic, code)) => tracing::warn!(
                 topic,
                 %code,
@@ -331,7 +328,26 @@ pub(super) async fn ensure_topics(settings: &Settings) -> KafkaResult<()> {
             ),
         }
     }
+    // Who subscribes before the brokers name them is told of them with its next refresh only, half a minute later; if it leads the group,
+    // nobody gets a partition until then.
+    let until = Instant::now() + ANSWER;
+    while !coming.is_empty() && Instant::now() < until {
+        tokio::time::sleep(NAMED_PAUSE).await;
+        coming = unknown(&admin, coming).await?.1;
+    }
     Ok(())
+}
+
+/// How many brokers there are, and which of these topics they don't name.
+async fn unknown(admin: &Arc<AdminClient<Context>>, names: Vec<String>) -> KafkaResult<(usize, Vec<String>)> {
+    let admin = Arc::clone(admin);
+    off_runtime(move || {
+        let metadata = admin.inner().fetch_metadata(None, ANSWER)?;
+        let named =
+            |name: &String| metadata.topics().iter().any(|t| t.name() == name && !t.partitions().is_empty());
+        Ok((metadata.brokers().len(), names.into_iter().filter(|name| !named(name)).collect()))
+    })
+    .await
 }
 
 /// How long a topic's records are to be kept.
