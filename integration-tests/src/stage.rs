@@ -184,7 +184,10 @@ impl Stage {
             limits.as_deref().unwrap_or("{ memory: 48MiB }"),
         );
         let path = self.dir().join("rowbust.yaml");
-        fs::write(&path, text)?;
+        // A program that has just been started may be reading it.
+        let new = path.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &path)?;
         Ok(path)
     }
 
