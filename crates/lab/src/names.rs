@@ -1,31 +1,17 @@
-//! Enums whose variants have a name on the command line and a line about them. Depends on nothing.
+//! Enums whose variants have a name on the command line and a line about them, both written at the variant. Depends on nothing.
 
+/// Gives the enum a private `VARIANTS`, and a `row` of name and line. Its methods are written out, so that each has docs of its own.
 macro_rules! named {
-    ($(#[$attribute:meta])* $type:ident { $($variant:ident = $name:literal: $about:literal,)* }) => {
+    ($(#[$attribute:meta])* pub enum $type:ident { $(#[doc = $about:literal] $variant:ident = $name:literal,)* }) => {
         $(#[$attribute])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $type { $(#[doc = $about] $variant,)* }
 
         impl $type {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            const VARIANTS: &[Self] = &[$(Self::$variant,)*];
 
-            /// Its name on the command line.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What it is, in a line or two.
-            #[must_use]
-            pub fn about(self) -> &'static str {
-                match self { $(Self::$variant => $about,)* }
-            }
-
-            /// By its name.
-            #[must_use]
-            pub fn named(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|one| one.name() == name)
+            fn row(self) -> (&'static str, &'static str) {
+                match self { $(Self::$variant => ($name, $about.trim_ascii()),)* }
             }
         }
     };

@@ -1,5 +1,7 @@
 //! What a comparison found: written as `summary.json`, read by the report.
 //!
+//! Example: see [`Summary`].
+//!
 //! Guarantees: a summary of another format version is refused, as is one that isn't whole. Depends on [`crate::checker`].
 
 use std::{collections::BTreeMap, fs, io, path::Path};

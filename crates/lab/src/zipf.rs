@@ -1,4 +1,6 @@
 //! Zipf's law: few things are asked for and changed often, most rarely.
+//!
+//! Example: see [`Zipf`].
 
 use rand::{
     Rng,
@@ -6,11 +8,25 @@ use rand::{
 };
 
 /// Chooses among numbers from 0; number k in proportion to 1/(k + 1).
+///
+/// ```
+/// use rand::{SeedableRng as _, rngs::StdRng};
+/// use rowbust_lab::zipf::Zipf;
+/// let products = Zipf::new(1000);
+/// // The same seed makes the same choices.
+/// let mut rng = StdRng::seed_from_u64(1);
+/// let sales: Vec<u32> = (0..10_000).map(|_| products.pick(&mut rng)).collect();
+/// // One product in a hundred makes 39 % of the sales.
+/// let popular = sales.iter().filter(|product| **product < 10).count();
+/// assert!((3_700..4_100).contains(&popular));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Zipf(WeightedIndex<f64>);
 
 impl Zipf {
     /// Below `count`; 0 counts as 1.
+    ///
+    /// Example: see [`Zipf`].
     #[must_use]
     pub fn new(count: u32) -> Self {
         let weights = (1..=count.max(1)).map(|rank| 1.0 / f64::from(rank));
@@ -18,6 +34,8 @@ impl Zipf {
     }
 
     /// One of them.
+    ///
+    /// Example: see [`Zipf`].
     pub fn pick(&self, rng: &mut impl Rng) -> u32 {
         u32::try_from(self.0.sample(rng)).unwrap_or(0)
     }

@@ -60,7 +60,7 @@ fn all(name: &str, root: &Module) -> Vec<Public> {
     }];
     root.public(root, "", &mut found);
     let types: Vec<Public> = found.iter().filter(|item| matches!(item.kind, Kind::Item)).cloned().collect();
-    root.methods(&types, &mut found);
+    root.methods("", &types, &mut found);
     found
 }
 
@@ -119,10 +119,7 @@ impl Module {
 
     /// One item of this module, under the name that it has in public.
     fn push(&self, root: &Self, item: &Item, name: &str, at: &str, found: &mut Vec<Public>) {
-        let path = match at {
-            "" => name.to_owned(),
-            at => format!("{at}::{name}"),
-        };
+        let path = join(at, name);
         let (_, attributes, _) = head(item).unwrap();
         let mut public =
             Public { path: path.clone(), name: name.to_owned(), docs: docs(attributes), kind: Kind::Item };
@@ -170,13 +167,17 @@ impl Module {
         self.resolve(root, &path)
     }
 
-    /// The public functions and constants of these types, wherever they stand.
-    fn methods(&self, types: &[Public], found: &mut Vec<Public>) {
+    /// The public functions and constants of these types, wherever they stand. `at`: this module's path.
+    fn methods(&self, at: &str, types: &[Public], found: &mut Vec<Public>) {
+        let near =
+            |item: &&Public| item.path.split("::").zip(at.split("::")).take_while(|(a, b)| a == b).count();
         for item in &self.items {
             let Item::Impl(block) = item else { continue };
             let Type::Path(of) = &*block.self_ty else { continue };
             let of = of.path.segments.last().unwrap().ident.to_string();
-            let Some(owner) = types.iter().find(|item| item.name == of) else { continue };
+            // Of several with this name it is the nearest.
+            let named = types.iter().filter(|item| item.name == of);
+            let Some(owner) = named.max_by_key(near) else { continue };
             if block.trait_.is_some() {
                 continue;
             }
@@ -194,8 +195,14 @@ impl Module {
                 }
             }
         }
-        self.children.values().for_each(|child| child.methods(types, found));
+        for (name, child) in &self.children {
+            child.methods(&join(at, name), types, found);
+        }
     }
+}
+
+fn join(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}::{name}") }
 }
 
 fn member_of(path: &str, of: String, name: String, attributes: &[Attribute], is_method: bool) -> Public {

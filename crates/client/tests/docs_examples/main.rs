@@ -35,11 +35,7 @@ fn judge(item: &Public, all: &[Public]) -> Result<(), String> {
             false => "its example doesn't use it".to_owned(),
         });
     };
-    let ends = format!("::{link}");
-    let mut linked: Vec<&Public> =
-        all.iter().filter(|other| other.path == link || other.path.ends_with(&ends)).collect();
-    // One item can have two names.
-    linked.dedup_by(|a, b| a.docs == b.docs);
+    let linked = linked(&item.path, &link, all);
     let [linked] = linked[..] else {
         return Err(format!("its link to {link} leads to {} public items", linked.len()));
     };
@@ -54,6 +50,21 @@ fn link(docs: &str) -> Option<String> {
     let text = docs.split_whitespace().collect::<Vec<_>>().join(" ");
     let (_, rest) = text.split_once("Example: see [`")?;
     rest.split_once("`]").map(|(link, _)| link.to_owned())
+}
+
+/// What a link in the docs of the item of this path leads to: of several with that name to the nearest, in its own type or module, or in
+/// one around it.
+fn linked<'a>(path: &str, link: &str, all: &'a [Public]) -> Vec<&'a Public> {
+    let around = std::iter::successors(Some(path), |path| path.rsplit_once("::").map(|(around, _)| around));
+    let near = around.map(|around| format!("{around}::{link}")).chain([link.to_owned()]);
+    if let Some(one) = near.filter_map(|path| all.iter().find(|other| other.path == path)).next() {
+        return vec![one];
+    }
+    let ends = format!("::{link}");
+    let mut linked: Vec<&Public> = all.iter().filter(|other| other.path.ends_with(&ends)).collect();
+    // One item can have two names.
+    linked.dedup_by(|a, b| a.docs == b.docs);
+    linked
 }
 
 /// The crate's public items, each with an example.
@@ -88,6 +99,23 @@ fn every_public_item_of_the_protocol_has_an_example_that_uses_it() {
         ["OWN", "lease::Held", "scripts::Script::ALL", "template::Template::glob", "template::JsonPath"];
     assert_has(&items, &public, true);
     assert_has(&items, &["slots::crc16", "lease::TOKEN_END", "lease::Token::from_hex"], false);
+}
+
+#[test]
+fn every_public_item_of_the_lab_has_an_example_that_uses_it() {
+    let items = all_with_examples("rowbust_lab", "../lab");
+    // Of macros too, and both of two that have one name.
+    let public = [
+        "model::Condition::ALL",
+        "model::Mutant::violates",
+        "live::Fault::named",
+        "summary::Fault",
+        "live::thresholds::Threshold",
+        "live::World::start",
+    ];
+    assert_has(&items, &public, true);
+    let others = ["live::Fault::VARIANTS", "live::World::flavor", "model::Step", "report::render", "names"];
+    assert_has(&items, &others, false);
 }
 
 /// Judges one type `Cart` with these two methods' docs, above it `use`s that no docs are asked of.
@@ -130,4 +158,19 @@ fn what_does_not_count_is_found() {
     // A linked example counts for the item itself only if it calls it with the type before it.
     let found = of_cart(&example("new();"), &example("cart.add(7);"));
     assert_eq!(found, ["Cart::new: its example doesn't use it"]);
+}
+
+#[test]
+fn of_two_items_with_one_name_the_nearer_is_meant() {
+    let module = |name: &str, code: &str| {
+        format!(
+            "/// ```\n/// use shop::{name} as _;\n/// ```\npub mod {name} {{\n\
+             /// ```\n/// let cart = {code};\n/// ```\npub struct Cart;\n\
+             impl Cart {{\n/// Example: see [`Cart`].\npub fn new() -> Self {{ Self }}\n}}\n}}\n"
+        )
+    };
+    let crate_docs = "//! ```\n//! use shop as _;\n//! ```\n";
+    let source = format!("{crate_docs}{}{}", module("gifts", "Cart"), module("goods", "Cart::new()"));
+    let expected = ["gifts::Cart::new: the example of gifts::Cart doesn't use it"];
+    assert_eq!(mistakes(&api::of_text(&source)), expected);
 }

@@ -1,24 +1,13 @@
 //! Which runs a comparison consists of, and what has become worse since an older one.
 //!
-//! ```
-//! use rowbust_lab::live::{Plan, Workload, compare};
-//! for case in compare::quick() {
-//!     let plan = case.plan(&Plan::new(Workload::ReadMostly));
-//!     println!("{} under {}: {:?}", case.strategy.name(), case.fault_name(), plan.length);
-//! }
-//! ```
-//!
-//! ```no_run
-//! use rowbust_lab::{live::compare, summary::Summary};
-//! let (old, new) = (Summary::load("old/summary.json".as_ref())?, Summary::load("new/summary.json".as_ref())?);
-//! assert!(compare::regressions(&old, &new).is_empty());
-//! # Ok::<(), rowbust_lab::summary::SummaryError>(())
-//! ```
+//! Example: see [`quick`].
 
 use super::{Fault, Plan, Strategy, Workload};
 use crate::summary::{Run, Summary};
 
 /// One run of a comparison.
+///
+/// Example: see [`quick`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
     /// Which strategy.
@@ -31,6 +20,8 @@ pub struct Case {
 
 impl Case {
     /// The case with everything else as in `base`.
+    ///
+    /// Example: see [`quick`].
     #[must_use]
     pub fn plan(self, base: &Plan) -> Plan {
         Plan {
@@ -42,6 +33,8 @@ impl Case {
     }
 
     /// The name of its fault, or `none`.
+    ///
+    /// Example: see [`quick`].
     #[must_use]
     pub fn fault_name(self) -> &'static str {
         self.fault.map_or("none", Fault::name)
@@ -49,6 +42,17 @@ impl Case {
 }
 
 /// Every strategy under the fault that shows its race, `guarded` under all that need no further servers: some two minutes.
+///
+/// ```
+/// use rowbust_lab::live::{Plan, Strategy, Workload, compare::{Case, quick}};
+/// let base = Plan { seed: 7, ..Plan::new(Workload::ReadMostly) };
+/// let ours: Vec<Case> = quick().into_iter().filter(|case| case.strategy == Strategy::Guarded).collect();
+/// for case in &ours {
+///     let plan = case.plan(&base);
+///     println!("guarded under {}, for {:?}", case.fault_name(), plan.length);
+/// }
+/// assert!(ours.iter().any(|case| case.fault_name() == "visibility-window"));
+/// ```
 #[must_use]
 pub fn quick() -> Vec<Case> {
     use {Fault as F, Strategy as S};
@@ -81,6 +85,8 @@ pub fn quick() -> Vec<Case> {
 }
 
 /// Every strategy under every fault that can strike it, then under every other workload: without a fault, and with slow readers.
+///
+/// Example: see [`worlds`].
 #[must_use]
 pub fn full() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -103,6 +109,18 @@ pub fn full() -> Vec<Case> {
 }
 
 /// Cases that can use the same servers.
+///
+/// ```
+/// use rowbust_lab::live::{Plan, Workload, WorldOptions, compare::{full, worlds}};
+/// let base = Plan::new(Workload::ReadMostly);
+/// let worlds = worlds(&full());
+/// assert_eq!(worlds.len(), 3);
+/// for cases in worlds {
+///     let plans: Vec<Plan> = cases.iter().map(|case| case.plan(&base)).collect();
+///     let options = WorldOptions::for_plans("target/debug/rowbust", &plans);
+///     println!("{} runs with sentinels: {}, Kafka: {}", plans.len(), options.sentinels, options.kafka);
+/// }
+/// ```
 #[must_use]
 pub fn worlds(cases: &[Case]) -> Vec<Vec<Case>> {
     let kind = |case: &Case| match case.fault {
@@ -116,6 +134,35 @@ pub fn worlds(cases: &[Case]) -> Vec<Vec<Case>> {
 /// What is worse than it was: a key that is stale for good where none was, a run that is void where none was; twice the share of stale
 /// reads (and 1 % of reads more), three times the p99 of reads (and 5 ms more), half the throughput. Runs that only one of both has
 /// aren't compared.
+///
+/// ```
+/// use rowbust_lab::{live::compare::regressions, summary::Summary};
+/// # use rowbust_lab::{checker::Report, summary::{Environment, FORMAT, Measures, Run}};
+/// # let run = Run {
+/// #     strategy: "cache-aside".to_owned(),
+/// #     workload: "read-mostly".to_owned(),
+/// #     length: 1_000_000_000,
+/// #     fault: "none".to_owned(),
+/// #     struck: Default::default(),
+/// #     faults: Vec::new(),
+/// #     stale_keys: Vec::new(),
+/// #     report: Report { reads: 1000, stale_reads: 10, ..Report::default() },
+/// #     measures: Measures::default(),
+/// #     void: None,
+/// #     repeats: 0,
+/// # };
+/// # let (database, redis, command) = (String::new(), String::new(), String::new());
+/// # let environment = Environment { seed: 1, database, redis, cores: 2, command };
+/// # let file = tempfile::NamedTempFile::new()?;
+/// # let path = file.path();
+/// # std::fs::write(path, serde_json::to_vec(&Summary { format: FORMAT, environment, runs: vec![run] })?)?;
+/// let old = Summary::load(path)?;
+/// let mut new = old.clone();
+/// assert!(regressions(&old, &new).is_empty());
+/// new.runs[0].report.stale_reads = 40;
+/// assert_eq!(regressions(&old, &new), ["cache-aside read-mostly none: 4.00 % of reads stale, 1.00 % before"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn regressions(old: &Summary, new: &Summary) -> Vec<String> {
     let mut all = Vec::new();

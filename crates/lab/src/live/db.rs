@@ -8,6 +8,8 @@ use mysql_async::{
 use tokio::sync::Mutex;
 
 /// Which dialect.
+///
+/// Example: see [`WorldOptions`](super::WorldOptions).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavor {
     /// MariaDB 10.11 or newer.
@@ -17,15 +19,6 @@ pub enum Flavor {
 }
 
 impl Flavor {
-    /// `mariadb` or `mysql`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::MariaDb => "mariadb",
-            Self::MySql => "mysql",
-        }
-    }
-
     /// Of a semi-synchronous primary: its part in the names of variables.
     pub(super) fn semisync_role(self) -> &'static str {
         match self {

@@ -5,6 +5,18 @@ use std::{io, path::Path};
 use crate::checker::Impossible;
 
 /// Why a run couldn't be made, or counts for nothing.
+///
+/// ```no_run
+/// use rowbust_lab::live::{LiveError, World, WorldOptions};
+/// # async fn example() {
+/// match World::start(WorldOptions::new("target/debug/rowbust")).await {
+///     Ok(world) => println!("{}", world.versions().0),
+///     // With what installs it.
+///     Err(LiveError::Missing(what)) => eprintln!("{what}"),
+///     Err(error) => eprintln!("no servers: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
     /// A server's programs aren't here.

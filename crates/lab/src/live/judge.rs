@@ -18,6 +18,8 @@ use crate::{
 };
 
 /// One strategy's run, judged.
+///
+/// Example: see [`run`](super::run).
 #[derive(Debug)]
 pub struct Finished {
     /// What is kept of it.
@@ -25,9 +27,9 @@ pub struct Finished {
     /// The history, sorted by the checker.
     pub ops: Vec<Op>,
     /// How long reads took, in nanoseconds.
-    pub read_latency: Histogram<u64>,
+    pub(super) read_latency: Histogram<u64>,
     /// How long writes took, with what they do in the cache.
-    pub write_latency: Histogram<u64>,
+    pub(super) write_latency: Histogram<u64>,
     /// What the daemon logged; empty without one.
     pub daemon_log: String,
     /// The daemon's config; empty without one.

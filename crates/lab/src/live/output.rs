@@ -3,6 +3,8 @@
 //! `summary.json` (what was found), `env.json` (where, and with what), `report.html` and plots; per run, in `runs/`, its histograms, and the
 //! daemon's config and log; on request its history, for [`crate::history::read`].
 //!
+//! Example: see [`Output`]. A history that was kept can be judged again:
+//!
 //! ```no_run
 //! use rowbust_lab::{
 //!     checker::{self, Settings},
@@ -33,6 +35,36 @@ use crate::{
 };
 
 /// A folder, and what is in it so far.
+///
+/// ```no_run
+/// use rowbust_lab::{
+///     live::{Plan, Workload, World, WorldOptions, output::Output, run},
+///     summary::Environment,
+/// };
+/// use tokio_util::sync::CancellationToken;
+///
+/// # async fn example() -> Result<(), rowbust_lab::live::LiveError> {
+/// // `results/1`, or the next; known to be free before servers are started.
+/// let dir = Output::next_in("results".as_ref());
+/// Output::check(&dir, false)?;
+/// let world = World::start(WorldOptions::new("target/debug/rowbust")).await?;
+/// let (database, redis) = world.versions();
+/// let environment = Environment {
+///     seed: 1,
+///     database: database.to_owned(),
+///     redis: redis.to_owned(),
+///     cores: 2,
+///     command: "my-comparison".to_owned(),
+/// };
+/// let mut output = Output::create(dir, false, true, environment, &serde_json::Value::Null)?;
+/// let plan = Plan::new(Workload::ReadMostly);
+/// for finished in run(&world, &plan, &CancellationToken::new(), &|_| {}).await? {
+///     output.add(finished)?;
+/// }
+/// output.report()?;
+/// println!("{} runs in {}", output.summary().runs.len(), output.dir().display());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Output {
     dir: PathBuf,
@@ -45,6 +77,8 @@ impl Output {
     ///
     /// # Errors
     /// When something is there already, unless `force`; when it can't be made.
+    ///
+    /// Example: see [`Output`].
     pub fn create(
         dir: PathBuf,
         force: bool,
@@ -78,6 +112,8 @@ impl Output {
     ///
     /// # Errors
     /// When something is there already, unless `force`.
+    ///
+    /// Example: see [`Output`].
     pub fn check(dir: &Path, force: bool) -> Result<(), LiveError> {
         let is_used = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
         if is_used && !force {
@@ -90,6 +126,8 @@ impl Output {
     }
 
     /// The first of `BASE/1`, `BASE/2` … that isn't there.
+    ///
+    /// Example: see [`Output`].
     #[must_use]
     pub fn next_in(base: &Path) -> PathBuf {
         (1_u32..)
@@ -99,12 +137,16 @@ impl Output {
     }
 
     /// Where it is.
+    ///
+    /// Example: see [`Output`].
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// What was found so far.
+    ///
+    /// Example: see [`Output`].
     #[must_use]
     pub fn summary(&self) -> &Summary {
         &self.summary
@@ -121,6 +163,8 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
+    ///
+    /// Example: see [`Output`].
     pub fn add(&mut self, finished: Finished) -> Result<&Run, LiveError> {
         let Finished { run, ops, read_latency, write_latency, daemon_log, daemon_config } = finished;
         let number = self.summary.runs.len() + 1;
@@ -162,6 +206,8 @@ impl Output {
     ///
     /// # Errors
     /// When it can't be written.
+    ///
+    /// Example: see [`Output`].
     pub fn report(&self) -> Result<(), LiveError> {
         Ok(report::write(&self.summary, &self.dir).map(drop)?)
     }

@@ -39,6 +39,20 @@ const REFILL: (Duration, usize) = (Duration::from_secs(2), 90);
 const END_WITHIN: Duration = Duration::from_secs(60);
 
 /// What to run.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_lab::live::{Fault, Plan, Strategy, Workload};
+/// let plan = Plan {
+///     strategies: vec![Strategy::Guarded, Strategy::DelayedDoubleDelete],
+///     faults: vec![Fault::SlowReader, Fault::Evictions],
+///     // Evictions in the second half only.
+///     spells: vec![(Fault::Evictions, Duration::from_secs(15)..Duration::MAX)],
+///     length: Duration::from_secs(30),
+///     ..Plan::new(Workload::ManyKeys)
+/// };
+/// assert_eq!((plan.readers, plan.writers, plan.rows), (8, 8, 100));
+/// ```
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Side by side, each with rows, keys and a daemon of its own. Default: `guarded`.
@@ -70,6 +84,8 @@ pub struct Plan {
 
 impl Plan {
     /// Defaults.
+    ///
+    /// Example: see [`Plan`].
     #[must_use]
     pub fn new(workload: Workload) -> Self {
         Self {
@@ -92,6 +108,8 @@ impl Plan {
     ///
     /// # Errors
     /// What isn't there, or doesn't go together.
+    ///
+    /// Example: see [`run`].
     pub fn check(&self, world: &World) -> Result<(), LiveError> {
         for (what, number, most) in
             [("readers", self.readers, 200), ("writers", self.writers, 200), ("keys", self.rows, 100_000)]
@@ -124,6 +142,8 @@ impl Plan {
 }
 
 /// How far a run is.
+///
+/// Example: see [`run`].
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     /// What is going on.
@@ -138,6 +158,24 @@ pub struct Progress {
 ///
 /// # Errors
 /// When it can't be run, or counts for nothing.
+///
+/// ```no_run
+/// use rowbust_lab::live::{Fault, Finished, Plan, Progress, Workload, World, WorldOptions, run};
+/// use tokio_util::sync::CancellationToken;
+///
+/// # async fn example() -> Result<(), rowbust_lab::live::LiveError> {
+/// let plan = Plan { faults: vec![Fault::RedisFailover], ..Plan::new(Workload::ReadMostly) };
+/// let world = World::start(WorldOptions::for_plans("target/debug/rowbust", &[plan.clone()])).await?;
+/// plan.check(&world)?;
+/// let progress = |Progress { phase, operations, .. }: Progress| eprintln!("{phase}: {operations} operations");
+/// for Finished { run, ops, .. } in run(&world, &plan, &CancellationToken::new(), &progress).await? {
+///     println!("{}: {} of {} operations were stale reads", run.strategy, run.report.stale_reads, ops.len());
+///     if let Some(why) = run.void {
+///         println!("it counts for nothing: {why}");
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub async fn run(
     world: &World,
     plan: &Plan,

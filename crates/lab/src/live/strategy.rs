@@ -7,43 +7,59 @@ use rowbust_client::strategy::{
     LogicalExpiry, Strategy as Steps, TtlOnly, WriteCacheThenDb, WriteDbThenCache, WriteThrough,
 };
 
-macro_rules! strategies {
-    ($($variant:ident = $name:literal,)*) => {
-        /// A strategy, as `docs/strategies.md` describes it.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Strategy { $(#[doc = concat!("`", $name, "`")] $variant,)* }
+use crate::names::named;
 
-        impl Strategy {
-            /// All of them, in the documentation's order.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// Its name on the command line.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-strategies! {
-    TtlOnly = "ttl-only",
-    CacheAside = "cache-aside",
-    DeleteFirst = "delete-first",
-    WriteDbThenCache = "write-db-then-cache",
-    WriteCacheThenDb = "write-cache-then-db",
-    DelayedDoubleDelete = "delayed-double-delete",
-    LockSerialized = "lock-serialized",
-    LockSerializedUnfenced = "lock-serialized-unfenced",
-    LogicalExpiry = "logical-expiry",
-    WriteThrough = "write-through",
-    Binlog = "binlog",
-    BinlogTwice = "binlog-twice",
-    BinlogLease = "binlog-lease",
-    Guarded = "guarded",
+named! {
+    /// A strategy, as `docs/strategies.md` describes it.
+    ///
+    /// ```
+    /// use rowbust_lab::live::Strategy;
+    /// let names: Vec<&str> = Strategy::ALL.iter().map(|strategy| strategy.name()).collect();
+    /// println!("{}", names.join(", "));
+    /// assert_eq!(Strategy::named("write-through"), Some(Strategy::WriteThrough));
+    /// ```
+    pub enum Strategy {
+        /// Writers leave the cache alone; entries expire.
+        TtlOnly = "ttl-only",
+        /// Update, then delete the key.
+        CacheAside = "cache-aside",
+        /// Delete the key, then update.
+        DeleteFirst = "delete-first",
+        /// Update, then set the key.
+        WriteDbThenCache = "write-db-then-cache",
+        /// Set the key, then update.
+        WriteCacheThenDb = "write-cache-then-db",
+        /// Delete the key, update, and delete the key again after a while.
+        DelayedDoubleDelete = "delayed-double-delete",
+        /// A read-write lock per key; a fill counts only while its fence hasn't moved.
+        LockSerialized = "lock-serialized",
+        /// The same without the fence.
+        LockSerializedUnfenced = "lock-serialized-unfenced",
+        /// Behind its time an entry is still served while one reader rebuilds it.
+        LogicalExpiry = "logical-expiry",
+        /// Update and set the key under a lock.
+        WriteThrough = "write-through",
+        /// The daemon removes once, when the event arrives.
+        Binlog = "binlog",
+        /// The daemon removes twice: the second time behind visibility and the fill grace.
+        BinlogTwice = "binlog-twice",
+        /// The daemon removes once, and fills need a lease.
+        BinlogLease = "binlog-lease",
+        /// The daemon removes twice, and fills need a lease.
+        Guarded = "guarded",
+    }
 }
 
 /// The times that strategies know. What takes seconds in production takes a part of one here, so that its end is seen in a short run.
+///
+/// ```
+/// use std::time::Duration;
+/// use rowbust_lab::live::{Plan, Timing, Workload};
+/// // Locks that outlast any pause of their holders.
+/// let timing = Timing { lock: Duration::from_secs(30), ..Timing::default() };
+/// assert_eq!(timing.to_json()["lock"], 30_000);
+/// let plan = Plan { timing, ..Plan::new(Workload::WriteHeavy) };
+/// ```
 #[derive(Debug, Clone)]
 pub struct Timing {
     /// TTL of entries where something else removes them. Default: 10 minutes.
@@ -76,6 +92,8 @@ impl Default for Timing {
 
 impl Timing {
     /// In milliseconds, by name.
+    ///
+    /// Example: see [`Timing`].
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -99,21 +117,34 @@ pub(super) enum Removals {
 }
 
 impl Strategy {
+    /// All of them, in the documentation's order.
+    ///
+    /// Example: see [`Strategy`].
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// Its name on the command line.
+    ///
+    /// Example: see [`Strategy`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
     /// By its name.
+    ///
+    /// Example: see [`Strategy`].
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|strategy| strategy.name() == name)
     }
 
     /// Whether the daemon removes for it.
-    #[must_use]
-    pub fn has_daemon(self) -> bool {
+    pub(super) fn has_daemon(self) -> bool {
         self.removals().is_some()
     }
 
     /// Whether it fills under a lock or lease that can expire.
-    #[must_use]
-    pub fn has_lock(self) -> bool {
+    pub(super) fn has_lock(self) -> bool {
         matches!(
             self,
             Self::LockSerialized | Self::LockSerializedUnfenced | Self::BinlogLease | Self::Guarded
@@ -121,8 +152,7 @@ impl Strategy {
     }
 
     /// Whether it writes under a lock that can expire.
-    #[must_use]
-    pub fn writers_lock(self) -> bool {
+    pub(super) fn writers_lock(self) -> bool {
         matches!(self, Self::LockSerialized | Self::LockSerializedUnfenced | Self::WriteThrough)
     }
 

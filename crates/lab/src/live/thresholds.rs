@@ -9,15 +9,7 @@
 //! - { strategy: cache-aside, fault: slow-reader, permanently_stale: { min: 1 }, read_p99_ms: { max: 50 } }
 //! ```
 //!
-//! ```
-//! use rowbust_lab::live::thresholds;
-//! let all = thresholds::parse("- { strategy: guarded, permanently_stale: { max: 0 } }", "mine.yaml")?;
-//! assert_eq!(all[0].permanently_stale.and_then(|range| range.max), Some(0.0));
-//! assert!(thresholds::parse("- { strategy: gaurded }", "mine.yaml").is_err());
-//! // Runs that were made are judged by them.
-//! assert!(thresholds::judge(&all, &[]).is_empty());
-//! # Ok::<(), rowbust_lab::live::LiveError>(())
-//! ```
+//! Example: see [`judge`].
 
 use std::{fs, path::Path};
 
@@ -27,44 +19,96 @@ use super::{Fault, LiveError, Strategy, Workload, error::LiveError as Error};
 use crate::summary::Run;
 
 /// The built-in ones: what a comparison must find to count for something.
-pub const DEFAULT: &str = include_str!("thresholds.yaml");
+const DEFAULT: &str = include_str!("thresholds.yaml");
 
 /// A range. What isn't given bounds nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Range {
+struct Range {
     /// At least this.
-    pub min: Option<f64>,
+    min: Option<f64>,
     /// At most this.
-    pub max: Option<f64>,
+    max: Option<f64>,
 }
 
-macro_rules! thresholds {
-    ($($(#[$doc:meta])* $name:ident = $of:expr,)*) => {
-        /// What some runs must show.
-        #[derive(Debug, Clone, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct Threshold {
-            /// Of this strategy.
-            pub strategy: String,
-            /// Under this workload. Default: any.
-            pub workload: Option<String>,
-            /// Under this fault, or `none`. Default: any.
-            pub fault: Option<String>,
-            $($(#[$doc])* pub $name: Option<Range>,)*
-        }
+/// What some runs must show.
+///
+/// Example: see [`load`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threshold {
+    /// Of this strategy.
+    strategy: String,
+    /// Under this workload. Default: any.
+    workload: Option<String>,
+    /// Under this fault, or `none`. Default: any.
+    fault: Option<String>,
+    /// Keys that were stale for good.
+    permanently_stale: Option<Range>,
+    /// Share of reads that were stale, from 0 to 1.
+    stale_ratio: Option<Range>,
+    /// Of the stale reads: how stale, p99, in milliseconds.
+    staleness_p99_ms: Option<Range>,
+    /// Of the stale reads: how stale at most, in milliseconds.
+    staleness_max_ms: Option<Range>,
+    /// Reads of a client that lacked its own write.
+    own_write_missed: Option<Range>,
+    /// Reads of a client that gave less than one before.
+    went_back: Option<Range>,
+    /// Reads of what was never committed.
+    dirty_reads: Option<Range>,
+    /// Hits among reads, from 0 to 1.
+    hit_ratio: Option<Range>,
+    /// Reads and writes per second.
+    operations_per_second: Option<Range>,
+    /// Latency of reads, in milliseconds.
+    read_p99_ms: Option<Range>,
+    /// Latency of writes, in milliseconds.
+    write_p99_ms: Option<Range>,
+    /// What the workload found wrong in itself: more sold than there was.
+    broken: Option<Range>,
+}
 
-        impl Threshold {
-            /// The measures that it bounds.
-            fn bounds(&self) -> Vec<(&'static str, Range, fn(&Run) -> f64)> {
-                let mut all: Vec<(&'static str, Range, fn(&Run) -> f64)> = Vec::new();
-                $(if let Some(range) = self.$name {
-                    all.push((stringify!($name), range, $of));
-                })*
-                all
-            }
-        }
-    };
+/// How a measure is found in a run.
+type Measure = fn(&Run) -> f64;
+
+impl Threshold {
+    /// The measures that it bounds.
+    fn bounds(&self) -> impl Iterator<Item = (&'static str, Range, Measure)> {
+        // Without `..`, so that none is forgotten.
+        let &Self {
+            strategy: _,
+            workload: _,
+            fault: _,
+            permanently_stale,
+            stale_ratio,
+            staleness_p99_ms,
+            staleness_max_ms,
+            own_write_missed,
+            went_back,
+            dirty_reads,
+            hit_ratio,
+            operations_per_second,
+            read_p99_ms,
+            write_p99_ms,
+            broken,
+        } = self;
+        let all: [(&'static str, Option<Range>, Measure); 12] = [
+            ("permanently_stale", permanently_stale, |run| number(run.report.permanently_stale.len() as u64)),
+            ("stale_ratio", stale_ratio, Run::stale_ratio),
+            ("staleness_p99_ms", staleness_p99_ms, |run| number(run.report.staleness.p99) / 1e6),
+            ("staleness_max_ms", staleness_max_ms, |run| number(run.report.staleness.max) / 1e6),
+            ("own_write_missed", own_write_missed, |run| number(run.report.own_write_missed)),
+            ("went_back", went_back, |run| number(run.report.went_back)),
+            ("dirty_reads", dirty_reads, |run| number(run.report.dirty_reads)),
+            ("hit_ratio", hit_ratio, |run| number(run.report.hits) / number(run.report.reads.max(1))),
+            ("operations_per_second", operations_per_second, Run::throughput),
+            ("read_p99_ms", read_p99_ms, |run| number(run.report.read_latency.p99) / 1e6),
+            ("write_p99_ms", write_p99_ms, |run| number(run.report.write_latency.p99) / 1e6),
+            ("broken", broken, |run| number(run.measures.broken.len() as u64)),
+        ];
+        all.into_iter().filter_map(|(name, range, of)| Some((name, range?, of)))
+    }
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -72,34 +116,9 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-thresholds! {
-    /// Keys that were stale for good.
-    permanently_stale = |run| number(run.report.permanently_stale.len() as u64),
-    /// Share of reads that were stale, from 0 to 1.
-    stale_ratio = Run::stale_ratio,
-    /// Of the stale reads: how stale, p99, in milliseconds.
-    staleness_p99_ms = |run| number(run.report.staleness.p99) / 1e6,
-    /// Of the stale reads: how stale at most, in milliseconds.
-    staleness_max_ms = |run| number(run.report.staleness.max) / 1e6,
-    /// Reads of a client that lacked its own write.
-    own_write_missed = |run| number(run.report.own_write_missed),
-    /// Reads of a client that gave less than one before.
-    went_back = |run| number(run.report.went_back),
-    /// Reads of what was never committed.
-    dirty_reads = |run| number(run.report.dirty_reads),
-    /// Hits among reads, from 0 to 1.
-    hit_ratio = |run| number(run.report.hits) / number(run.report.reads.max(1)),
-    /// Reads and writes per second.
-    operations_per_second = Run::throughput,
-    /// Latency of reads, in milliseconds.
-    read_p99_ms = |run| number(run.report.read_latency.p99) / 1e6,
-    /// Latency of writes, in milliseconds.
-    write_p99_ms = |run| number(run.report.write_latency.p99) / 1e6,
-    /// What the workload found wrong in itself: more sold than there was.
-    broken = |run| number(run.measures.broken.len() as u64),
-}
-
 /// A threshold and a run.
+///
+/// Example: see [`judge`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
     /// The run's strategy.
@@ -138,7 +157,7 @@ impl std::fmt::Display for Verdict {
 ///
 /// # Errors
 /// What isn't right, with its place.
-pub fn parse(text: &str, name: &str) -> Result<Vec<Threshold>, LiveError> {
+fn parse(text: &str, name: &str) -> Result<Vec<Threshold>, LiveError> {
     let wrong = |why: String| Error::Usage(format!("{name}: {why}"));
     let all: Vec<Threshold> = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?;
     for threshold in &all {
@@ -169,6 +188,18 @@ pub fn parse(text: &str, name: &str) -> Result<Vec<Threshold>, LiveError> {
 ///
 /// # Errors
 /// When it can't be read, or isn't right.
+///
+/// ```
+/// use rowbust_lab::live::thresholds::{Threshold, load};
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("mine.yaml");
+/// std::fs::write(&path, "- { strategy: guarded, permanently_stale: { max: 0 }, read_p99_ms: { max: 20 } }")?;
+/// let mine: Vec<Threshold> = load(Some(&path))?;
+/// assert_eq!(mine.len(), 1);
+/// // The built-in ones ask something of each strategy whose race the lab can show.
+/// assert!(load(None)?.len() > 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn load(path: Option<&Path>) -> Result<Vec<Threshold>, LiveError> {
     match path {
         None => parse(DEFAULT, "the built-in thresholds"),
@@ -182,6 +213,23 @@ pub fn load(path: Option<&Path>) -> Result<Vec<Threshold>, LiveError> {
 
 /// Whether a run showed nothing, which may be chance: a fault never struck, or less was found than is asked for. What is more than may
 /// be is no chance.
+///
+/// ```no_run
+/// use rowbust_lab::live::{self, Plan, World, thresholds::{self, is_too_mild}};
+/// use tokio_util::sync::CancellationToken;
+///
+/// # async fn example(world: &World, mut plan: Plan) -> Result<(), rowbust_lab::live::LiveError> {
+/// let thresholds = thresholds::load(None)?;
+/// // Whether a race is met is chance: three times, then it counts.
+/// for _ in 0..3 {
+///     let finished = live::run(world, &plan, &CancellationToken::new(), &|_| {}).await?;
+///     if !finished.iter().any(|one| is_too_mild(&thresholds, &one.run)) {
+///         break;
+///     }
+///     plan.seed += 1;
+/// }
+/// # Ok(()) }
+/// ```
 #[must_use]
 pub fn is_too_mild(thresholds: &[Threshold], run: &Run) -> bool {
     let verdicts = judge(thresholds, std::slice::from_ref(run));
@@ -191,6 +239,32 @@ pub fn is_too_mild(thresholds: &[Threshold], run: &Run) -> bool {
 }
 
 /// Holds thresholds against runs.
+///
+/// ```
+/// use rowbust_lab::{
+///     checker::{Final, Report},
+///     live::thresholds::{Verdict, judge, load},
+///     summary::{Measures, Run},
+/// };
+/// let stale = vec![Final { key: 7, cached: Some(1), database: 2 }];
+/// let run = Run {
+///     strategy: "guarded".to_owned(),
+///     workload: "read-mostly".to_owned(),
+///     length: 10_000_000_000,
+///     fault: "none".to_owned(),
+///     struck: Default::default(),
+///     faults: Vec::new(),
+///     stale_keys: Vec::new(),
+///     report: Report { permanently_stale: stale, ..Report::default() },
+///     measures: Measures::default(),
+///     void: None,
+///     repeats: 0,
+/// };
+/// let verdicts: Vec<Verdict> = judge(&load(None)?, &[run]);
+/// let missed = verdicts.iter().find(|verdict| verdict.met == Some(false)).map(Verdict::to_string);
+/// assert_eq!(missed.as_deref(), Some("guarded read-mostly none: permanently_stale is 1, at most 0 may be"));
+/// # Ok::<(), rowbust_lab::live::LiveError>(())
+/// ```
 #[must_use]
 pub fn judge(thresholds: &[Threshold], runs: &[Run]) -> Vec<Verdict> {
     let mut verdicts = Vec::new();

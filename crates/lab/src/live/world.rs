@@ -22,7 +22,7 @@ use super::{
 };
 use connector::Address;
 use given::given_redis;
-pub use given::without_account;
+pub use given::{Given, without_account};
 use start::{find, primary_args, start_cache, start_database};
 
 mod connector;
@@ -39,6 +39,17 @@ const STARTING: &str = "starting the lab's servers";
 const POLL: Duration = Duration::from_millis(5);
 
 /// What to start.
+///
+/// ```
+/// use rowbust_lab::live::{Fault, Flavor, Plan, Workload, WorldOptions};
+/// let program = "target/debug/rowbust";
+/// let options = WorldOptions { flavor: Some(Flavor::MySql), kafka: true, ..WorldOptions::new(program) };
+/// assert!(options.replica && !options.sentinels);
+/// // Or only what faults need.
+/// let plan = Plan { faults: vec![Fault::RedisFailover], ..Plan::new(Workload::ReadMostly) };
+/// let options = WorldOptions::for_plans(program, &[plan]);
+/// assert!(options.sentinels && !options.replica && !options.kafka);
+/// ```
 #[derive(Debug, Clone)]
 pub struct WorldOptions {
     /// The program whose `run` is the daemon under test.
@@ -57,6 +68,8 @@ pub struct WorldOptions {
 
 impl WorldOptions {
     /// Defaults, with this program.
+    ///
+    /// Example: see [`WorldOptions`].
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
@@ -69,6 +82,8 @@ impl WorldOptions {
     }
 
     /// With this program, and what the faults of these plans need.
+    ///
+    /// Example: see [`WorldOptions`].
     pub fn for_plans(program: impl Into<PathBuf>, plans: &[Plan]) -> Self {
         let has = |fault| plans.iter().any(|plan| plan.faults.contains(&fault));
         Self {
@@ -78,15 +93,6 @@ impl WorldOptions {
             ..Self::new(program)
         }
     }
-}
-
-/// Servers that are there already: faults that need their processes can't be had.
-#[derive(Debug, Clone)]
-pub struct Given {
-    /// `mysql://USER:PASSWORD@HOST:PORT`; the account makes and drops schemas, and follows the binlog.
-    pub mysql: String,
-    /// `redis://HOST:PORT`.
-    pub redis: String,
 }
 
 #[derive(Debug)]
@@ -120,6 +126,8 @@ enum Cache {
 }
 
 /// The servers of a run. Several runs may follow one another in it. Dropped, it ends what it started.
+///
+/// Example: see [`run`](super::run).
 #[derive(Debug)]
 pub struct World {
     flavor: Flavor,
@@ -141,6 +149,8 @@ impl World {
     ///
     /// # Errors
     /// When programs are missing (named, with what installs them), or a server doesn't come up.
+    ///
+    /// Example: see [`run`](super::run).
     pub async fn start(options: WorldOptions) -> Result<Self, LiveError> {
         let dir = tempfile::Builder::new().prefix("rowbust-lab-").tempdir();
         let dir = dir.map_err(Error::file(&std::env::temp_dir()))?;
@@ -249,38 +259,35 @@ impl World {
     }
 
     /// Which dialect the database speaks.
-    #[must_use]
-    pub fn flavor(&self) -> Flavor {
+    pub(super) fn flavor(&self) -> Flavor {
         self.flavor
     }
 
     /// Names and versions: of the database, of Redis.
+    ///
+    /// Example: see [`Given`].
     #[must_use]
     pub fn versions(&self) -> (&str, &str) {
         (&self.versions.0, &self.versions.1)
     }
 
     /// Whether the servers are its own: their processes may be killed, and their memory be wiped.
-    #[must_use]
-    pub fn is_private(&self) -> bool {
+    pub(super) fn is_private(&self) -> bool {
         matches!(self.primary, Primary::Ours(_))
     }
 
     /// Whether there is a replica that readers use.
-    #[must_use]
-    pub fn has_replica(&self) -> bool {
+    pub(super) fn has_replica(&self) -> bool {
         self.replica.is_some()
     }
 
     /// Whether Redis is a group with sentinels.
-    #[must_use]
-    pub fn has_sentinels(&self) -> bool {
+    pub(super) fn has_sentinels(&self) -> bool {
         matches!(self.cache, Cache::Sentinels(_))
     }
 
     /// Kafka, if it is part of it.
-    #[must_use]
-    pub fn kafka(&self) -> Option<&Kafka> {
+    pub(super) fn kafka(&self) -> Option<&Kafka> {
         self.kafka.as_ref()
     }
 

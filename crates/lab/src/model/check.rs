@@ -11,6 +11,7 @@ use stateright::{Checker as _, HasDiscoveries, Model, Path};
 use super::{
     env, follower,
     mutant::Mutant,
+    outcome::{CheckError, Limits, Outcome, Progress, Violation},
     property::Property,
     setup::{Condition, Setup},
     state::{Cell, State},
@@ -299,105 +300,6 @@ impl Model for World {
             })
             .collect()
     }
-}
-
-/// How far a search may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Threads.
-    pub threads: usize,
-    /// Steps from the start; 0: no bound.
-    pub depth: usize,
-    /// Unique states; each takes about 40 bytes, and those that wait to be explored about 400 more.
-    pub states: usize,
-}
-
-impl Default for Limits {
-    /// One thread, no bound of depth, 100 million states.
-    fn default() -> Self {
-        Self { threads: 1, depth: 0, states: 100_000_000 }
-    }
-}
-
-/// How far a search is.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress {
-    /// Unique states so far.
-    pub states: usize,
-    /// Steps from the start.
-    pub depth: usize,
-    /// Since the search began.
-    pub elapsed: Duration,
-}
-
-/// A property that doesn't hold, and the number of steps of the shortest way there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Violation {
-    /// Which.
-    pub property: Property,
-    /// Steps.
-    pub steps: usize,
-}
-
-/// What came out of a search.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// The strategy's name.
-    pub strategy: &'static str,
-    /// The set-up that was explored.
-    pub setup: Setup,
-    /// Unique states visited (up to the names of readers and writers).
-    pub states: usize,
-    /// Steps from the start to the farthest state visited.
-    pub depth: usize,
-    /// How long it took.
-    pub elapsed: Duration,
-    /// A bound cut the search, so that what wasn't found may still exist.
-    pub cut: Option<&'static str>,
-    /// The search came to its end by itself: every reachable state was visited.
-    pub exhausted: bool,
-    /// Properties that don't hold, the shortest way first.
-    pub violations: Vec<Violation>,
-    /// The shortest way to a value that is stale for good; else to the first violation.
-    pub trace: Option<Trace>,
-    /// A value can be cached for good. Says something only if the search was exhausted.
-    pub fills: bool,
-}
-
-impl Outcome {
-    /// Steps to a value that is stale for good.
-    pub fn stale(&self) -> Option<usize> {
-        self.violations.iter().find(|v| v.property == Property::StaleForGood).map(|v| v.steps)
-    }
-
-    /// Every state was visited, no property is violated, and values can be cached.
-    pub fn holds(&self) -> bool {
-        self.exhausted && self.violations.is_empty() && self.fills
-    }
-
-    /// The upper bound of the probability that two different states had one 64-bit fingerprint, so that one wasn't explored:
-    /// n² / 2⁶⁵.
-    pub fn omission(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a bound to one digit")]
-        let n = self.states as f64;
-        n * n / 2f64.powi(65)
-    }
-}
-
-/// What went wrong with a search itself.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// Numbers that the model has no room for.
-    #[error("{0}")]
-    Setup(String),
-    /// A bug of the model.
-    #[error("the search of {strategy} in {setup} broke off: a thread panicked")]
-    Panicked {
-        /// The strategy.
-        strategy: &'static str,
-        /// The set-up.
-        setup: &'static str,
-    },
 }
 
 /// Explores a set-up. `progress` is called about ten times a second.

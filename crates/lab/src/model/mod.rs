@@ -7,11 +7,7 @@
 //!
 //! ```
 //! use rowbust_lab::model::{self, Condition, Limits, Mutant};
-//! // The race of cache-aside, its steps as a table.
-//! let race = model::check(&model::cases("cache-aside")[0], Limits::default(), &mut |_| {})?;
-//! assert_eq!(race.stale(), Some(5));
-//! println!("{}", race.trace.map_or(String::new(), |trace| trace.markdown()));
-//! // Guarded holds where a mutant of it fails.
+//! // Guarded without its leases fails; with them it holds, whatever Redis evicts.
 //! let mut case = model::mutant_case(Mutant::NoLease);
 //! assert!(!model::check(&case, Limits::default(), &mut |_| {})?.holds());
 //! case.setup.mutant = None;
@@ -27,6 +23,7 @@ mod check;
 mod env;
 mod follower;
 mod mutant;
+mod outcome;
 mod property;
 mod report;
 mod setup;
@@ -41,16 +38,18 @@ use std::sync::{
 };
 
 pub use self::{
-    check::{CheckError, Limits, Outcome, Progress, Violation},
     mutant::Mutant,
+    outcome::{CheckError, Limits, Outcome, Progress, Violation},
     property::Property,
     report::{expected, verdict},
     setup::{Condition, Expect, Setup},
     strategies::NAMES,
-    trace::{Actor, Step, Trace},
+    trace::Trace,
 };
 
 /// A strategy in a set-up, to be explored.
+///
+/// Example: see [`cases`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
     /// One of [`NAMES`].
@@ -60,22 +59,44 @@ pub struct Case {
 }
 
 /// What a strategy does, in one line. Nothing if there is none of that name.
+///
+/// ```
+/// use rowbust_lab::model::{NAMES, about};
+/// for name in NAMES {
+///     println!("{name}: {}", about(name).unwrap_or_default());
+/// }
+/// assert_eq!(about("cache-aside"), Some("update the database, then delete the key"));
+/// assert_eq!(about("no-cache"), None);
+/// ```
 pub fn about(strategy: &str) -> Option<&'static str> {
     strategies::find(strategy).map(|strategy| strategy.about())
 }
 
 /// All set-ups of a strategy, the default one first. None if there is no strategy of that name.
+///
+/// ```
+/// use rowbust_lab::model::{Case, Expect, cases, expected};
+/// for Case { strategy, setup } in cases("binlog-twice") {
+///     println!("{strategy} {}: {} ({}); {}", setup.name, setup.about, setup.summary(), expected(&setup));
+/// }
+/// assert!(matches!(cases("binlog-twice")[0].setup.expect, Expect::Stale(_)));
+/// assert!(cases("no-cache").is_empty());
+/// ```
 pub fn cases(strategy: &str) -> Vec<Case> {
     let Some(strategy) = strategies::find(strategy) else { return Vec::new() };
     strategy.setups().into_iter().map(|setup| Case { strategy: strategy.name(), setup }).collect()
 }
 
 /// Every strategy in each of its set-ups.
+///
+/// Example: see [`check_all`].
 pub fn all_cases() -> Vec<Case> {
     NAMES.iter().flat_map(|name| cases(name)).collect()
 }
 
 /// `guarded` with a sentence left out, in the smallest set-up that shows it.
+///
+/// Example: see [`Mutant`].
 pub fn mutant_case(mutant: Mutant) -> Case {
     Case { strategy: "guarded", setup: mutant.setup() }
 }
@@ -84,6 +105,19 @@ pub fn mutant_case(mutant: Mutant) -> Case {
 ///
 /// # Errors
 /// If the set-up's numbers are out of bounds, or the model has a bug.
+///
+/// ```
+/// use rowbust_lab::model::{Condition, Limits, cases, check};
+/// // One delete per event: a commit is in the binlog before readers can see it.
+/// let mut case = cases("binlog").remove(0);
+/// let outcome = check(&case, Limits::default(), &mut |at| eprintln!("{} states", at.states))?;
+/// println!("{}", outcome.trace.as_ref().map_or(String::new(), |trace| trace.table(Some(120))));
+/// assert!(outcome.stale().is_some());
+/// // On a primary where what is logged is visible at once there is no such window.
+/// case.setup.set(Condition::Window, false);
+/// assert!(check(&case, Limits::default(), &mut |_| {})?.holds());
+/// # Ok::<(), rowbust_lab::model::CheckError>(())
+/// ```
 pub fn check(case: &Case, limits: Limits, progress: &mut dyn FnMut(Progress)) -> Result<Outcome, CheckError> {
     let strategy = strategies::find(case.strategy)
         .ok_or_else(|| CheckError::Setup(format!("no strategy {}", case.strategy)))?;
@@ -95,6 +129,18 @@ pub fn check(case: &Case, limits: Limits, progress: &mut dyn FnMut(Progress)) ->
 ///
 /// # Errors
 /// The first that [`check`] gives.
+///
+/// ```
+/// use rowbust_lab::model::{Limits, Progress, all_cases, check_all, verdict};
+/// let cases: Vec<_> = all_cases().into_iter().filter(|case| case.setup.name == "default" && case.strategy != "guarded").collect();
+/// let limits = Limits { threads: 2, ..Limits::default() };
+/// let progress = |place: usize, at: Progress| eprintln!("{}: {} states", cases[place].strategy, at.states);
+/// for outcome in check_all(&cases, limits, &progress, &|_, _| {})? {
+///     println!("{}: {}", outcome.strategy, verdict(&outcome));
+///     assert!(outcome.is_expected());
+/// }
+/// # Ok::<(), rowbust_lab::model::CheckError>(())
+/// ```
 pub fn check_all(
     cases: &[Case],
     limits: Limits,

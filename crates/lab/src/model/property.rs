@@ -8,6 +8,17 @@ use super::{
 };
 
 /// A property of the model.
+///
+/// ```
+/// use rowbust_lab::model::{Limits, Mutant, Property, Violation, check, mutant_case};
+/// for property in Property::ALL {
+///     println!("{}: {}", property.name(), property.about());
+/// }
+/// // The pool that readers choose from names a server that lacks a commit, before a stale value shows.
+/// let outcome = check(&mutant_case(Mutant::SecondBeforeVisibility), Limits::default(), &mut |_| {})?;
+/// assert_eq!(outcome.violations[0], Violation { property: Property::Pool, steps: 4 });
+/// # Ok::<(), rowbust_lab::model::CheckError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Property {
     /// Never: the cache holds another value than the database, and nothing that must still happen can change it.
@@ -26,6 +37,8 @@ pub enum Property {
 
 impl Property {
     /// All, in the order of their indices.
+    ///
+    /// Example: see [`Property`].
     pub const ALL: &[Property] = &[
         Property::StaleForGood,
         Property::Guards,
@@ -36,6 +49,8 @@ impl Property {
     ];
 
     /// Its name in output.
+    ///
+    /// Example: see [`Property`].
     pub fn name(self) -> &'static str {
         match self {
             Property::StaleForGood => "never-stale-for-good",
@@ -48,6 +63,8 @@ impl Property {
     }
 
     /// What it says, in one line.
+    ///
+    /// Example: see [`Property`].
     pub fn about(self) -> &'static str {
         match self {
             Property::StaleForGood => {
@@ -68,7 +85,7 @@ impl Property {
     }
 
     /// Something bad that must never be reached (else: something good that must be reachable).
-    pub fn is_safety(self) -> bool {
+    pub(crate) fn is_safety(self) -> bool {
         self != Property::Fills
     }
 

@@ -3,13 +3,15 @@
 use serde_json::{Value, json};
 
 use super::{
-    check::Outcome,
+    outcome::Outcome,
     setup::{Expect, Setup},
     trace::Trace,
 };
 
 impl Outcome {
     /// Whether it came out as its set-up says; only a set-up that no flag has changed says something.
+    ///
+    /// Example: see [`Outcome`].
     pub fn is_expected(&self) -> bool {
         match self.setup.expect {
             _ if self
@@ -29,6 +31,8 @@ impl Outcome {
 
     /// Whether it rules out what its set-up says. A search that a bound cut short may leave that open, but not if it found what must
     /// not be there.
+    ///
+    /// Example: see [`Outcome`].
     pub fn contradicts(&self) -> bool {
         let must_hold = self.setup.expect == Expect::Holds;
         !self.is_expected()
@@ -36,6 +40,8 @@ impl Outcome {
     }
 
     /// The outcome as an object. `expected` is left out if the set-up was changed.
+    ///
+    /// Example: see [`Outcome`].
     pub fn to_json(&self, unchanged: bool) -> Value {
         let setup = &self.setup;
         let mut value = json!({
@@ -72,6 +78,8 @@ impl Outcome {
 }
 
 /// An outcome in a few words.
+///
+/// Example: see [`check_all`](super::check_all).
 pub fn verdict(outcome: &Outcome) -> String {
     if let Some(steps) = outcome.stale() {
         return format!("stale for good in {steps} steps");
@@ -87,6 +95,8 @@ pub fn verdict(outcome: &Outcome) -> String {
 }
 
 /// What a set-up is to give, in the same words.
+///
+/// Example: see [`cases`](super::cases).
 pub fn expected(setup: &Setup) -> String {
     match setup.expect {
         Expect::Holds => "holds".into(),
@@ -97,7 +107,7 @@ pub fn expected(setup: &Setup) -> String {
 
 impl Trace {
     /// The steps as an array.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let step = |step: &super::trace::Step| {
             json!({
                 "actor": step.actor.name(),

@@ -9,7 +9,7 @@ use super::{
 
 /// Who took a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Actor {
+pub(crate) enum Actor {
     /// A writer, by number.
     Writer(u8),
     /// A reader, by number.
@@ -28,7 +28,7 @@ pub enum Actor {
 
 impl Actor {
     /// Its name in output.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Actor::Writer(n) => format!("writer {n}"),
             Actor::Reader(n) => format!("reader {n}"),
@@ -43,17 +43,17 @@ impl Actor {
 
 /// A step of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Who took it.
-    pub actor: Actor,
+    pub(crate) actor: Actor,
     /// What it did.
-    pub text: String,
+    pub(crate) text: String,
     /// The row at the primary, as a reader sees it after the step.
-    pub row: String,
+    pub(crate) row: String,
     /// The row at the replica, where there is one.
-    pub replica: Option<String>,
+    pub(crate) replica: Option<String>,
     /// What Redis holds after the step.
-    pub cached: String,
+    pub(crate) cached: String,
 }
 
 impl Step {
@@ -88,10 +88,19 @@ fn cell(cell: Cell) -> String {
 }
 
 /// A way from the start to a state that violates a property.
+///
+/// ```
+/// use rowbust_lab::model::{Limits, Trace, cases, check};
+/// let race = check(&cases("delete-first")[0], Limits::default(), &mut |_| {})?;
+/// let trace: Trace = race.trace.ok_or("none")?;
+/// // For a terminal of 100 columns, and for a page.
+/// println!("{}", trace.table(Some(100)));
+/// assert!(trace.markdown().starts_with("|  | writer 1 | reader 1 | row | cached |\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// Its steps.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 impl Trace {
@@ -124,6 +133,8 @@ impl Trace {
     }
 
     /// As a table, no wider than `width` columns (if that is possible at all); without a width, than the terminal.
+    ///
+    /// Example: see [`Trace`].
     pub fn table(&self, width: Option<u16>) -> String {
         let (head, rows) = self.cells();
         let mut table = Table::new();
@@ -140,6 +151,8 @@ impl Trace {
     }
 
     /// As a Markdown table.
+    ///
+    /// Example: see [`Trace`].
     pub fn markdown(&self) -> String {
         let (head, rows) = self.cells();
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));

@@ -12,9 +12,11 @@
 //!     cores: 2,
 //!     command: "rowbust lab compare".to_owned(),
 //! };
-//! let files = report::render(&Summary { format: FORMAT, environment, runs: Vec::new() });
-//! assert_eq!(files[0].name, "report.html");
-//! assert!(files[0].content.contains("MariaDB 10.11"));
+//! let folder = tempfile::tempdir()?;
+//! let files = report::write(&Summary { format: FORMAT, environment, runs: Vec::new() }, folder.path())?;
+//! assert_eq!(files[0], folder.path().join("report.html"));
+//! assert!(std::fs::read_to_string(&files[0])?.contains("MariaDB 10.11"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Guarantees: the page asks nobody for anything and reads without a network; it holds all of the summary that a person would compare,
@@ -48,14 +50,27 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// A file of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
+struct File {
     /// Without folder.
-    pub name: String,
+    name: String,
     /// All of it.
-    pub content: String,
+    content: String,
 }
 
 /// What can't be written.
+///
+/// ```no_run
+/// use rowbust_lab::{
+///     report::{self, ReportError},
+///     summary::Summary,
+/// };
+/// let summary = Summary::load("lab/summary.json".as_ref())?;
+/// match report::write(&summary, "/srv/www/lab".as_ref()) {
+///     Err(ReportError::File { path, source }) => eprintln!("{}: {source}", path.display()),
+///     written => println!("{} files", written?.len()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// A file.
@@ -77,8 +92,8 @@ pub enum ReportError {
     },
 }
 
-/// Writes [`render`]'s files into a folder, which is made if need be; and each plot as PNG, for light and for dark paper (with the feature
-/// `png`, a default). Gives their paths, the page's first.
+/// Writes the report into a folder, which is made if need be: `report.html`, and each plot as SVG and, with the feature `png`, a default,
+/// as PNG for light and for dark paper. Gives their paths, the page's first.
 ///
 /// # Errors
 /// See [`ReportError`].
@@ -116,7 +131,7 @@ pub fn write(summary: &Summary, folder: &Path) -> Result<Vec<PathBuf>, ReportErr
 }
 
 /// The report: `report.html`, and an SVG per plot, workload and set of faults. The same summary makes the same bytes.
-pub fn render(summary: &Summary) -> Vec<File> {
+fn render(summary: &Summary) -> Vec<File> {
     let names = names(summary);
     let mut page = head(summary);
     legend(&names, &mut page);

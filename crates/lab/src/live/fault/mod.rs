@@ -18,25 +18,72 @@ mod servers;
 
 named! {
     /// A fault, as `docs/lab.md` describes it.
-    Fault {
-        SlowReader = "slow-reader": "Half of the readers are held up between load and fill, until the key was written and long enough after. Counts fills during which a write of the key began.",
-        SlowWriter = "slow-writer": "Three of four writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.",
-        VisibilityWindow = "visibility-window": "Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.",
-        ReplicaLag = "replica-lag": "Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.",
-        LockExpiry = "lock-expiry": "Processes stand still for longer than their lock or lease lasts: half of the readers before a fill; where writers lock, three of four before their update or before what they do in the cache, at one step in fifteen. Counts operations that lost a lock by it, or whose fill was refused.",
-        Evictions = "evictions": "Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.",
-        DaemonKill = "daemon-kill": "kill -9 of the daemon, and a new start. Counts daemons killed.",
-        RedisPause = "redis-pause": "CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.",
-        RedisRestart = "redis-restart": "Redis dies and comes back with an older snapshot. Counts restarts with data.",
-        RedisFailover = "redis-failover": "The Redis master dies, sentinels promote a replica. Counts promotions.",
-        KafkaStop = "kafka-stop": "Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times in which each daemon had removals that Redis didn't carry out.",
+    ///
+    /// ```
+    /// use rowbust_lab::live::Fault;
+    /// for fault in Fault::ALL {
+    ///     println!("{}: {}", fault.name(), fault.about());
+    /// }
+    /// assert_eq!(Fault::named("redis-pause"), Some(Fault::RedisPause));
+    /// ```
+    pub enum Fault {
+        /// Half of the readers are held up between load and fill, until the key was written and long enough after. Counts fills during which a write of the key began.
+        SlowReader = "slow-reader",
+        /// Three of four writers are held up before their update and before what they do in the cache, until another write of the key came in between. Counts such steps.
+        SlowWriter = "slow-writer",
+        /// Semi-synchronous replication (AFTER_SYNC) without an acknowledgement: commits are in the binlog and not yet visible. Counts commits that waited so.
+        VisibilityWindow = "visibility-window",
+        /// Readers use a replica too, which applies nothing for a while, again and again. Counts loads from it that lacked an acknowledged commit.
+        ReplicaLag = "replica-lag",
+        /// Processes stand still for longer than their lock or lease lasts: half of the readers before a fill; where writers lock, three of four before their update or before what they do in the cache, at one step in fifteen. Counts operations that lost a lock by it, or whose fill was refused.
+        LockExpiry = "lock-expiry",
+        /// Redis is short of memory for moments, and evicts entries, leases and locks. Counts keys evicted.
+        Evictions = "evictions",
+        /// kill -9 of the daemon, and a new start. Counts daemons killed.
+        DaemonKill = "daemon-kill",
+        /// CLIENT PAUSE for longer than clients wait for a reply. Counts pauses that an own command waited out.
+        RedisPause = "redis-pause",
+        /// Redis dies and comes back with an older snapshot. Counts restarts with data.
+        RedisRestart = "redis-restart",
+        /// The Redis master dies, sentinels promote a replica. Counts promotions.
+        RedisFailover = "redis-failover",
+        /// Redis is down, and Kafka, the daemon's queue, stands still meanwhile. Counts such times in which each daemon had removals that Redis didn't carry out.
+        KafkaStop = "kafka-stop",
     }
 }
 
 impl Fault {
-    /// Why it can't strike this strategy.
+    /// All of them.
+    ///
+    /// Example: see [`Fault`].
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// Its name on the command line.
+    ///
+    /// Example: see [`Fault`].
     #[must_use]
-    pub fn misses(self, strategy: Strategy) -> Option<&'static str> {
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// What it is, in a line or two.
+    ///
+    /// Example: see [`Fault`].
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        self.row().1
+    }
+
+    /// By its name.
+    ///
+    /// Example: see [`Fault`].
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|one| one.name() == name)
+    }
+
+    /// Why it can't strike this strategy.
+    pub(super) fn misses(self, strategy: Strategy) -> Option<&'static str> {
         match self {
             Self::LockExpiry if !strategy.has_lock() && !strategy.writers_lock() => {
                 Some("it takes no lock and no lease")

@@ -17,17 +17,60 @@ mod sale;
 
 named! {
     /// A workload, as `docs/lab.md` describes it.
-    Workload {
-        ReadMostly = "read-mostly": "Many reads, few writes, and a hot key: Zipf's law over the rows.",
-        WriteHeavy = "write-heavy": "As many writes as reads.",
-        ManyKeys = "many-keys": "Four keys per row, all of which a write makes wrong.",
-        KeyMoves = "key-moves": "Rows found by an indexed column, which changes: each write swaps two rows, and makes both keys wrong.",
-        FlashSale = "flash-sale": "Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was, and no order be lost.",
-        ShardedCounter = "sharded-counter": "Counters of eight rows each, so that writers don't meet at one; a read takes all eight at once.",
+    ///
+    /// ```
+    /// use rowbust_lab::live::Workload;
+    /// for workload in Workload::ALL {
+    ///     println!("{}: {}", workload.name(), workload.about());
+    /// }
+    /// assert_eq!(Workload::named("flash-sale"), Some(Workload::FlashSale));
+    /// ```
+    pub enum Workload {
+        /// Many reads, few writes, and a hot key: Zipf's law over the rows.
+        ReadMostly = "read-mostly",
+        /// As many writes as reads.
+        WriteHeavy = "write-heavy",
+        /// Four keys per row, all of which a write makes wrong.
+        ManyKeys = "many-keys",
+        /// Rows found by an indexed column, which changes: each write swaps two rows, and makes both keys wrong.
+        KeyMoves = "key-moves",
+        /// Stock is deducted in Redis by a script, orders go through a queue to the database, the stock there is cached. More must never be sold than there was, and no order be lost.
+        FlashSale = "flash-sale",
+        /// Counters of eight rows each, so that writers don't meet at one; a read takes all eight at once.
+        ShardedCounter = "sharded-counter",
     }
 }
 
 impl Workload {
+    /// All of them.
+    ///
+    /// Example: see [`Workload`].
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// Its name on the command line.
+    ///
+    /// Example: see [`Workload`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// What it is, in a line or two.
+    ///
+    /// Example: see [`Workload`].
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        self.row().1
+    }
+
+    /// By its name.
+    ///
+    /// Example: see [`Workload`].
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|one| one.name() == name)
+    }
+
     pub(super) fn load(self, rows: u32) -> Arc<dyn Load> {
         let ms = Duration::from_millis;
         match self {

@@ -1,8 +1,27 @@
-//! Addresses of servers that were given, and their accounts.
+//! Servers that were given: their addresses and accounts.
 //!
-//! Guarantees: what is to be kept or shown has neither user nor password. May depend on nothing of ours.
+//! Guarantees: an address that is to be kept or shown has neither user nor password. May depend on nothing of ours.
 
 use super::super::stage::quoted;
+
+/// Servers that are there already: faults that need their processes can't be had.
+///
+/// ```no_run
+/// use rowbust_lab::live::{Given, World, WorldOptions};
+/// # async fn example() -> Result<(), rowbust_lab::live::LiveError> {
+/// let given = Given { mysql: "mysql://lab:secret@db1:3306".to_owned(), redis: "redis://cache:6379".to_owned() };
+/// let world = World::start(WorldOptions { given: Some(given), ..WorldOptions::new("target/debug/rowbust") }).await?;
+/// let (database, redis) = world.versions();
+/// println!("{database}, {redis}");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// `mysql://USER:PASSWORD@HOST:PORT`; the account makes and drops schemas, and follows the binlog.
+    pub mysql: String,
+    /// `redis://HOST:PORT`.
+    pub redis: String,
+}
 
 /// The daemon takes no password in an address.
 pub(super) fn given_redis(url: &str, kept: bool) -> String {
@@ -27,6 +46,11 @@ pub(super) fn given_redis(url: &str, kept: bool) -> String {
 }
 
 /// An address, or an argument that has one in it, with `****` for user and password.
+///
+/// ```
+/// use rowbust_lab::live::without_account;
+/// assert_eq!(without_account("--redis=redis://lab:secret@cache:6379"), "--redis=redis://****@cache:6379");
+/// ```
 #[must_use]
 pub fn without_account(text: &str) -> String {
     match text.split_once("://").zip(text.rsplit_once('@')) {

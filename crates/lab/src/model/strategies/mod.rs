@@ -34,6 +34,8 @@ const ALL: &[&dyn Strategy] = &[
 ];
 
 /// The strategies' names.
+///
+/// Example: see [`about`](super::about).
 pub const NAMES: &[&str] = &[
     "ttl-only",
     "cache-aside",
