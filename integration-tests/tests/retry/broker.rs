@@ -16,6 +16,10 @@ use rowbust_integration_tests::wait::{Seen, until};
 use rowbust_servers::{Need, require};
 
 const WITHIN: Duration = Duration::from_secs(60);
+/// A broker that was away may need a minute to lead its partitions again: what it asks its controller has such timeouts.
+const HEALED_WITHIN: Duration = Duration::from_secs(150);
+/// A fault that is there shows within this: the daemon waits for an acknowledgement for 10 s.
+const STRUCK_WITHIN: Duration = Duration::from_secs(15);
 const PREFIX: &str = "faults";
 const PRODUCTS: u64 = 40;
 /// What the daemon says when the queue doesn't take removals.
@@ -48,7 +52,19 @@ impl Run {
     /// A fault is there: what is committed now is held, and said to be, with one of these words.
     async fn is_held(&mut self, words: &[&str]) -> Result<(String, u64)> {
         let before = self.daemon.metric(telemetry::QUEUE_REFUSED).await?;
-        let at = self.change().await?;
+        let mut at = self.change().await?;
+        // A broker takes on its settings a moment after it said that it has them: what came before that was taken.
+        for _ in 0..3 {
+            if self
+                .daemon
+                .metric_at_least(telemetry::QUEUE_REFUSED, before + 1.0, STRUCK_WITHIN)
+                .await
+                .is_ok()
+            {
+                break;
+            }
+            at = self.change().await?;
+        }
         self.daemon.metric_at_least(telemetry::QUEUE_REFUSED, before + 1.0, WITHIN).await?;
         let text = self.daemon.log_text();
         let new: Vec<&str> = text[self.read..].lines().filter(|line| line.contains(HELD)).collect();
@@ -70,7 +86,7 @@ impl Run {
 
     /// The fault is gone: the queue takes what was held, and the checkpoint moves.
     async fn heals(&mut self, held: (String, u64)) -> Result<()> {
-        until("the checkpoint passes what was held", WITHIN, async || {
+        until("the checkpoint passes what was held", HEALED_WITHIN, async || {
             let saved = self.saved()?;
             Ok(Seen::check(saved >= held, || format!("{saved:?}, held {held:?}")))
         })
