@@ -377,7 +377,6 @@ fn find_compose() -> Option<PathBuf> {
     })
 }
 
-/// The tests ask it to judge a unit that isn't loaded (`security --offline`).
 fn find_faketime() -> Option<PathBuf> {
     let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
     let folders = [Path::new("/usr/lib").join(multiarch), "/usr/lib64".into(), "/usr/lib".into()];
@@ -387,6 +386,7 @@ fn find_faketime() -> Option<PathBuf> {
         .find(|library| library.is_file())
 }
 
+/// The tests ask it to judge a unit that isn't loaded (`security --offline`).
 fn find_systemd_analyze() -> Option<PathBuf> {
     let program = find_program("systemd-analyze")?;
     let version = version_after(&output_of(&program, "--version")?, "systemd")?;
